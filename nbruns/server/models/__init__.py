@@ -1,0 +1,112 @@
+"""The models that answer, by name. Each is imported and built when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Lock
+
+from nbruns.server.models.contract import (
+    Delta,
+    Finish,
+    Model,
+    ModelError,
+    Prompt,
+    TextDelta,
+    ToolCallDelta,
+    usage,
+)
+
+__all__ = [
+    "Delta",
+    "Finish",
+    "Model",
+    "ModelError",
+    "Models",
+    "Prompt",
+    "TextDelta",
+    "ToolCallDelta",
+    "UnknownModelError",
+    "usage",
+]
+
+
+class UnknownModelError(LookupError):
+    """No model has this name; the message says which there are and how to add one."""
+
+
+class Models:
+    """Models by name: `demo`, `smollm2`, GGUF files by the names given, and any other name upstream.
+
+    `files` maps names to GGUF files; `upstream` is the base URL of a Chat Completions endpoint, which
+    is sent every name that is not known here.
+    """
+
+    def __init__(self, *, files: Mapping[str, str | Path] | None = None, upstream: str | None = None) -> None:
+        self._builders: dict[str, Callable[[], Model]] = {"demo": _demo, "smollm2": _smollm2}
+        self._builders |= {name: _gguf_builder(path) for name, path in (files or {}).items()}
+        self._built: dict[str, Model] = {}
+        self._upstream_url = upstream
+        self._upstream: Model | None = None
+        self._lock = Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """The names known here, besides what the upstream has."""
+        return sorted(self._builders.keys() | self._built.keys())
+
+    def add(self, name: str, model: Model) -> None:
+        """Let `model` answer to `name`."""
+        with self._lock:
+            self._built[name] = model
+
+    def knows(self, name: str) -> bool:
+        """Tell whether `resolve(name)` finds a model, without building it."""
+        return bool(self._upstream_url) or name in self._builders or name in self._built
+
+    def resolve(self, name: str) -> Model:
+        """Return the model of that name; `UnknownModelError` if there is none, `SetupError` if it
+        needs a package that is missing."""
+        with self._lock:
+            if name not in self._built and name in self._builders:
+                self._built[name] = self._builders[name]()
+            if name in self._built:
+                return self._built[name]
+            return self._upstream_for(name)
+
+    def _upstream_for(self, name: str) -> Model:
+        if not self._upstream_url:
+            raise UnknownModelError(self._unknown(name))
+        if self._upstream is None:
+            from nbruns.server.models.upstream import Upstream
+
+            self._upstream = Upstream(self._upstream_url)
+        return self._upstream
+
+    def _unknown(self, name: str) -> str:
+        known = ", ".join(repr(known) for known in self.names)
+        return (
+            f"The model {name!r} does not exist here; there are {known}. To add others, start the server with "
+            f"`nbruns serve --upstream URL` (any Chat Completions endpoint) or `--model NAME=FILE.gguf`."
+        )
+
+
+def _demo() -> Model:
+    from nbruns.server.models.scripted import Scripted
+
+    return Scripted()
+
+
+def _smollm2() -> Model:
+    from nbruns.server.models.gguf import smollm2
+
+    return smollm2()
+
+
+def _gguf_builder(path: str | Path) -> Callable[[], Model]:
+    def build() -> Model:
+        from nbruns.server.models.gguf import GGUF
+
+        return GGUF(path)
+
+    return build

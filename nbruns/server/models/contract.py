@@ -1,0 +1,85 @@
+"""What the server asks of a model, and what a model answers.
+
+A model is given a `Prompt` and yields deltas as they come: text, pieces of tool calls, and last a
+`Finish`. It raises `ModelError` for what shall become the run's `last_error`. Closing or cancelling
+the iteration stops the generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "tool_calls", "length", "content_filter"]
+ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One turn to be answered: messages in Chat Completions shape, and the run's parameters."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    response_format: str | dict[str, Any] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_completion_tokens: int | None = None
+    reasoning_effort: str | None = None
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """A piece of the tool call at `index`: id and name come with the first, arguments in any number."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The last delta: why it ended and what it cost."""
+
+    reason: FinishReason
+    usage: dict[str, int]
+
+
+Delta = TextDelta | ToolCallDelta | Finish
+
+
+class Model(Protocol):
+    """Answers prompts."""
+
+    def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        """Yield the answer's deltas, the last of them a `Finish`."""
+        ...
+
+
+class ModelError(Exception):
+    """The model could not answer; `code` and `message` become the run's `last_error`."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """Usage as the API states it."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
