@@ -40,9 +40,9 @@ bench: $(READY)  ## The measurements: make bench ARGS="-k stream"
 # Each part of the stack is named once, in pyproject.toml. No index URLs and no paths: the list is the same
 # whatever machine compiled it. Only wheels: nothing is compiled at installation.
 requirements:  ## Compile requirements.txt anew (needs uv): make requirements ARGS="--upgrade-package NAME"
-	@uv --no-config pip compile pyproject.toml --output-file requirements.txt \
+	@uv pip compile pyproject.toml --output-file requirements.txt \
 	  --universal --python-version 3.11 --all-extras --group dev --group weights \
-	  --generate-hashes --only-binary :all: --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --generate-hashes --only-binary :all: --no-annotate \
 	  --custom-compile-command "make requirements" --quiet $(ARGS)
 
 $(PINNED): requirements.txt
