@@ -1,0 +1,175 @@
+"""What can go wrong, and what to do about it.
+
+NbrunsError
+├── APIError                    the server answered with an error; carries its status, code, request id
+│   ├── AuthenticationError     401
+│   ├── PermissionDeniedError   403
+│   ├── NotFoundError           404
+│   ├── ConflictError           409
+│   ├── BadRequestError         400, 422
+│   │   └── ActiveRunError      the thread already has an active run; carries its id
+│   ├── RateLimitError          429; carries retry_after
+│   └── ServerError             5xx
+├── ConnectionError             no answer: refused, reset, cut off
+├── TimeoutError                no answer in time, or a wait ran over its deadline
+├── StreamError                 a broken or unfinished stream; carries the snapshot so far
+├── RunFailed                   the caller asked for success, and the run ended otherwise
+├── ToolError                   a tool's arguments were refused, or its function raised
+└── SetupError                  this machine lacks something: a server, an extra, a port, a writable database
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nbruns.objects import Run
+    from nbruns.snapshot import RunSnapshot
+
+#: No server's text takes more than this many characters of a message.
+EXCERPT = 200
+
+
+class NbrunsError(Exception):
+    """Whatever nbruns raises on purpose."""
+
+
+class APIError(NbrunsError):
+    """The server answered, and its answer is an error.
+
+    `status` is the HTTP status (200 where a success carried an error or no usable JSON), `code`, `type`,
+    `param` and `message` come from the error object, `request_id` from the `x-request-id` header; None where
+    absent.
+    """
+
+    remedy = "Read the message above; the request was not carried out."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        type: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        self.message, self.status, self.code, self.type, self.param = message, status, code, type, param
+        self.request_id, self.method, self.path = request_id, method, path
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        where = f"{self.method} {self.path}" if self.method else "the server"
+        status = f"{self.status} " if self.status else ""
+        request = f" [request {self.request_id}]" if self.request_id else ""
+        return f"{where} answered {status}{self.message}{request}\n{self.remedy}"
+
+
+class AuthenticationError(APIError):
+    """401: the key is missing or not accepted."""
+
+    remedy = "Pass api_key=… (or set NBRUNS_API_KEY), or token_provider=… where tokens expire."
+
+
+class PermissionDeniedError(APIError):
+    """403: the key is known, but may not do this."""
+
+    remedy = "Use a key that may do this, or ask whoever runs the server."
+
+
+class NotFoundError(APIError):
+    """404: no such object, or no such path below the base URL."""
+
+    remedy = "Check the id, and that base_url ends where the server's API begins (often in /v1)."
+
+
+class ConflictError(APIError):
+    """409: somebody else changed the object at the same moment."""
+
+    remedy = "Retrieve the object again, then repeat the request."
+
+
+class BadRequestError(APIError):
+    """400 or 422: the server refused the parameters."""
+
+    remedy = "Correct the parameter that the message names; nothing was changed."
+
+
+class ActiveRunError(BadRequestError):
+    """400: the thread already has an active run; `run_id` names it where the server does."""
+
+    remedy = "Wait for that run, cancel it, or use another thread."
+
+    @property
+    def run_id(self) -> str | None:
+        found = re.search(r"\brun_\w+", self.message)
+        return found[0] if found else None
+
+
+class RateLimitError(APIError):
+    """429: too many requests; `retry_after` is in seconds where the server says so."""
+
+    remedy = "Wait and repeat the request; max_retries=… repeats it for you."
+    retry_after: float | None = None
+
+
+class ServerError(APIError):
+    """5xx: the server's own fault."""
+
+    remedy = "Repeat the request later; if it stays, report the request id to whoever runs the server."
+
+
+BY_STATUS: dict[int, type[APIError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: BadRequestError,
+    429: RateLimitError,
+}
+
+
+# Shadows the built-in one on purpose, as TimeoutError below: `nbruns.ConnectionError` is what users write.
+class ConnectionError(NbrunsError):
+    """No answer came: the connection was refused, reset or cut off."""
+
+
+class TimeoutError(NbrunsError):
+    """No answer came in time, or a wait ran over its deadline. The run itself goes on."""
+
+
+class StreamError(NbrunsError):
+    """An event stream broke, or ended before its run did; `snapshot` holds what had arrived."""
+
+    def __init__(self, message: str, snapshot: RunSnapshot | None = None) -> None:
+        super().__init__(message)
+        self.snapshot = snapshot
+
+
+class RunFailed(NbrunsError):
+    """A run ended, but not as `completed`; `run` is the run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        error = run.last_error or run.incomplete_details or {}
+        why = error.get("message") or error.get("reason") or "no reason given"
+        super().__init__(f"Run {run.id} ended as {run.status}: {excerpt(why)}")
+
+
+class ToolError(NbrunsError):
+    """A tool could not be called, or its function raised. The message is fit for the model to read."""
+
+
+class SetupError(NbrunsError):
+    """Something is missing on this machine; the message says what, and how to mend it."""
+
+
+def excerpt(text: object, limit: int = EXCERPT) -> str:
+    """The first `limit` characters of outside text, on one line and with control characters escaped."""
+    shown = str(text)[: limit + 1]
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(shown.split()))
+    return line if len(shown) <= limit else line[: limit - 1] + "…"

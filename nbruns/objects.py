@@ -1,0 +1,356 @@
+"""Read-only, typed views of the API's JSON: assistants, threads, messages, runs, steps, tool calls, usage.
+
+An object keeps every field that its server sent, known or not: attributes read from the payload, `to_dict()`
+gives it back. A declared field that was not sent is None. Source of names and types: the OpenAPI description
+of the Assistants API.
+"""
+
+from __future__ import annotations
+
+import copy
+import html
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal, Self
+
+from nbruns.errors import excerpt
+
+JSON = dict[str, Any]
+RunStatus = Literal[
+    "queued",
+    "in_progress",
+    "requires_action",
+    "cancelling",
+    "cancelled",
+    "failed",
+    "completed",
+    "incomplete",
+    "expired",
+]
+#: The statuses that a run never leaves.
+TERMINAL_STATUSES = frozenset({"cancelled", "failed", "completed", "incomplete", "expired"})
+
+#: Timestamps from here on are milliseconds (Alibaba's): as seconds they would be thousands of years away.
+MILLISECONDS_FROM = 100_000_000_000
+
+
+def utc(timestamp: float | str | None) -> datetime | None:
+    """A Unix timestamp (seconds or milliseconds, a number or its text) as UTC; None if it is none."""
+    try:
+        seconds = float(timestamp)  # type: ignore[arg-type]  # None and odd types are what the except is for
+        return datetime.fromtimestamp(seconds / 1000 if seconds >= MILLISECONDS_FROM else seconds, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+class APIObject:
+    """A view of one JSON object; `payload` is used as it is, not copied, and never written to."""
+
+    __slots__ = ("_payload",)
+    _payload: JSON
+    _fields: ClassVar[frozenset[str]] = frozenset({"id", "object"})
+    #: What the repr shows, in this order.
+    _shown: ClassVar[tuple[str, ...]] = ("id",)
+    id: str
+
+    def __init_subclass__(cls) -> None:
+        own = {name for name, kind in cls.__annotations__.items() if not str(kind).startswith("ClassVar")}
+        cls._fields = cls._fields | own
+
+    def __init__(self, payload: Mapping[str, Any]) -> None:
+        if not isinstance(payload, Mapping):
+            given = type(payload).__name__
+            raise TypeError(f"{type(self).__name__} is made from a JSON object, not from {given}.")
+        super().__setattr__("_payload", payload if isinstance(payload, dict) else dict(payload))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle ask before _payload is there
+            raise AttributeError(name)
+        if name in self._payload:
+            return self._payload[name]
+        if name.endswith("_at_utc") and name.removesuffix("_utc") in self._fields | self._payload.keys():
+            return utc(self._payload.get(name.removesuffix("_utc")))
+        if name in self._fields:
+            return None
+        known = ", ".join(sorted(self._payload))
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}; its fields: {known}.")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(
+            f"{type(self).__name__} is read-only; change it at the server with client.….update()."
+        )
+
+    def __dir__(self) -> list[str]:
+        fields = self._fields | self._payload.keys()
+        return sorted(
+            {*super().__dir__(), *fields, *(f"{name}_utc" for name in fields if name.endswith("_at"))}
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._payload == self._payload
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._payload.get("id")))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[JSON]]:
+        return type(self), (self._payload,)
+
+    def to_dict(self) -> JSON:
+        """The JSON as the server sent it: a copy that is yours to change."""
+        return copy.deepcopy(self._payload)
+
+    def __repr__(self) -> str:
+        shown = ((name, getattr(self, name)) for name in self._shown)
+        return (
+            f"{type(self).__name__}({', '.join(f'{k}={excerpt(v, 80)}' for k, v in shown if v is not None)})"
+        )
+
+    def _repr_html_(self) -> str:
+        body = html.escape(excerpt_json(self._payload))
+        title = html.escape(repr(self))
+        return f"<details><summary><code>{title}</code></summary><pre>{body}</pre></details>"
+
+
+def excerpt_json(payload: object, limit: int = 10_000) -> str:
+    """Indented JSON of at most `limit` characters."""
+    text = json.dumps(payload, indent=2, ensure_ascii=False, default=str)
+    return (
+        text
+        if len(text) <= limit
+        else f"{text[:limit]}\n… {len(text) - limit:,} more characters: see to_dict()"
+    )
+
+
+class Usage(APIObject):
+    """Tokens that a run or step has used."""
+
+    __slots__ = ()
+    _shown = ("prompt_tokens", "completion_tokens", "total_tokens")
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+def _usage(payload: Mapping[str, Any]) -> Usage | None:
+    usage = payload.get("usage")
+    return Usage(usage) if isinstance(usage, Mapping) else None
+
+
+class ToolCall(APIObject):
+    """One call of a tool, as a step or a required action has it."""
+
+    __slots__ = ()
+    _shown = ("id", "type", "name", "arguments")
+    type: str
+
+    @property
+    def _detail(self) -> Mapping[str, Any]:
+        detail = self._payload.get(str(self._payload.get("type")))
+        return detail if isinstance(detail, Mapping) else {}
+
+    @property
+    def name(self) -> str:
+        """The function's name; the tool's type where the tool is no function."""
+        return str(self._detail.get("name") or self._payload.get("type") or "")
+
+    @property
+    def arguments(self) -> str:
+        """The arguments as the model wrote them: JSON most of the time, never promised."""
+        return str(self._detail.get("arguments") or self._detail.get("input") or "")
+
+    @property
+    def output(self) -> str | None:
+        """What was submitted for this call; None before that."""
+        output = self._detail.get("output")
+        return None if output is None else str(output)
+
+
+def _tool_calls(container: object) -> list[ToolCall]:
+    calls = container.get("tool_calls") if isinstance(container, Mapping) else None
+    return [ToolCall(call) for call in calls or () if isinstance(call, Mapping)]
+
+
+class Assistant(APIObject):
+    """A model with instructions and tools."""
+
+    __slots__ = ()
+    _shown = ("id", "name", "model")
+    created_at: int
+    name: str | None
+    description: str | None
+    model: str
+    instructions: str | None
+    tools: list[JSON]
+    tool_resources: JSON | None
+    metadata: dict[str, str]
+    temperature: float | None
+    top_p: float | None
+    response_format: str | JSON | None
+    reasoning_effort: str | None
+
+
+class Thread(APIObject):
+    """A conversation."""
+
+    __slots__ = ()
+    created_at: int
+    tool_resources: JSON | None
+    metadata: dict[str, str]
+
+
+class Message(APIObject):
+    """What a user or an assistant said in a thread."""
+
+    __slots__ = ()
+    _shown = ("id", "role", "text")
+    thread_id: str
+    role: str
+    status: str | None
+    created_at: int
+    completed_at: int | None
+    incomplete_at: int | None
+    incomplete_details: JSON | None
+    assistant_id: str | None
+    run_id: str | None
+    content: list[JSON]
+    attachments: list[JSON] | None
+    metadata: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        """The message's text and refusals, joined by a blank line; images and files are left out."""
+        content = self._payload.get("content") or []
+        parts = [content] if isinstance(content, (str, Mapping)) else content  # Alibaba sends a single object
+        return "\n\n".join(filter(None, map(_text_of, parts)))
+
+
+def _text_of(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        return ""
+    text = part.get("text")
+    return str((text.get("value") if isinstance(text, Mapping) else text) or part.get("refusal") or "")
+
+
+class Run(APIObject):
+    """An assistant executing on a thread."""
+
+    __slots__ = ()
+    _shown = ("id", "status", "model", "thread_id")
+    thread_id: str
+    assistant_id: str
+    status: RunStatus
+    model: str
+    created_at: int
+    started_at: int | None
+    expires_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    cancelled_at: int | None
+    required_action: JSON | None
+    last_error: JSON | None
+    incomplete_details: JSON | None
+    instructions: str | None
+    tools: list[JSON]
+    metadata: dict[str, str]
+    temperature: float | None
+    top_p: float | None
+    max_prompt_tokens: int | None
+    max_completion_tokens: int | None
+    truncation_strategy: JSON | None
+    response_format: str | JSON | None
+    reasoning_effort: str | None
+    tool_choice: str | JSON | None
+    parallel_tool_calls: bool | None
+
+    @property
+    def usage(self) -> Usage | None:
+        """None until the run has ended."""
+        return _usage(self._payload)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run has ended, in whichever way."""
+        return self.status in TERMINAL_STATUSES
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls that wait for an answer: outputs, or approvals where the server asks for those."""
+        action = self.required_action
+        return _tool_calls(action.get(str(action.get("type")))) if isinstance(action, Mapping) else []
+
+
+class RunStep(APIObject):
+    """One step of a run: a message written, or tools called."""
+
+    __slots__ = ()
+    _shown = ("id", "type", "status")
+    run_id: str
+    thread_id: str
+    assistant_id: str
+    type: str
+    status: str
+    created_at: int
+    completed_at: int | None
+    expired_at: int | None
+    expires_at: int | None
+    failed_at: int | None
+    cancelled_at: int | None
+    last_error: JSON | None
+    step_details: JSON
+    metadata: dict[str, str] | None
+
+    @property
+    def usage(self) -> Usage | None:
+        """None while the step is in progress."""
+        return _usage(self._payload)
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The tool calls of this step, none for a step that writes a message."""
+        return _tool_calls(self._payload.get("step_details"))
+
+    @property
+    def message_id(self) -> str | None:
+        """The message that this step writes."""
+        details = self._payload.get("step_details")
+        creation = details.get("message_creation") if isinstance(details, Mapping) else None
+        return creation.get("message_id") if isinstance(creation, Mapping) else None
+
+
+class MessageDelta(APIObject):
+    """What a stream adds to a message."""
+
+    __slots__ = ()
+    delta: JSON
+
+    @property
+    def text(self) -> str:
+        """The text that this delta adds."""
+        content = (self.delta or {}).get("content") or []
+        return "".join(map(_text_of, [content] if isinstance(content, Mapping) else content))
+
+
+class RunStepDelta(APIObject):
+    """What a stream adds to a step."""
+
+    __slots__ = ()
+    delta: JSON
+
+
+_BY_OBJECT: dict[str, type[APIObject]] = {
+    "assistant": Assistant,
+    "thread": Thread,
+    "thread.message": Message,
+    "thread.message.delta": MessageDelta,
+    "thread.run": Run,
+    "thread.run.step": RunStep,
+    "thread.run.step.delta": RunStepDelta,
+}
+
+
+def parse_object(payload: JSON) -> APIObject:
+    """The payload as the class that its `object` field names; a plain APIObject for names not known."""
+    return _BY_OBJECT.get(str(payload.get("object")), APIObject)(payload)

@@ -1,0 +1,238 @@
+"""Folds a run's events into the state that they describe. Pure: no I/O, no clock.
+
+    snapshot = RunSnapshot()
+    for event in events:
+        snapshot.apply(event.event, payload)
+    snapshot.run, snapshot.steps, snapshot.messages, snapshot.text
+
+Whole objects replace what is known of them, deltas grow it, whatever else is kept out of the way. One delta
+costs the same at the end of a long answer as at its start: growing text is a list of pieces until somebody
+reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from nbruns.objects import JSON, Message, Run, RunStep, Thread, ToolCall
+
+#: The strings that deltas append to; every other string in a delta replaces what was there.
+GROWING = frozenset({"value", "arguments", "input", "logs", "refusal"})
+#: Lists whose entries are whole when they come: without an index they can only be appended.
+_WHOLE_ENTRIES = frozenset({"annotations", "outputs", "results"})
+# A delta's index is no field of the object that it grows: kept to place later deltas, never shown.
+_INDEX = "\0index"
+
+
+_T = TypeVar("_T")
+
+
+class RunSnapshot:
+    """A run as its events have told it so far, over as many streams as it takes."""
+
+    def __init__(self) -> None:
+        self._run: JSON | None = None
+        self._thread: JSON | None = None
+        self._steps: dict[str, Any] = {}
+        self._messages: dict[str, Any] = {}
+        self._read: dict[str, Any] = {}  # what the properties have built since the last event
+        #: The payload of an `error` event, if one came.
+        self.error: JSON | None = None
+        #: Events whose name or shape is not known; they change nothing.
+        self.ignored = 0
+
+    def apply(self, name: str, payload: Mapping[str, Any]) -> None:
+        """Fold one event in. `payload` is its parsed data, which is not changed."""
+        fold = _fold_for(name, payload) if isinstance(payload, Mapping) else None
+        if fold is None:
+            self.ignored += 1
+            return
+        fold(self, payload)
+        self._read.clear()
+
+    @property
+    def run(self) -> Run | None:
+        """The run; None until an event has named it."""
+        return None if self._run is None else Run(self._run)
+
+    @property
+    def thread(self) -> Thread | None:
+        """The thread, where the stream has created it."""
+        return None if self._thread is None else Thread(self._thread)
+
+    @property
+    def steps(self) -> list[RunStep]:
+        """The run's steps in the order in which they appeared."""
+        return self._cached("steps", lambda: [RunStep(_plain(step)) for step in self._steps.values()])
+
+    @property
+    def messages(self) -> list[Message]:
+        """The run's messages in the order in which they appeared, with their text so far."""
+        return self._cached(
+            "messages", lambda: [Message(_plain(message)) for message in self._messages.values()]
+        )
+
+    @property
+    def text(self) -> str:
+        """The text of all messages so far, joined by a blank line."""
+        return self._cached("text", lambda: "\n\n".join(m.text for m in self.messages if m.text))
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls of all steps, with their arguments and outputs so far; those that the run waits for,
+        where no step is known."""
+        return [call for step in self.steps for call in step.tool_calls] or (
+            self.run.tool_calls if self.run else []
+        )
+
+    def _cached(self, name: str, build: Callable[[], _T]) -> _T:
+        if name not in self._read:
+            self._read[name] = build()
+        value: _T = self._read[name]
+        return value
+
+    def _set_run(self, payload: Mapping[str, Any]) -> None:
+        self._run = dict(payload)
+
+    def _set_thread(self, payload: Mapping[str, Any]) -> None:
+        self._thread = dict(payload)
+
+    def _set_step(self, payload: Mapping[str, Any]) -> None:
+        self._steps[str(payload.get("id"))] = _growable(payload)
+
+    def _set_message(self, payload: Mapping[str, Any]) -> None:
+        content = payload.get("content")
+        listed = (
+            {"content": [content]} if isinstance(content, Mapping) else {}
+        )  # Alibaba sends a single object
+        self._messages[str(payload.get("id"))] = _growable({**payload, **listed})
+
+    def _grow_step(self, payload: Mapping[str, Any]) -> None:
+        known = self._steps.setdefault(str(payload.get("id")), self._started(payload, "thread.run.step"))
+        _merge(known, payload.get("delta"))
+
+    def _grow_message(self, payload: Mapping[str, Any]) -> None:
+        started = {"role": "assistant", "content": []}
+        known = self._messages.setdefault(
+            str(payload.get("id")), self._started(payload, "thread.message") | started
+        )
+        _merge(known, payload.get("delta"))
+
+    def _started(self, payload: Mapping[str, Any], kind: str) -> JSON:
+        run = self._run or {}
+        ids = {
+            "run_id": run.get("id"),
+            "thread_id": run.get("thread_id"),
+            "assistant_id": run.get("assistant_id"),
+        }
+        return {"id": payload.get("id"), "object": kind, "status": "in_progress", **ids}
+
+    def _set_error(self, payload: Mapping[str, Any]) -> None:
+        error = payload.get("error")
+        self.error = dict(error) if isinstance(error, Mapping) else dict(payload)
+
+
+Fold = Callable[[RunSnapshot, Mapping[str, Any]], None]
+
+_BY_OBJECT: dict[str, Fold] = {
+    "thread": RunSnapshot._set_thread,
+    "thread.run": RunSnapshot._set_run,
+    "thread.run.step": RunSnapshot._set_step,
+    "thread.run.step.delta": RunSnapshot._grow_step,
+    "thread.message": RunSnapshot._set_message,
+    "thread.message.delta": RunSnapshot._grow_message,
+}
+# Where a server leaves `object` out, the event's name tells: the longest prefix wins.
+_BY_NAME: list[tuple[str, Fold]] = sorted(_BY_OBJECT.items(), key=lambda item: -len(item[0]))
+
+
+def _fold_for(name: str, payload: Mapping[str, Any]) -> Fold | None:
+    if name == "error":
+        return RunSnapshot._set_error
+    if not payload.get("id"):
+        return None
+    if "object" in payload:
+        return _BY_OBJECT.get(str(payload["object"]))
+    return next((fold for prefix, fold in _BY_NAME if name.startswith(f"{prefix}.") or name == prefix), None)
+
+
+class _Text:
+    """A string that grows: pieces, joined when read."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, piece: str) -> None:
+        self.pieces = [piece] if piece else []
+
+    def read(self) -> str:
+        if len(self.pieces) > 1:
+            self.pieces[:] = ["".join(self.pieces)]
+        return self.pieces[0] if self.pieces else ""
+
+
+def _growable(value: Any, key: str = "") -> Any:
+    """A copy of JSON in which the strings that may grow are `_Text`."""
+    if isinstance(value, Mapping):
+        return {k: _growable(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_growable(item, key) for item in value]
+    return _Text(value) if key in GROWING and isinstance(value, str) else value
+
+
+def _plain(value: Any) -> Any:
+    """The JSON that a `_growable` value stands for."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if k != _INDEX}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.read() if isinstance(value, _Text) else value
+
+
+def _merge(known: JSON, delta: Any) -> None:
+    if not isinstance(delta, Mapping):
+        return
+    for key, new in delta.items():
+        old = known.get(key)
+        if isinstance(old, _Text) and isinstance(new, str):
+            old.pieces.append(new)
+        elif isinstance(old, dict) and isinstance(new, Mapping):
+            _merge(old, new)
+        elif isinstance(old, list) and isinstance(new, (list, Mapping)):
+            _merge_list(old, new if isinstance(new, list) else [new], key)
+        elif new is not None or old is None:
+            known[key] = _growable(new, key) if not isinstance(new, list) else []
+            if isinstance(new, list):
+                _merge_list(known[key], new, key)
+
+
+def _merge_list(known: list[Any], delta: list[Any], key: str) -> None:
+    for entry in delta:
+        place = _place(known, entry, key) if isinstance(entry, Mapping) else None
+        if place is not None:
+            _merge(known[place], {k: v for k, v in entry.items() if k != "index"})
+        elif isinstance(entry, Mapping):
+            known.append({_INDEX if k == "index" else k: _growable(v, k) for k, v in entry.items()})
+        else:
+            known.append(entry)
+
+
+def _place(known: list[Any], entry: Mapping[str, Any], key: str) -> int | None:
+    """Which of the known entries a delta's entry continues; None for a new one.
+
+    An id says it best. Then the index, unless another id has it already (some servers repeat index 0 for
+    parallel calls). With neither, the delta goes on with the last entry of its type.
+    """
+    identity, index = entry.get("id"), entry.get("index")
+    if identity and (same := _last(known, lambda i: known[i].get("id") == identity)) is not None:
+        return same
+    if isinstance(index, int):
+        place = _last(known, lambda i: known[i].get(_INDEX, i) == index)
+        return place if place is None or not identity or not known[place].get("id") else None
+    if identity or key in _WHOLE_ENTRIES or not known:
+        return None
+    return len(known) - 1 if entry.get("type") in (None, known[-1].get("type")) else None
+
+
+def _last(known: list[Any], fits: Callable[[int], bool]) -> int | None:
+    return next((i for i in reversed(range(len(known))) if isinstance(known[i], dict) and fits(i)), None)

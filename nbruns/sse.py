@@ -1,0 +1,109 @@
+"""Bytes in, server-sent events out, as the WHATWG specification has it.
+
+Parsing the fields is sseclient-py's work. It is only shown whole events, one at a time, with `\\n` line ends
+and valid UTF-8: on its own (1.9.0) it hands out the half event at the end of input, loses the first event
+after a byte order mark, merges events that are separated by `\\n\\r\\n`, forgets an id that comes without
+data, and takes quadratic time on small chunks.
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from sseclient import SSEClient
+
+from nbruns.errors import StreamError
+
+#: An event larger than this ends the stream with a StreamError. Real ones have a few KB.
+MAX_EVENT_BYTES = 64 * 1024 * 1024
+#: The same for the number of its lines: joining them takes sseclient quadratic time. Real ones have two or
+#: three.
+MAX_EVENT_LINES = 4096
+
+_BOM = b"\xef\xbb\xbf"
+_ID = re.compile(rb"^id(?:: ?([^\n]*))?$", re.MULTILINE)
+
+
+class ServerSentEvent(NamedTuple):
+    """One event: its name, its data, the last id that the stream has named, the reconnection time in ms."""
+
+    event: str = "message"
+    data: str = ""
+    id: str | None = None
+    retry: int | None = None
+
+
+def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
+    """Each event of a stream, when its blank line has arrived; what follows the last blank line is dropped.
+
+    Raises StreamError for an event over MAX_EVENT_BYTES or MAX_EVENT_LINES.
+    """
+    last_id: str | None = None
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal last_id
+        for block in map(_valid_utf8, _iter_blocks(_without_bom(chunks))):
+            ids = [value for value in _ID.findall(block) if b"\0" not in value]
+            last_id = ids[-1].decode() if ids else last_id
+            yield block
+
+    # sseclient asks for the next block only when it has handed out the last one, so last_id is the event's
+    # own.
+    for event in SSEClient(blocks()).events():
+        retry = event.retry or ""
+        yield ServerSentEvent(
+            event.event,
+            event.data,
+            last_id or None,
+            int(retry) if retry.isascii() and retry.isdigit() else None,
+        )
+
+
+def _without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    head = b""
+    pending = True
+    for chunk in chunks:
+        if not pending:
+            yield chunk
+            continue
+        head += chunk
+        if _BOM.startswith(head):  # too short to tell, or nothing but the mark
+            pending = len(head) < len(_BOM)
+            continue
+        pending = False
+        yield head.removeprefix(_BOM)
+
+
+def _iter_blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The stream cut behind each blank line, with every line end as `\\n`."""
+    buffer = bytearray()
+    after_cr = False
+    for chunk in chunks:
+        if not chunk:
+            continue
+        buffer += _newlines(chunk[1:] if after_cr and chunk[:1] == b"\n" else chunk)
+        after_cr = chunk.endswith(b"\r")
+        start, searched = 0, max(0, len(buffer) - len(chunk) - 1)
+        while (end := buffer.find(b"\n\n", searched) + 2) >= 2:
+            yield bytes(buffer[start:end])
+            start = searched = end
+        del buffer[:start]
+        if len(buffer) > MAX_EVENT_BYTES:
+            raise StreamError(f"An event of over {MAX_EVENT_BYTES:,} bytes: this is no stream of run events.")
+
+
+def _newlines(chunk: bytes) -> bytes:
+    return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in chunk else chunk
+
+
+def _valid_utf8(block: bytes) -> bytes:
+    if block.count(b"\n") > MAX_EVENT_LINES:
+        raise StreamError(f"An event of over {MAX_EVENT_LINES:,} lines: this is no stream of run events.")
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return block.decode(errors="replace").encode()
+    return block
