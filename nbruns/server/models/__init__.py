@@ -86,8 +86,8 @@ class Models:
     def _unknown(self, name: str) -> str:
         known = ", ".join(repr(known) for known in self.names)
         return (
-            f"The model {name!r} does not exist here; there are {known}. To add others, start the server with "
-            f"`nbruns serve --upstream URL` (any Chat Completions endpoint) or `--model NAME=FILE.gguf`."
+            f"The model {name!r} does not exist here; there are {known}. To add others, start the server "
+            f"with `nbruns serve --upstream URL` (any Chat Completions endpoint) or `--model NAME=FILE.gguf`."
         )
 
 

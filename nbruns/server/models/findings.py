@@ -1,0 +1,118 @@
+"""What a user's message offers for the parameters of a tool: places, names, dates, numbers, quoted phrases.
+
+Plain patterns, no language model: enough for `get_weather(city)` to be called with "Oslo" when the user
+asks about Oslo.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Capitalised words that are no names where they open a sentence.
+_OPENERS = (
+    "a an and are as at be by call can check compare convert could create did do does explain find for from "
+    "get give has have hello hey hi how i i'd i'm if in is it let list look make may my no of ok on or our "
+    "please plan say send set should show tell thanks that the there these they this to translate was we "
+    "what what's when where which who why will with would write yes you your"
+)
+OPENERS = frozenset(_OPENERS.split())
+
+#: What a finding is, and how it looks in a message. Each pattern has one group.
+PATTERNS: dict[str, str] = {
+    "quoted": r"[\"“„«]([^\"”“»\n]{1,200})[\"”“»]",
+    "email": r"\b([\w.+-]+@[\w-]+(?:\.[\w-]+)+)",
+    "url": r"\b(https?://[^\s<>\"']*[^\s<>\"'.,;:!?)])",
+    "date": r"\b(\d{4}-\d{2}-\d{2})\b",
+    "time": r"\b(\d{1,2}:\d{2}(?::\d{2})?)\b",
+    "day": r"\b((?i:today|tomorrow|tonight|yesterday|(?:mon|tues|wednes|thurs|fri|satur|sun)day))\b",
+    "number": r"(?<![\w.:/-])(-?\d+(?:\.\d+)?)(?![\w:/-]|\.\d)",
+    "code": r"\b([A-Z]{2,}(?:-?\d+)?|[A-Z]+-\d+)\b",
+}
+
+#: Which findings suit a parameter, by a word in its name, else in its description; the first row that fits.
+SUITS: list[tuple[str, tuple[str, ...]]] = [
+    (r"e?mail", ("email",)),
+    (r"url|uri|link|website", ("url",)),
+    (r"date|day|deadline|when|since|until", ("date", "day")),
+    (r"time|hour|clock", ("time",)),
+    (r"city|cities|place|location|town|countr|region|origin|destination|address", ("place", "quoted")),
+    (r"currenc|ticker|symbol|code|id\b|ids\b|sku", ("code", "number", "quoted")),
+    (r"number|order|invoice|zip|postal|phone", ("number", "code", "quoted")),
+    (r"query|question|search|prompt|message|sentence|topic", ("quoted", "message")),
+    (r"text|phrase|content|expression|word", ("quoted", "message")),
+    (r"title|subject", ("quoted",)),
+    (r"name|person|user|customer|author|company|who\b|recipient", ("name", "quoted", "email")),
+]
+
+#: Only so much of a message is searched, and of the five latest messages.
+SEARCHED = 2000
+
+_TOKEN = re.compile(r"[^\W\d_][\w'’-]*")
+_PLACE = re.compile(r"\b(?:in|at|near|from|to|for|around)\s+([^\W\d_][\w'’-]*)", re.IGNORECASE)
+
+
+class Findings:
+    """What the messages offer (the latest message first), each value taken once at most."""
+
+    def __init__(self, messages: list[str]) -> None:
+        self.messages = [message[:SEARCHED] for message in messages[:5]]
+        self._taken: set[object] = set()
+
+    def offers(self, *labels: str) -> list[str]:
+        """The texts that suit a parameter with these labels (format, name, description), best first."""
+        kinds = next(filter(None, map(_suited, labels)), ("quoted",))
+        found = [text for kind in kinds for message in self.messages for text in _find(kind, message)]
+        return [text for text in dict.fromkeys(found) if text not in self._taken]
+
+    def numbers(self) -> list[float | int]:
+        """The numbers in the messages."""
+        found = [_number(text) for message in self.messages for text in _find("number", message)]
+        return [number for number in dict.fromkeys(found) if number not in self._taken]
+
+    def mentions(self, word: str) -> bool:
+        """Tell whether a message has this word."""
+        pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
+        return bool(word) and any(re.search(pattern, message, re.IGNORECASE) for message in self.messages)
+
+    def take(self, value: object) -> None:
+        """Offer `value` no more, so that two places in a message fill two parameters."""
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            self._taken.add(value)
+
+
+def _suited(label: str) -> tuple[str, ...]:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", label)
+    return next((kinds for words, kinds in SUITS if re.search(rf"\b(?:{words})", spaced, re.IGNORECASE)), ())
+
+
+def _number(text: str) -> float | int:
+    return float(text) if "." in text else int(text)
+
+
+def _find(kind: str, message: str) -> list[str]:
+    if kind == "message":
+        return [message.strip()] if message.strip() else []
+    if kind == "name":
+        return _names(message)
+    if kind == "place":
+        names = _names(message)
+        after = [match[1] for match in _PLACE.finditer(message)]
+        # "in Oslo" goes before other names, and "in oslo" will do where nothing is capitalised
+        return [name for name in names if name.split()[0] in after] + names if names else after
+    return [match[1] for match in re.finditer(PATTERNS[kind], message)]
+
+
+def _names(message: str) -> list[str]:
+    """Runs of capitalised words, those that open a sentence last."""
+    runs: list[tuple[bool, list[str]]] = []
+    end = -1
+    for match in _TOKEN.finditer(message):
+        word, opens = match[0], bool(re.search(r"(?:^|[.!?:\n])\s*$", message[: match.start()]))
+        if not word[0].isupper() or word.lower().replace("’", "'") in OPENERS:
+            continue
+        if runs and message[end : match.start()] == " ":
+            runs[-1][1].append(word)
+        else:
+            runs.append((opens, [word]))
+        end = match.end()
+    return [" ".join(words) for _, words in sorted(runs, key=lambda run: run[0])]

@@ -1,0 +1,125 @@
+"""Candidates for the strings and numbers of a schema, pleasant ones first; the caller validates them."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import rstr
+
+FORMATS = {
+    "date": "2026-01-15",
+    "date-time": "2026-01-15T09:30:00Z",
+    "time": "09:30:00Z",
+    "duration": "PT1H",
+    "email": "ada@example.com",
+    "idn-email": "ada@example.com",
+    "hostname": "example.com",
+    "idn-hostname": "example.com",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "uri": "https://example.com/",
+    "uri-reference": "/example",
+    "iri": "https://example.com/",
+    "iri-reference": "/example",
+    "uri-template": "https://example.com/{id}",
+    "uuid": "6f1d2c3e-8a4b-4c5d-9e6f-708192a3b4c5",
+    "json-pointer": "/example",
+    "relative-json-pointer": "0",
+    "regex": "^example$",
+}
+
+NAMED = {
+    "city": "Oslo",
+    "location": "Oslo",
+    "place": "Oslo",
+    "country": "Norway",
+    "name": "Ada Lovelace",
+    "email": "ada@example.com",
+    "url": "https://example.com/",
+    "date": "2026-01-15",
+    "time": "09:30",
+    "language": "English",
+    "currency": "EUR",
+    "timezone": "Europe/Oslo",
+    "id": "1",
+}
+
+#: A pattern that asks for more characters than this is not followed.
+LONGEST = 1000
+#: So many different candidates are offered, for arrays whose items must differ.
+VARIANTS = 20
+
+
+def strings(node: dict[str, Any], name: str) -> Iterator[str]:
+    """Strings for a parameter of this name: by format, by pattern, by name."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]", " ", name).lower().strip()
+    words = [FORMATS.get(node.get("format", "")), NAMED.get(spaced), NAMED.get(spaced.rpartition(" ")[2])]
+    words += FORMATS.values() if "pattern" in node else ()
+    least, most = node.get("minLength", 0), min(node.get("maxLength", LONGEST), LONGEST)
+    for word in filter(None, words):
+        yield _fitted(word, least, most)
+    for repeats in (0, 1, least, most) if "pattern" in node else ():
+        yield from _matching(node["pattern"], repeats)
+    for number in range(1, VARIANTS):
+        yield _fitted(f"{spaced or 'example'} {number}" if number > 1 else spaced or "example", least, most)
+
+
+def integers(node: dict[str, Any]) -> Iterator[int]:
+    """Integers near what the schema bounds."""
+    for number in numbers(node):
+        yield math.ceil(number)
+        yield math.floor(number)
+
+
+def numbers(node: dict[str, Any]) -> Iterator[float | int]:
+    """Numbers: 1 and 0, the bounds and their neighbours, the middle, multiples."""
+    low, high = _bound(node, "inimum"), _bound(node, "aximum")
+    step = node.get("multipleOf", 1)
+    start = low if low is not None else high - VARIANTS * step if high is not None else 1
+    yield from (1, 0)
+    yield from (number for number in (low, high) if number is not None)
+    if low is not None and high is not None:
+        yield (low + high) / 2
+    first = math.ceil(start / step) * step
+    yield from (first + number * step for number in range(VARIANTS))
+
+
+def _bound(node: dict[str, Any], word: str) -> float | int | None:
+    stated = (node.get(f"m{word}"), node.get(f"exclusiveM{word}"))
+    found = [n for n in stated if isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 1e300]
+    return (max if word == "inimum" else min)(found, default=None)
+
+
+def _fitted(text: str, least: int, most: int) -> str:
+    return (text if len(text) >= least else (text + " ") * least)[: max(least, min(len(text), most))][:most]
+
+
+def _matching(pattern: str, repeats: int) -> Iterator[str]:
+    try:
+        yield rstr.Rstr(_Plainest(repeats)).xeger(pattern)
+    except Exception:  # a pattern in another dialect than Python's, or one that asks for too much
+        return
+
+
+class _Plainest(random.Random):
+    """Not random at all: of characters the first letter, of branches the first, repeats as few as may be."""
+
+    def __init__(self, repeats: int) -> None:
+        super().__init__(0)
+        self.repeats, self.left = repeats, LONGEST
+
+    def choice(self, seq: Any) -> Any:
+        if all(isinstance(one, str) for one in seq):
+            return min(seq, key=lambda one: (not one.isalpha(), not one.isalnum(), one))
+        return seq[0]
+
+    def randint(self, a: int, b: int) -> int:
+        number = min(max(a, self.repeats), b)
+        self.left -= number
+        if self.left < 0:
+            raise ValueError("the pattern asks for too long a text")
+        return number
