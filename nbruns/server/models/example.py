@@ -59,9 +59,6 @@ class _Filling:
 
     def fill(self, schema: Schema, name: str, depth: int = 0, avoid: Iterable[Any] = ()) -> Any:
         """Return the first candidate that is valid (and, if one can be found, not in `avoid`)."""
-        self.nodes -= 1
-        if depth > DEEPEST or self.nodes < 0:
-            return None
         second_best: list[Any] = []
         node = resolved(schema, self.root)
         for candidate in self._candidates(node, name, depth):
@@ -80,6 +77,9 @@ class _Filling:
             return True
 
     def _candidates(self, node: Node, name: str, depth: int) -> Iterator[Any]:
+        self.nodes -= 1
+        if depth > DEEPEST or self.nodes < 0:
+            return
         yield from [node["const"]] if "const" in node else []
         yield from self._found(node, name)
         yield from [node["default"]] if "default" in node else []
@@ -89,7 +89,7 @@ class _Filling:
         if depth > DEEP:
             branches.sort(key=lambda branch: types(branch) != ["null"])
         for branch in branches:
-            yield self.fill(branch, name, depth + 1)
+            yield from self._candidates(branch, name, depth + 1)
         for kind in types(node):
             yield from self.of_type[kind](node, name, depth)
 

@@ -48,7 +48,7 @@ SUITS: list[tuple[str, tuple[str, ...]]] = [
 SEARCHED = 2000
 
 _TOKEN = re.compile(r"[^\W\d_][\w'’-]*")
-_PLACE = re.compile(r"\b(?:in|at|near|from|to|for|around)\s+([^\W\d_][\w'’-]*)", re.IGNORECASE)
+_PLACE = re.compile(r"\b(?:in|at|near|from|to|for|around|about)\s+([^\W\d_][\w'’-]*)", re.IGNORECASE)
 
 
 class Findings:
@@ -103,16 +103,21 @@ def _find(kind: str, message: str) -> list[str]:
 
 
 def _names(message: str) -> list[str]:
-    """Runs of capitalised words, those that open a sentence last."""
+    """Runs of capitalised words; those that open a sentence (and no list of names) last."""
     runs: list[tuple[bool, list[str]]] = []
     end = -1
     for match in _TOKEN.finditer(message):
-        word, opens = match[0], bool(re.search(r"(?:^|[.!?:\n])\s*$", message[: match.start()]))
+        word = match[0]
         if not word[0].isupper() or word.lower().replace("’", "'") in OPENERS:
             continue
         if runs and message[end : match.start()] == " ":
             runs[-1][1].append(word)
         else:
-            runs.append((opens, [word]))
+            runs.append((_opens(message, match), [word]))
         end = match.end()
     return [" ".join(words) for _, words in sorted(runs, key=lambda run: run[0])]
+
+
+def _opens(message: str, match: re.Match[str]) -> bool:
+    before, after = message[: match.start()].rstrip(), message[match.end() :]
+    return (not before or before[-1] in ".!?:") and not re.match(r",| and |\W*$", after)

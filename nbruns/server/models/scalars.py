@@ -59,7 +59,7 @@ def strings(node: dict[str, Any], name: str) -> Iterator[str]:
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]", " ", name).lower().strip()
     words = [FORMATS.get(node.get("format", "")), NAMED.get(spaced), NAMED.get(spaced.rpartition(" ")[2])]
     words += FORMATS.values() if "pattern" in node else ()
-    least, most = node.get("minLength", 0), min(node.get("maxLength", LONGEST), LONGEST)
+    least, most = min(node.get("minLength", 0), LONGEST), min(node.get("maxLength", LONGEST), LONGEST)
     for word in filter(None, words):
         yield _fitted(word, least, most)
     for repeats in (0, 1, least, most) if "pattern" in node else ():
@@ -95,7 +95,7 @@ def _bound(node: dict[str, Any], word: str) -> float | int | None:
 
 
 def _fitted(text: str, least: int, most: int) -> str:
-    return (text if len(text) >= least else (text + " ") * least)[: max(least, min(len(text), most))][:most]
+    return (text if len(text) >= least else (text + " ") * least)[: min(max(least, len(text)), most)]
 
 
 def _matching(pattern: str, repeats: int) -> Iterator[str]:
