@@ -1,3 +1,84 @@
-"""Explore, watch and answer assistant runs from a notebook."""
+"""Explore, watch and answer assistant runs from a notebook.
+
+    import nbruns
+
+    client = nbruns.local()                       # nbruns' own server, on this machine
+    assistant = client.assistants.create(model="demo", tools=[get_weather])
+    thread = client.threads.create("What should I wear in Oslo?")
+    client.runs.watch(thread, assistant, tools=[get_weather])
+
+The public names are below; each loads with what it needs when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "client": ("Client",),
+    "errors": (
+        "APIError",
+        "ActiveRunError",
+        "AuthenticationError",
+        "BadRequestError",
+        "ConflictError",
+        "ConnectionError",
+        "NbrunsError",
+        "NotFoundError",
+        "PermissionDeniedError",
+        "RateLimitError",
+        "RunFailed",
+        "ServerError",
+        "SetupError",
+        "StreamError",
+        "TimeoutError",
+        "ToolError",
+    ),
+    "frames": ("messages_frame", "runs_frame", "steps_frame"),
+    "local": ("local",),
+    "stream": ("RunStream",),
+    "tools": ("tool",),
+    "widgets": ("RunView", "ToolOutputsForm"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from nbruns.client import Client as Client
+    from nbruns.errors import ActiveRunError as ActiveRunError
+    from nbruns.errors import APIError as APIError
+    from nbruns.errors import AuthenticationError as AuthenticationError
+    from nbruns.errors import BadRequestError as BadRequestError
+    from nbruns.errors import ConflictError as ConflictError
+    from nbruns.errors import ConnectionError as ConnectionError
+    from nbruns.errors import NbrunsError as NbrunsError
+    from nbruns.errors import NotFoundError as NotFoundError
+    from nbruns.errors import PermissionDeniedError as PermissionDeniedError
+    from nbruns.errors import RateLimitError as RateLimitError
+    from nbruns.errors import RunFailed as RunFailed
+    from nbruns.errors import ServerError as ServerError
+    from nbruns.errors import SetupError as SetupError
+    from nbruns.errors import StreamError as StreamError
+    from nbruns.errors import TimeoutError as TimeoutError
+    from nbruns.errors import ToolError as ToolError
+    from nbruns.frames import messages_frame as messages_frame
+    from nbruns.frames import runs_frame as runs_frame
+    from nbruns.frames import steps_frame as steps_frame
+    from nbruns.local import local as local
+    from nbruns.stream import RunStream as RunStream
+    from nbruns.tools import tool as tool
+    from nbruns.widgets import RunView as RunView
+    from nbruns.widgets import ToolOutputsForm as ToolOutputsForm
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'nbruns' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"nbruns.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -195,16 +195,19 @@ def _time(values: list[Any]) -> pd.Series[Any]:
     seconds = _numbers(values)
     seconds = seconds.mask(seconds >= MILLISECONDS_FROM, seconds / 1000)
     milliseconds = (seconds * 1000).round().astype("Int64")
-    times: pd.Series[Any] = pd.to_datetime(milliseconds, unit="ms", utc=True, errors="coerce").astype(_TIME)
-    return times
+    times = pd.to_datetime(milliseconds, unit="ms", utc=True, errors="coerce")
+    typed: pd.Series[Any] = times.astype(_TIME)
+    return typed
 
 
 def _duration(values: list[Any]) -> pd.Series[Any]:
-    return pd.Series(pd.NaT, index=range(len(values)), dtype=_DURATION)
+    missing: pd.Series[Any] = pd.Series(pd.NaT, index=range(len(values)), dtype=_DURATION)
+    return missing
 
 
 def _elapsed(start: pd.Series[Any], end: pd.Series[Any]) -> pd.Series[Any]:
-    return (end - start).astype(_DURATION)
+    elapsed: pd.Series[Any] = (end - start).astype(_DURATION)
+    return elapsed
 
 
 _TYPED: dict[str, Callable[[list[Any]], pd.Series[Any]]] = {

@@ -1,0 +1,64 @@
+"""`Client`: one server and its resources."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any, Self
+
+from nbruns.errors import SetupError
+from nbruns.resources import Assistants, MessagesOfThreads, Runs, Threads
+from nbruns.transport import TokenProvider, Transport
+
+
+class Client(Transport):
+    """A client of any server that speaks the Assistants API: nbruns' own, Azure AI Foundry Agents (classic), others.
+
+        client = nbruns.local()                                      # nbruns' own server on this machine
+        client = nbruns.Client("https://host/v1", api_key="…")       # or NBRUNS_BASE_URL and NBRUNS_API_KEY
+        client = nbruns.Client("https://<resource>.services.ai.azure.com/api/projects/<project>",
+                               api_version="v1", token_provider=DefaultAzureCredential())
+
+    `timeout` is in seconds, for connecting and for each silence; `max_retries` counts repetitions, which are made
+    only where they can't do the work twice. One client may be used from several threads. The key is sent to this
+    server alone and never shown. Raises SetupError without a base URL.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        api_version: str | None = None,
+        token_provider: TokenProvider | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 4,
+    ) -> None:
+        base_url = base_url or os.environ.get("NBRUNS_BASE_URL")
+        if not base_url:
+            raise SetupError(
+                "No server is named. nbruns.local() starts one on this machine (so does `nbruns serve`, which prints "
+                "its base URL); or pass base_url=…, or set NBRUNS_BASE_URL."
+            )
+        super().__init__(
+            base_url,
+            api_key or os.environ.get("NBRUNS_API_KEY"),
+            api_version=api_version,
+            token_provider=token_provider,
+            timeout=timeout,
+            max_retries=max_retries,
+        )
+        self.assistants = Assistants(self)
+        self.threads = Threads(self)
+        self.messages = MessagesOfThreads(self)
+        self.runs = Runs(self)
+        #: The local server behind this client: see `nbruns.local`. None for every other.
+        self.server: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()

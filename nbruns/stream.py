@@ -1,0 +1,272 @@
+"""A run's event stream: events in, snapshot out, carried on after a dropped connection."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import requests
+
+from nbruns import errors
+from nbruns.errors import StreamError, excerpt
+from nbruns.objects import JSON, TERMINAL_STATUSES, APIObject, Message, MessageDelta, Run, parse_object
+from nbruns.snapshot import RunSnapshot
+from nbruns.sse import ServerSentEvent, iter_events
+from nbruns.transport import Transport, iter_chunks, path_of
+
+#: Seconds for which a dropped stream is carried on without any news from the server.
+CARRY_ON_DEADLINE = 60.0
+_POLL_FIRST, _POLL_MOST = 0.25, 2.0
+_PAGE = 100
+_ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES | {"requires_action"})
+
+
+class Event(NamedTuple):
+    """One event of a run: its name, its data as an object of the API, and its id where the server numbers them."""
+
+    event: str
+    data: APIObject
+    id: str | None = None
+
+
+class RunStream:
+    """The events of a run, in order, as an iterator; use it in a `with` block, or exhaust it.
+
+        with client.runs.create_stream(thread, assistant) as stream:
+            for text in stream.text_deltas():
+                print(text, end="")
+
+    It ends when the run does, or when the run requires action. If the connection drops, the run goes on at
+    the server, and so does the stream: it rejoins where the server numbers its events, and else asks until
+    the run has ended, so that `snapshot` is in the end what an unbroken stream would have given. Iterating
+    raises StreamError when the server can't be reached for CARRY_ON_DEADLINE seconds, APIError where it
+    refuses.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        opened: requests.Response | JSON,
+        *,
+        snapshot: RunSnapshot | None = None,
+    ) -> None:
+        """`opened` is an event stream's response, or the JSON of a run to follow without one."""
+        self.snapshot = snapshot or RunSnapshot()
+        self._transport = transport
+        self._response = opened if isinstance(opened, requests.Response) else None
+        self._last_id: str | None = None
+        self._ended = False
+        self._closed = False
+        if not isinstance(opened, requests.Response):
+            self.snapshot.apply(f"thread.run.{opened.get('status')}", opened)
+        self._events = self._iterate()
+
+    @property
+    def run(self) -> Run | None:
+        """The run as last heard of; None until the first event has named it."""
+        return self.snapshot.run
+
+    def __iter__(self) -> Iterator[Event]:
+        return self._events
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"RunStream({self.run!r}{', closed' if self._closed else ''})"
+
+    def text_deltas(self) -> Iterator[str]:
+        """The text of the run's messages, in the pieces in which it arrives."""
+        for event in self:
+            if isinstance(event.data, MessageDelta) and event.data.text:
+                yield event.data.text
+
+    def until_done(self) -> Run:
+        """Read the stream to its end; gives the run, ended or requiring action. Raises as iterating does."""
+        for _ in self:
+            pass
+        if self.run is None:
+            raise StreamError("The stream ended before it named a run.", self.snapshot)
+        return self.run
+
+    def close(self) -> None:
+        """Stop reading, also while another thread does. The run itself goes on: `client.runs.cancel` ends it."""
+        self._closed = True
+        if self._response is not None:
+            _hang_up(self._response)
+
+    def _iterate(self) -> Iterator[Event]:
+        damage: errors.NbrunsError | None = None
+        if self._response is not None:
+            try:
+                yield from self._read(self._response)
+            except (errors.ConnectionError, errors.TimeoutError, StreamError) as error:
+                damage = error
+        if not self._ended and not self._closed:
+            yield from self._carry_on(damage)
+
+    def _read(self, response: requests.Response) -> Iterator[Event]:
+        """The events of one connection; sets `_ended` when the run has told its end."""
+        try:
+            for received in iter_events(iter_chunks(response)):
+                self._last_id = received.id or self._last_id
+                name, payload = _named(received)
+                if name == "done":
+                    return
+                self.snapshot.apply(name, payload)
+                self._ended = self._ended or name in _ENDS
+                yield Event(name, parse_object(payload), received.id)
+        except (errors.ConnectionError, errors.TimeoutError):
+            if not self._ended:
+                raise
+        finally:
+            response.close()
+
+    def _carry_on(self, damage: errors.NbrunsError | None) -> Iterator[Event]:
+        run = self.run
+        if run is None:
+            told = excerpt((self.snapshot.error or {}).get("message") or damage or "No reason was given.")
+            raise StreamError(f"The stream ended before it named a run. {told}", self.snapshot)
+        rejoin = not isinstance(damage, StreamError) and self.snapshot.error is None
+        heard = time.monotonic()
+        while rejoin and not self._ended and not self._closed:
+            try:
+                for event in self._rejoin(run):
+                    heard = time.monotonic()
+                    yield event
+            except errors.NotFoundError:
+                break  # a server without this extra
+            except (errors.ConnectionError, errors.TimeoutError, errors.ServerError) as error:
+                damage = error
+            if time.monotonic() - heard > CARRY_ON_DEADLINE:
+                raise self._given_up(damage)
+            if not self._ended:
+                time.sleep(_POLL_FIRST)
+        if not self._ended and not self._closed:
+            yield from self._ask(run, damage)
+
+    def _rejoin(self, run: Run) -> Iterator[Event]:
+        path = path_of("threads", run.thread_id, "runs", run.id, "stream")
+        opened = self._transport.open_stream("GET", path, last_event_id=self._last_id)
+        assert isinstance(opened, requests.Response)  # without a check there is no other answer
+        self._response = opened
+        return self._read(opened)
+
+    def _ask(self, run: Run, damage: errors.NbrunsError | None) -> Iterator[Event]:
+        """Follow a run by asking for it, then tell what the lost events would have told."""
+        path = path_of("threads", run.thread_id, "runs", run.id)
+        heard, pause = time.monotonic(), _POLL_FIRST
+        while not self._closed:
+            try:
+                payload = self._transport.request("GET", path).payload
+                heard = time.monotonic()
+            except (errors.ConnectionError, errors.TimeoutError, errors.ServerError) as error:
+                damage = error
+                payload = {}
+            if f"thread.run.{payload.get('status')}" in _ENDS:
+                yield from self._told(run, payload)
+                return
+            if time.monotonic() - heard > CARRY_ON_DEADLINE:
+                raise self._given_up(damage)
+            time.sleep(pause)
+            pause = min(pause * 1.5, _POLL_MOST)
+
+    def _told(self, run: Run, ended: JSON) -> Iterator[Event]:
+        of_run = path_of("threads", run.thread_id, "runs", run.id, "steps")
+        of_thread = path_of("threads", run.thread_id, "messages")
+        known = {step.id: step for step in self.snapshot.steps}
+        for step in iter_pages(self._transport, of_run, {"order": "asc"}):
+            if step.get("id") not in known or known[step["id"]].to_dict() != step:
+                yield self._apply(f"thread.run.step.{step.get('status')}", step)
+        for message in iter_pages(self._transport, of_thread, {"order": "asc", "run_id": run.id}):
+            if message.get("run_id") == run.id and message.get("role") == "assistant":
+                yield from self._told_message(message)
+        self._ended = True
+        yield self._apply(f"thread.run.{ended['status']}", ended)
+
+    def _told_message(self, message: JSON) -> Iterator[Event]:
+        known = {m.id: m for m in self.snapshot.messages}.get(message["id"])
+        before, after = known.text if known else "", Message(message).text
+        if after != before and after.startswith(before):
+            text = {"index": 0, "type": "text", "text": {"value": after[len(before) :]}}
+            delta = {"id": message["id"], "object": "thread.message.delta", "delta": {"content": [text]}}
+            yield self._apply("thread.message.delta", delta)
+        # A list may leave the status out; what the run's end implies for it is what the event would have
+        # said.
+        status = message.get("status") or "completed"
+        if known is None or known.to_dict() != message:
+            yield self._apply(f"thread.message.{status}", {**message, "status": status})
+
+    def _apply(self, name: str, payload: JSON) -> Event:
+        self.snapshot.apply(name, payload)
+        return Event(name, parse_object(payload))
+
+    def _given_up(self, damage: errors.NbrunsError | None) -> StreamError:
+        told = excerpt((self.snapshot.error or {}).get("message") or damage or "the connection dropped")
+        run = self.run.id if self.run else "unknown"
+        return StreamError(
+            f"The stream of run {run} broke off ({told}), and the server was silent for {CARRY_ON_DEADLINE:.0f} s. "
+            "The run may still be going on: client.runs.retrieve(…) tells, error.snapshot has what arrived.",
+            self.snapshot,
+        )
+
+
+def iter_pages(
+    transport: Transport, path: str, params: Mapping[str, Any], limit: int | None = None
+) -> Iterator[JSON]:
+    """The objects of a list, over all its pages, `limit` at most; one that stands on two pages comes once."""
+    query = {**params, "limit": _PAGE if limit is None else min(limit, _PAGE)}
+    seen: set[str] = set()
+    while True:
+        page = transport.request("GET", path, params=query).payload
+        data = page.get("data")
+        new = [item for item in data if item["id"] not in seen] if isinstance(data, list) else []
+        for item in new if limit is None else new[: limit - len(seen)]:
+            seen.add(item["id"])
+            yield item
+        if not page.get("has_more") or not new or len(seen) == limit:
+            return
+        query["after"] = page.get("last_id") or new[-1]["id"]
+
+
+def _named(received: ServerSentEvent) -> tuple[str, JSON]:
+    """The name and payload of an event, from servers that put the name elsewhere too."""
+    if received.event == "done" or received.data.strip() == "[DONE]":
+        return "done", {}
+    payload = _object(received.data)
+    if received.event != "message":
+        return received.event, payload
+    if isinstance(payload.get("event"), str) and isinstance(payload.get("data"), dict):  # Astra's
+        return payload["event"], payload["data"]
+    kind, status = str(payload.get("object", "message")), payload.get("status")
+    return (f"{kind}.{status}" if status else kind), payload
+
+
+def _object(data: str) -> JSON:
+    try:
+        payload, end = json.JSONDecoder().raw_decode(data.strip())
+    except ValueError:
+        payload, end = None, 0
+    # The reference's own example of a stream closes one brace too many.
+    if not isinstance(payload, dict) or data.strip()[end:].strip("} \t\r\n"):
+        raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")
+    return payload
+
+
+def _hang_up(response: requests.Response) -> None:
+    try:
+        response.raw.shutdown()  # wakes a thread that reads
+    except (AttributeError, ValueError, OSError, RuntimeError):
+        pass  # the connection is back in the pool, or closed already
+    response.close()

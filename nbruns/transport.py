@@ -1,0 +1,345 @@
+"""The one place that touches the wire: a session, a request path, its time-outs, retries and errors."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from nbruns import errors
+from nbruns.errors import APIError, excerpt
+from nbruns.objects import JSON
+
+#: Gives a bearer token per request: a callable, or an azure-identity credential.
+TokenProvider = Callable[[], str] | Any
+#: Asks the server whether a request that may have been carried out was; its result, or None if it was not.
+Check = Callable[[], JSON | None]
+
+_AZURE_SCOPE = "https://ai.azure.com/.default"
+_KEY_HEADER_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com")
+#: The server did not take the request, so repeating it can't do the work twice.
+_NOT_TAKEN = frozenset({409, 429, 503})
+#: Past these seconds since the first try, nothing is repeated any more.
+RETRY_DEADLINE = 120.0
+_POOL = 16
+
+
+class Answer(NamedTuple):
+    """A JSON object and the headers that it came with."""
+
+    payload: JSON
+    headers: Mapping[str, str]
+
+
+T = TypeVar("T")
+
+
+class _MaybeTaken(Exception):
+    """The request may have been carried out: cut off in mid-answer, or a gateway's error."""
+
+    def __init__(self, error: errors.NbrunsError) -> None:
+        self.error = error
+
+
+class Transport:
+    """One server: where it is, who we are, and how a request gets there.
+
+    `timeout` is in seconds, for connecting and for each silence while an answer arrives. `max_retries`
+    counts the repetitions of a request that can be repeated without doing its work twice.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        api_version: str | None = None,
+        token_provider: TokenProvider | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 4,
+    ) -> None:
+        if urlsplit(base_url).scheme not in ("http", "https"):
+            raise ValueError(f"base_url starts with http:// or https://, unlike {excerpt(base_url)!r}.")
+        self.base_url = base_url.rstrip("/")
+        self.api_key = api_key
+        self.api_version = api_version
+        self.timeout = timeout
+        self.max_retries = max_retries
+        self._token_provider = token_provider
+        self._session = requests.Session()
+        # An auth of our own also keeps requests from taking one out of ~/.netrc.
+        self._session.auth = self._authorize
+        self._session.headers.update({"User-Agent": "nbruns", "OpenAI-Beta": "assistants=v2"})
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_connections=_POOL, pool_maxsize=_POOL))
+
+    def __repr__(self) -> str:
+        parts = urlsplit(self.base_url)
+        return f"{type(self).__name__}({parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path})"
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._session.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: JSON | None = None,
+        check: Check | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Send a request, and again as the rules for repeating allow; gives the server's JSON object.
+
+        `path` is below the base URL, its parts quoted (see `path_of`). With `check`, a POST of which it is
+        not known whether it was carried out is asked after before it is repeated. `timeout` replaces the
+        client's. Raises the APIError of the answer, ConnectionError or TimeoutError.
+        """
+
+        def once() -> Answer:
+            response = self._send(method, path, params=params, json=json, timeout=timeout)
+            with response:
+                return Answer(self._read_json(response), response.headers)
+
+        def found() -> Answer | None:
+            known = check() if check else None
+            return None if known is None else Answer(known, {})
+
+        return self._repeat(once, method, found if check else None)
+
+    def open_stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: JSON | None = None,
+        last_event_id: str | None = None,
+        check: Check | None = None,
+    ) -> requests.Response | JSON:
+        """Send a request whose answer is an event stream, which the caller reads and closes.
+
+        Gives the run's JSON instead where the answer was lost, but `check` finds that the request was carried
+        out. Repeated and raises as `request` does.
+        """
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if last_event_id:
+            headers["Last-Event-ID"] = last_event_id
+
+        def once() -> requests.Response | JSON:
+            response = self._send(method, path, params=params, json=json, headers=headers)
+            if "text/event-stream" not in response.headers.get("Content-Type", "text/event-stream"):
+                with response:
+                    self._read_json(response)  # raises where the answer is an error
+                    raise self._error(response, "an answer that is no event stream")
+            return response
+
+        return self._repeat(once, method, check)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: JSON | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> requests.Response:
+        """Send a request once; gives the response with its body unread, or raises the error that it is."""
+        query = {k: v for k, v in (params or {}).items() if v is not None}
+        if self.api_version:
+            query["api-version"] = self.api_version
+        seconds = self.timeout if timeout is None else timeout
+        try:
+            response = self._session.request(
+                method,
+                self.base_url + path,
+                params=query,
+                json=json,
+                headers=dict(headers or {}),
+                timeout=(seconds, seconds),
+                stream=True,
+                allow_redirects=False,  # requests would take an api-key header along to another host
+            )
+        except requests.RequestException as error:
+            raise self._unsent(error, method, path) from error
+        if response.status_code >= 300:
+            with response:
+                raise self._classified(response)
+        return response
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        host = urlsplit(self.base_url).hostname or ""
+        if self._token_provider is not None:
+            request.headers["Authorization"] = f"Bearer {_token(self._token_provider)}"
+        elif self.api_key and (host.endswith(_KEY_HEADER_HOSTS) or "/openai" in urlsplit(self.base_url).path):
+            request.headers["api-key"] = self.api_key
+        elif self.api_key:
+            request.headers["Authorization"] = f"Bearer {self.api_key}"
+        return request
+
+    def _repeat(self, once: Callable[[], T], method: str, found: Callable[[], T | None] | None) -> T:
+        started = time.monotonic()
+        for attempt in range(self.max_retries + 1):
+            try:
+                return once()
+            except _MaybeTaken as maybe:
+                if method != "GET":
+                    if found is None:
+                        raise maybe.error from maybe.__cause__
+                    known = found()
+                    if known is not None:
+                        return known
+                error = maybe.error
+            except (errors.ConnectionError, APIError) as refused:
+                if isinstance(refused, APIError) and not _is_repeatable(refused):
+                    raise
+                error = refused
+            pause = _backoff(attempt, getattr(error, "retry_after", None))
+            if attempt == self.max_retries or time.monotonic() + pause - started > RETRY_DEADLINE:
+                raise error
+            time.sleep(pause)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _unsent(self, error: requests.RequestException, method: str, path: str) -> Exception:
+        where = f"{method} {urlsplit(self.base_url).netloc.rpartition('@')[2]}{path}"
+        if isinstance(error, requests.ConnectTimeout) or _is_refused(error):
+            return errors.ConnectionError(
+                f"{where}: no connection. Is the server running, and is base_url right?"
+            )
+        if isinstance(error, requests.Timeout):
+            return _MaybeTaken(
+                errors.TimeoutError(f"{where}: no answer in time. Raise timeout=…, or try again.")
+            )
+        if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+            return _MaybeTaken(
+                errors.ConnectionError(f"{where}: the connection broke before the answer came.")
+            )
+        return errors.ConnectionError(
+            f"{where}: {type(error).__name__}. Check base_url and the proxy settings."
+        )
+
+    def _read_json(self, response: requests.Response) -> JSON:
+        try:
+            body = response.content
+        except requests.RequestException as error:
+            raise self._unsent(error, *_route(response)) from error
+        try:
+            payload = jsonlib.loads(body)
+        except ValueError:
+            payload = None
+        if isinstance(payload, dict) and not (payload.get("error") and "id" not in payload):
+            return payload
+        if isinstance(payload, dict):
+            raise self._error(response, payload["error"])
+        shown = excerpt(body.decode(errors="replace")) or "nothing"
+        raise self._error(response, f"where a JSON object was expected: {shown}")
+
+    def _classified(self, response: requests.Response) -> Exception:
+        if response.is_redirect:
+            target = excerpt(response.headers.get("Location"))
+            return self._error(
+                response, f"a redirection to {target}, which is not followed: correct base_url"
+            )
+        try:
+            self._read_json(response)
+            error: Exception = self._error(response, "an error without a message")
+        except (errors.NbrunsError, _MaybeTaken) as caught:
+            error = caught
+        maybe = isinstance(error, APIError) and response.status_code in (500, 502, 504)
+        return _MaybeTaken(error) if maybe and isinstance(error, APIError) else error
+
+    def _error(self, response: requests.Response, error: object) -> APIError:
+        """The typed error for a response, from its error object or from our own words."""
+        fields = error if isinstance(error, Mapping) else {"message": error}
+        message = excerpt(fields.get("message") or error, 1000)
+        kind = errors.BY_STATUS.get(response.status_code)
+        if kind is None:
+            kind = errors.ServerError if response.status_code >= 500 else APIError
+        if kind is errors.BadRequestError and "already has an active run" in message:
+            kind = errors.ActiveRunError
+        method, path = _route(response)
+        made = kind(
+            message,
+            status=response.status_code,
+            **{name: _short(fields.get(name)) for name in ("code", "type", "param")},
+            request_id=_short(response.headers.get("x-request-id")),
+            method=method,
+            path=path,
+        )
+        made.retry_after = _retry_after(response.headers)
+        return made
+
+
+def path_of(*parts: str) -> str:
+    """A path from its parts, each quoted, so that no id can point elsewhere."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def iter_chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body's bytes, each piece when it arrives: `iter_content` would hold back a body that ends by
+    closing.
+
+    Raises ConnectionError or TimeoutError where the body breaks off.
+    """
+    raw = response.raw
+    try:
+        while chunk := raw.read1(65536, decode_content=True):
+            yield chunk
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise errors.TimeoutError("The stream fell silent.") from error
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+        # ValueError and AttributeError are what reading from a connection gives that another thread closes.
+        raise errors.ConnectionError("The stream's connection broke.") from error
+
+
+def _token(provider: TokenProvider) -> str:
+    if callable(provider):
+        return str(provider())
+    return str(provider.get_token(_AZURE_SCOPE).token)
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        reason = getattr(error, "reason", None) or (error.args[0] if error.args else None)
+        if isinstance(error, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)):
+            return True
+        error = reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
+    return False
+
+
+def _is_repeatable(error: APIError) -> bool:
+    return error.status in _NOT_TAKEN and error.code != "insufficient_quota"
+
+
+def _backoff(attempt: int, retry_after: float | None) -> float:
+    return retry_after if retry_after is not None else random.uniform(0.5, 1.0) * min(0.5 * 2**attempt, 8.0)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * unit)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def _short(value: object) -> str | None:
+    return None if value is None else excerpt(value)
+
+
+def _route(response: requests.Response) -> tuple[str, str]:
+    return response.request.method or "", urlsplit(response.request.url or "").path
