@@ -1,0 +1,90 @@
+"""Fixtures: the system's Chromium, a JupyterLab for each test file, and pages that must behave."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from lab import Lab, NotebookPage, Trouble, running_lab
+from playwright.sync_api import Browser, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+#: Chromium asks its maker's servers for many things at every start; none of them is wanted here.
+OPTIONS = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """The Chromium of this machine; without one the tests are skipped, or fail where they are required."""
+    found = [os.environ.get("NBRUNS_CHROMIUM"), *map(shutil.which, NAMES)]
+    path = next(filter(None, found), None)
+    if path:
+        return path
+    reason = f"no Chromium found: none of {', '.join(NAMES)} on PATH, and NBRUNS_CHROMIUM is not set"
+    if os.environ.get("NBRUNS_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"{reason}, but NBRUNS_REQUIRE_BROWSER=1", pytrace=False)
+    pytest.skip(reason)
+
+
+# Not for the whole session: while Playwright runs, its thread has a running event loop, which tests of other
+# files that call asyncio.run() would trip over.
+@pytest.fixture(scope="module")
+def chromium(chromium_path: str) -> Iterator[Browser]:
+    """A headless Chromium, fresh for each test file."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium_path,
+            chromium_sandbox=os.geteuid() != 0,
+            args=OPTIONS,
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A JupyterLab, fresh for each test file."""
+    with running_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def notebook_page(
+    lab: Lab, chromium: Browser, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., NotebookPage]]:
+    """Open notebooks by `notebook_page(path, kernel=True)`.
+
+    At the end a screenshot of each page is kept under the test's name, and the test fails if a page wrote an
+    error to its console or asked anything of another machine.
+    """
+    context = chromium.new_context(viewport={"width": 1200, "height": 1000})
+    context.set_default_timeout(30_000)
+    trouble = Trouble()
+    context.on("page", trouble.listen)
+    opened: list[NotebookPage] = []
+
+    def open_notebook(path: str, *, kernel: bool = True) -> NotebookPage:
+        opened.append(NotebookPage(context.new_page(), lab, path, kernel=kernel))
+        return opened[-1]
+
+    yield open_notebook
+    name = re.sub(r"\W+", "-", request.node.name)
+    for number, notebook in enumerate(opened, 1):
+        if not notebook.page.is_closed():
+            notebook.screenshot(f"{name}-{number}")
+    context.close()
+    lab.stop_kernels()
+    assert trouble.console_errors == []
+    assert trouble.left_the_machine == []
