@@ -35,17 +35,20 @@ _MODULES = {
         "TimeoutError",
         "ToolError",
     ),
-    "frames": ("messages_frame", "runs_frame", "steps_frame"),
-    "local": ("local",),
+    "accessor": ("messages_frame", "runs_frame", "steps_frame"),
+    "local_server": ("local",),
     "stream": ("RunStream",),
     "tools": ("tool",),
     "widgets": ("RunView", "ToolOutputsForm"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+__all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from nbruns.accessor import messages_frame as messages_frame
+    from nbruns.accessor import runs_frame as runs_frame
+    from nbruns.accessor import steps_frame as steps_frame
     from nbruns.client import Client as Client
     from nbruns.errors import ActiveRunError as ActiveRunError
     from nbruns.errors import APIError as APIError
@@ -63,10 +66,7 @@ if TYPE_CHECKING:
     from nbruns.errors import StreamError as StreamError
     from nbruns.errors import TimeoutError as TimeoutError
     from nbruns.errors import ToolError as ToolError
-    from nbruns.frames import messages_frame as messages_frame
-    from nbruns.frames import runs_frame as runs_frame
-    from nbruns.frames import steps_frame as steps_frame
-    from nbruns.local import local as local
+    from nbruns.local_server import local as local
     from nbruns.stream import RunStream as RunStream
     from nbruns.tools import tool as tool
     from nbruns.widgets import RunView as RunView

@@ -44,6 +44,8 @@ class APIError(NbrunsError):
     """
 
     remedy = "Read the message above; the request was not carried out."
+    #: Seconds after which the server wants to be asked again, where it says so.
+    retry_after: float | None = None
 
     def __init__(
         self,
@@ -113,7 +115,6 @@ class RateLimitError(APIError):
     """429: too many requests; `retry_after` is in seconds where the server says so."""
 
     remedy = "Wait and repeat the request; max_retries=… repeats it for you."
-    retry_after: float | None = None
 
 
 class ServerError(APIError):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from nbruns import accessor as accessor  # registers df.runs
 from nbruns import frames
 from nbruns.errors import TimeoutError, excerpt
 from nbruns.objects import JSON, Assistant, Message, Run, RunStep, Thread

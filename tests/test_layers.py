@@ -25,7 +25,8 @@ LAYERS = (
     {"widgets"},
     {"resources"},
     {"client"},
-    {"local"},
+    {"local_server"},
+    {"demo"},
     {"cli"},
     {"__init__", "__main__"},
 )
@@ -33,7 +34,7 @@ LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 #: The server is another program that happens to live in the same package.
 SERVER_MAY_IMPORT = {"errors", "objects", "sse"}
-MAY_IMPORT_SERVER = {"local", "cli"}
+MAY_IMPORT_SERVER = {"local_server", "cli"}
 
 #: Imports from one module to the next that an import may set off, counted in steps.
 LONGEST_CHAIN = 5

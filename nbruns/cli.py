@@ -1,0 +1,164 @@
+"""`nbruns serve | lab | demo`: each command's arguments, and what they set off."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from nbruns import __version__
+from nbruns.errors import NbrunsError, SetupError
+from nbruns.local_server import data_folder, local, serving, tell_address, token_of
+
+PORT = 8765
+_TOUR = Path("notebooks/01_tour.ipynb")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; gives its exit code. What goes wrong on this machine is one line on stderr, and code 1."""
+    asked = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = asked.command
+    try:
+        return command(asked)
+    except NbrunsError as error:
+        print(f"nbruns: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nbruns", description="Runs of the Assistants API, on your own machine.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"nbruns {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="serve | lab | demo")
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve the Assistants API from this machine",
+        description="Serve the Assistants API from this machine, over the models demo and smollm2, GGUF files, and any "
+        "Chat Completions endpoint. Programs written for the API reach it by its base URL, which is printed.",
+    )
+    serve.set_defaults(command=_serve)
+    _add_data(serve)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
+    )
+    serve.add_argument(
+        "--port", type=int, default=PORT, help="port to listen at (default: %(default)s; 0: any free one)"
+    )
+    serve.add_argument(
+        "--database-url", metavar="URL", help="a database other than the folder's SQLite file: postgresql://…"
+    )
+    serve.add_argument("--no-token", action="store_true", help="let in whoever reaches the port")
+    serve.add_argument(
+        "--idle-timeout", type=float, metavar="SECONDS", help="end when nobody has asked for so long"
+    )
+    serve.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a GGUF file to serve as NAME; repeatable",
+    )
+    serve.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="Chat Completions endpoint for all other model names; its key is "
+        "NBRUNS_UPSTREAM_API_KEY or OPENAI_API_KEY in the environment",
+    )
+
+    lab = commands.add_parser(
+        "lab",
+        help="open the tour in JupyterLab",
+        description="Open a notebook in JupyterLab, with the local server running.",
+    )
+    lab.set_defaults(command=_lab)
+    _add_data(lab)
+    lab.add_argument(
+        "notebook", nargs="?", type=Path, default=_TOUR, help="notebook or folder (default: %(default)s)"
+    )
+
+    demo = commands.add_parser(
+        "demo",
+        help="one run of each model, in the terminal",
+        description="Run each model that is "
+        "here once, with a tool call answered by a Python function, and tabulate the runs.",
+    )
+    demo.set_defaults(command=_demo)
+    _add_data(demo)
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="where the database, token and log are kept (default: NBRUNS_DATA, or the user's data folder)",
+    )
+
+
+def _serve(asked: argparse.Namespace) -> int:
+    from nbruns.server.models import Models
+    from nbruns.server.serve import serve
+
+    folder = data_folder(asked.data)
+    with serving(folder) as address:
+
+        def tell(url: str) -> None:
+            tell_address(address, url)
+            print(f"Serving {url}/v1\nData in {folder}", flush=True)
+            print(
+                "No token is asked for." if asked.no_token else f"The API key is in {folder / 'token'}",
+                flush=True,
+            )
+
+        serve(
+            host=asked.host,
+            port=asked.port,
+            database_url=asked.database_url or f"sqlite:///{folder / 'nbruns.sqlite'}",
+            token=None if asked.no_token else token_of(folder),
+            idle_timeout=asked.idle_timeout,
+            on_ready=tell,
+            models=Models(files=dict(map(_named_file, asked.model)), upstream=asked.upstream),
+        )
+    return 0
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not (name and equals and Path(file).is_file()):
+        raise SetupError(f"--model {text}: write NAME=FILE, with a GGUF file that exists.")
+    return name, Path(file).resolve()
+
+
+def _lab(asked: argparse.Namespace) -> int:
+    folder = data_folder(asked.data)
+    try:
+        import jupyterlab  # noqa: F401
+    except ModuleNotFoundError:
+        raise SetupError(
+            "JupyterLab is not installed. Install it with: pip install 'nbruns[lab,server]'"
+        ) from None
+    notebook = asked.notebook if asked.notebook.exists() else Path()
+    print(
+        f"{local(folder).server}\nOpening {notebook.resolve()} in JupyterLab; end it with Ctrl-C, twice.",
+        flush=True,
+    )
+    environment = {**os.environ, "NBRUNS_DATA": str(folder)}
+    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)], environment)
+
+
+def _demo(asked: argparse.Namespace) -> int:
+    from nbruns.demo import demonstrate
+
+    with contextlib.closing(local(data_folder(asked.data))) as client:
+        demonstrate(client)
+    print("\nNext: `make lab` opens the tour in JupyterLab, against this same server.")
+    return 0
