@@ -12,6 +12,7 @@ from lab import Lab, NotebookPage, Trouble, running_lab
 from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+NO_CHROMIUM = f"no Chromium found: none of {', '.join(NAMES)} on PATH, and NBRUNS_CHROMIUM is not set"
 #: Chromium asks its maker's servers for many things at every start; none of them is wanted here.
 OPTIONS = [
     "--disable-background-networking",
@@ -25,17 +26,24 @@ OPTIONS = [
 ]
 
 
+def find_chromium() -> str | None:
+    """The Chromium of this machine, if it has one."""
+    return os.environ.get("NBRUNS_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the browser tests where there is no Chromium, in one line, unless they are required."""
+    if find_chromium() or os.environ.get("NBRUNS_REQUIRE_BROWSER") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.skip(reason=NO_CHROMIUM))
+
+
 @pytest.fixture(scope="session")
 def chromium_path() -> str:
-    """The Chromium of this machine; without one the tests are skipped, or fail where they are required."""
-    found = [os.environ.get("NBRUNS_CHROMIUM"), *map(shutil.which, NAMES)]
-    path = next(filter(None, found), None)
-    if path:
-        return path
-    reason = f"no Chromium found: none of {', '.join(NAMES)} on PATH, and NBRUNS_CHROMIUM is not set"
-    if os.environ.get("NBRUNS_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"{reason}, but NBRUNS_REQUIRE_BROWSER=1", pytrace=False)
-    pytest.skip(reason)
+    """Where Chromium is; a failure where it is required and missing."""
+    return find_chromium() or pytest.fail(f"{NO_CHROMIUM}, but NBRUNS_REQUIRE_BROWSER=1", pytrace=False)
 
 
 # Not for the whole session: while Playwright runs, its thread has a running event loop, which tests of other
