@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
-
-from nbruns.client import Client
 from nbruns.errors import RunFailed, excerpt
 from nbruns.objects import Run, RunStep
-from nbruns.stream import RunStream
 from nbruns.tools import Tool, tool
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nbruns.client import Client
+    from nbruns.stream import RunStream
 
 MODELS = ("demo", "smollm2")
 QUESTION = "What should I wear in Oslo today?"

@@ -17,14 +17,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 import requests
 from filelock import FileLock, Timeout
 
 from nbruns import __version__
-from nbruns.client import Client
 from nbruns.errors import SetupError, excerpt
+
+if TYPE_CHECKING:
+    from nbruns.client import Client
 
 #: Seconds without a request and without an active run, after which a server that `local()` started ends by itself.
 IDLE_TIMEOUT = 3600.0
@@ -65,6 +68,8 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
     `idle_timeout` seconds without a request and an active run. `client.server` has its `url` and `stop()`. `options`
     are the Client's `timeout` and `max_retries`. Raises SetupError where it can't be started.
     """
+    from nbruns.client import Client
+
     folder = data_folder(data)
     with FileLock(folder / "starting.lock", timeout=_START_TIMEOUT):
         server = _joined(folder) or _started(folder, idle_timeout)

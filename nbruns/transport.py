@@ -15,8 +15,8 @@ from requests.adapters import HTTPAdapter
 
 from nbruns import errors
 from nbruns.errors import APIError, excerpt
-from nbruns.objects import JSON
 
+JSON = dict[str, Any]
 #: Gives a bearer token per request: a callable, or an azure-identity credential.
 TokenProvider = Callable[[], str] | Any
 #: Asks the server whether a request that may have been carried out was; its result, or None if it was not.
