@@ -1,0 +1,39 @@
+"""What many tests need: a real server with a client of it, and the recordings of the real API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nbruns
+
+#: Beside the checkout, not in it: the recordings are somebody else's work.
+RECORDINGS = Path(__file__).parent.parent.parent / "shared" / "recordings"
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nbruns.Client]:
+    """A client of a server process of its own, shared by all tests: make your own threads and assistants."""
+    client = nbruns.local(tmp_path_factory.mktemp("served"))
+    yield client
+    client.close()
+    client.server.stop()
+
+
+@pytest.fixture(scope="session")
+def recordings() -> list[Path]:
+    """The files of recorded exchanges, see their README for the lines."""
+    found = sorted(RECORDINGS.glob("*.jsonl"))
+    if not found:
+        pytest.skip(f"no recordings of the real API at {RECORDINGS}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def recorded(recordings: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    """The recorded exchanges by the name of their scenario."""
+    return {file.stem: [json.loads(line) for line in file.read_text().splitlines()] for file in recordings}
