@@ -1,0 +1,181 @@
+"""The connection to the database: reads side by side, writes in groups.
+
+All writes of the process go through one thread, which commits whatever has gathered while it was committing.
+So writers never wait for each other's locks, a thousand small writes cost a few commits, and what one caller
+writes is written in the order in which it asked. Events are published when they are committed, not before:
+no client ever sees one that a crash could take back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: At most this many writes are committed together, so that none waits long for its commit.
+GROUP = 500
+READERS = 4
+
+
+class Event(NamedTuple):
+    """An event of a run as it is logged and streamed; numbers count from 1 in each run."""
+
+    run_id: str
+    number: int
+    name: str
+    data: str
+
+
+@dataclass
+class Transaction:
+    """What a write is given: the connection, and the events that are to be logged with it."""
+
+    conn: sa.Connection
+    emitted: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> None:
+        """Log an event, and publish it when the transaction has been committed."""
+        self.emitted.append((run_id, name, encode(payload)))
+
+
+@dataclass
+class _Job:
+    work: Callable[[Transaction], Any]
+    done: Future[Any]
+    #: Whether the work can fail half-way and must then be undone on its own.
+    guarded: bool
+
+
+class Database:
+    """An open database. `log` writes a transaction's events down and returns them numbered; `on_events` is
+    called with them from the writing thread."""
+
+    def __init__(
+        self, url: str, log: Callable[[sa.Connection, list[tuple[str, str, str]]], list[Event]]
+    ) -> None:
+        self.engine = _engine(url)
+        self.on_events: Callable[[list[Event]], None] = lambda events: None
+        self._log = log
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(READERS, "nbruns-read")
+        self._writer = threading.Thread(target=self._write_forever, name="nbruns-write", daemon=True)
+        self._writer.start()
+
+    async def read(
+        self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `query` returns, run on a connection of its own."""
+
+        def work() -> T:
+            with self.engine.begin() as conn:
+                return query(conn, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def write(
+        self, change: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `change` returns, when it has been committed; if it raises, nothing of it has been."""
+        job = _Job(lambda transaction: change(transaction, *args, **kwargs), Future(), guarded=True)
+        self._jobs.put(job)
+        result: T = await asyncio.wrap_future(job.done)
+        return result
+
+    def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> asyncio.Future[None]:
+        """Log an event behind all writes asked for so far; the future is done when it is committed."""
+        job = _Job(lambda transaction: transaction.emit(run_id, name, payload), Future(), guarded=False)
+        self._jobs.put(job)
+        return asyncio.wrap_future(job.done)
+
+    def close(self) -> None:
+        """Commit what was asked for, then let go of the database."""
+        self._jobs.put(None)
+        self._writer.join()
+        self._readers.shutdown()
+        self.engine.dispose()
+
+    def _write_forever(self) -> None:
+        last = False
+        while not last:
+            jobs: list[_Job] = []
+            job = self._jobs.get()
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) == GROUP or self._jobs.empty():
+                    break
+                job = self._jobs.get()
+            last = job is None
+            if jobs:
+                self._commit(jobs)
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        results: list[tuple[_Job, Any, Exception | None]] = []
+        try:
+            with self.engine.connect().execution_options(writes=True) as conn, conn.begin():
+                transaction = Transaction(conn)
+                results = [_attempt(job, transaction) for job in jobs]
+                events = self._log(conn, transaction.emitted)
+        except Exception as error:
+            results, events = [(job, None, error) for job in jobs], []
+        if events:
+            self.on_events(events)
+        for job, value, failure in results:
+            _deliver(job.done, value, failure)
+
+
+def encode(payload: object) -> str:
+    """Compact JSON in ASCII: whatever characters a text has, it fits into a line of an event stream."""
+    return json.dumps(payload, separators=(",", ":"))
+
+
+def _attempt(job: _Job, transaction: Transaction) -> tuple[_Job, Any, Exception | None]:
+    emitted = len(transaction.emitted)
+    try:
+        if not job.guarded:
+            return job, job.work(transaction), None
+        with transaction.conn.begin_nested():
+            return job, job.work(transaction), None
+    except Exception as error:
+        del transaction.emitted[emitted:]
+        return job, None, error
+
+
+def _deliver(done: Future[Any], value: object, failure: Exception | None) -> None:
+    if not done.set_running_or_notify_cancel():
+        return
+    if failure is not None:
+        done.set_exception(failure)
+    else:
+        done.set_result(value)
+
+
+def _engine(url: str) -> sa.Engine:
+    address = sa.make_url(url)
+    if address.drivername in ("postgresql", "postgres"):
+        address = address.set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(address, json_serializer=encode, hide_parameters=True)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # transactions are begun below, not by the driver's guesses
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(conn: sa.Connection) -> None:
+    # A transaction that reads first and then writes can fail half-way; one that is to write says so at once.
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writes") else "BEGIN")

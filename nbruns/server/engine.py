@@ -1,0 +1,207 @@
+"""Runs as durable workflows (DBOS): whatever happens to this process, every run goes on.
+
+A run is worked on in legs: from its creation to its end or to requires_action, and again from each submission of
+tool outputs. Each leg is a workflow whose id is made from the run's and the leg's number, so that starting it
+twice does nothing. While a run requires action there is no workflow, no task and no memory of it.
+
+Killed at any moment and started again: DBOS does unfinished legs again; a leg that was committed to but never
+reached DBOS is found by `_recover`. A leg that is done again finds the run's state as it was committed, and goes
+on from there (see `leg`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from dbos import DBOS, SetWorkflowID
+from sqlalchemy import URL, make_url
+
+from nbruns.errors import SetupError
+from nbruns.server import store, transitions
+from nbruns.server.database import Database, Transaction
+from nbruns.server.leg import Leg
+from nbruns.server.models import ModelError, Models, UnknownModelError
+from nbruns.server.transitions import Started
+
+JSON = dict[str, Any]
+
+#: Ten minutes after its creation, a run expires.
+LIFETIME_SECONDS = 600
+SWEEP_SECONDS = 1.0
+#: A leg ends its run itself when time is up. One that has not done so by then is gone.
+GRACE_SECONDS = 5
+#: Workflows started under another version are not recovered, so this changes only when legs can't carry on
+#: where older ones stopped.
+_WORKFLOW_VERSION = "1"
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Works on runs, from `start()` to `stop()`. There can be one in a process, because DBOS is one."""
+
+    def __init__(self, db: Database, models: Models, lifetime: int = LIFETIME_SECONDS) -> None:
+        self._db, self._models, self._lifetime = db, models, lifetime
+        self._working: dict[str, asyncio.Task[None]] = {}
+        self._legs: set[asyncio.Task[Any]] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._workflow: Callable[[str, int], Coroutine[Any, Any, None]]
+
+    async def start(self) -> None:
+        """Carry on with what was left when the last process ended, then wait for work."""
+
+        async def leg(run_id: str, number: int) -> None:
+            await self._leg(run_id, number)
+
+        DBOS(config=_dbos_config(self._db))
+        self._workflow = DBOS.workflow(name="leg", max_recovery_attempts=None)(leg)
+        DBOS.launch()
+        await self._expire_overdue()
+        await self._recover()
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Leave off where it is. Runs that are not over go on with the next start."""
+        tasks = [*self._legs, *([self._sweeping] if self._sweeping else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(DBOS.destroy, destroy_registry=True)
+
+    async def create(self, thread_id: str, params: JSON) -> Started:
+        """Put a run on a thread and start it."""
+        return await self._started(self._db.write(transitions.create, thread_id, params, self._lifetime))
+
+    async def create_thread_and_run(self, params: JSON) -> Started:
+        """Create a thread, put a run on it and start it."""
+        return await self._started(self._db.write(transitions.create_thread_and_run, params, self._lifetime))
+
+    async def submit(self, thread_id: str, run_id: str, outputs: list[JSON]) -> Started:
+        """Give a run the outputs of its tool calls and start its next leg."""
+        return await self._started(self._db.write(transitions.submit, thread_id, run_id, outputs))
+
+    async def cancel(self, thread_id: str, run_id: str) -> JSON:
+        """Stop a run."""
+        started = await self._started(self._db.write(transitions.cancel, thread_id, run_id))
+        self.abandon(run_id)
+        return started.run
+
+    def abandon(self, run_id: str) -> None:
+        """Stop working on a run that has been cancelled or deleted."""
+        if (work := self._working.get(run_id)) is not None:
+            work.cancel()
+
+    async def _started(self, write: Awaitable[Started]) -> Started:
+        started = await write
+        await self._start_leg(started.run["id"], started.leg)
+        return started
+
+    async def _start_leg(self, run_id: str, number: int) -> None:
+        with SetWorkflowID(_workflow_id(run_id, number)):
+            await DBOS.start_workflow_async(self._workflow, run_id, number)
+
+    async def _leg(self, run_id: str, number: int) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._legs.add(task)
+        try:
+            run = await self._db.write(transitions.begin_leg, run_id, number)
+            if run is not None:
+                await self._work(run, Leg(self._db, run, number))
+        finally:
+            self._legs.discard(task)
+
+    async def _work(self, run: JSON, leg: Leg) -> None:
+        work = self._working[run["id"]] = asyncio.create_task(leg.work(self._models))
+        if run["status"] == "cancelling":
+            work.cancel()
+        try:
+            ending, why = await _outcome(work, run["expires_at"])
+        finally:
+            self._working.pop(run["id"], None)
+        if ending is not None:
+            await self._db.write(transitions.end, run["id"], ending, leg.unfinished(), **why)
+
+    async def _recover(self) -> None:
+        """Start the legs that DBOS does not know, and in the place of one that died of an error, the next."""
+        working = ("queued", "in_progress", "cancelling")
+        for run, leg in await self._db.read(store.runs_with_status, working):
+            status = await DBOS.get_workflow_status_async(_workflow_id(run["id"], leg))
+            if status is None:
+                await self._start_leg(run["id"], leg)
+            elif status.status not in ("PENDING", "ENQUEUED", "DELAYED"):
+                await self._db.write(_next_leg, run["id"], leg + 1)
+                await self._start_leg(run["id"], leg + 1)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._expire_overdue()
+            except Exception:
+                log.exception("Overdue runs could not be expired; trying again.")
+
+    async def _expire_overdue(self) -> None:
+        now = store.now()
+        for run in await self._db.read(store.overdue, now):
+            if run["status"] == "requires_action" or run["expires_at"] + GRACE_SECONDS <= now:
+                await self._db.write(transitions.expire, run["id"])
+
+
+async def _outcome(work: asyncio.Task[None], expires_at: int) -> tuple[transitions.Ending | None, JSON]:
+    """How a leg ended, where it has not said so itself."""
+    try:
+        async with asyncio.timeout(max(0.0, expires_at - time.time())) as deadline:
+            await work
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # the server stops; the leg is done again after the next start
+        return "cancelled", {}
+    except Exception as error:
+        if isinstance(error, TimeoutError) and deadline.expired():
+            return "expired", {}
+        return "failed", {"last_error": _last_error(error)}
+    return None, {}
+
+
+def _last_error(error: Exception) -> JSON:
+    if isinstance(error, ModelError):
+        return {"code": error.code, "message": error.message}
+    if isinstance(error, UnknownModelError | SetupError):
+        return {"code": "server_error", "message": str(error)}
+    log.error("A run failed", exc_info=error)
+    return {
+        "code": "server_error",
+        "message": "The server had an error on this run; its log says more.",
+    }
+
+
+def _next_leg(tx: Transaction, run_id: str, leg: int) -> None:
+    store.set_leg(tx.conn, run_id, leg)
+
+
+def _workflow_id(run_id: str, leg: int) -> str:
+    return f"{run_id}:{leg}"
+
+
+def _dbos_config(db: Database) -> Any:
+    return {
+        "name": "nbruns",
+        "system_database_url": _workflow_database(db.engine.url).render_as_string(hide_password=False),
+        "application_version": _WORKFLOW_VERSION,
+        "log_level": "CRITICAL",
+        "enable_otlp": False,
+    }
+
+
+def _workflow_database(url: URL) -> URL:
+    """On SQLite a file of its own, so that the two never wait for each other's locks. It may be lost: then all
+    that is running is begun anew."""
+    if url.get_backend_name() != "sqlite":
+        return make_url(url).set(drivername="postgresql")
+    return url.set(database=f"{url.database}-workflows")

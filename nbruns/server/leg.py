@@ -1,0 +1,158 @@
+"""One leg of a run: the model is asked once, and its answer becomes steps, messages and events.
+
+A leg that was cut off is done again from its start. Its steps and messages have the ids that they had the
+first time, so what was half-made is made anew in its place, and `created` events tell streams to begin it anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbruns.server import prompt, store, transitions, wire
+from nbruns.server.database import Database
+from nbruns.server.models import Delta, Finish, ModelError, Models, TextDelta, ToolCallDelta
+from nbruns.server.transitions import Made
+
+JSON = dict[str, Any]
+
+_CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
+_MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_progress")
+#: A model that is faster than the database waits for it every so many deltas.
+_IN_FLIGHT = 64
+
+
+class Leg:
+    """What the model has said so far in one leg of a run."""
+
+    def __init__(self, db: Database, run: JSON, number: int) -> None:
+        self._db, self._run, self._number = db, run, number
+        self._text: list[str] = []
+        self._message: JSON | None = None
+        self._message_step: JSON = {}
+        self._messages_made = 0
+        self._tool_step: JSON | None = None
+        self._calls: dict[int, JSON] = {}
+        self._deltas = 0
+
+    async def work(self, models: Models) -> None:
+        """Ask the model, and take the run to requires_action or to its end."""
+        if (reason := await self._db.read(prompt.exhausted, self._run)) is not None:
+            await self._end("incomplete", incomplete_details={"reason": reason})
+            return
+        question = await self._db.read(prompt.build, self._run)
+        async for delta in models.resolve(question.model).answer(question):
+            if isinstance(delta, Finish):
+                return await self._finish(delta)
+            await self._take(delta)
+        raise ModelError(
+            "server_error", f"The model {question.model!r} stopped without finishing its answer."
+        )
+
+    def unfinished(self, usage: JSON | None = None) -> list[Made]:
+        """What has been begun and not completed, as far as it has come."""
+        made = []
+        if self._message is not None:
+            made += [Made(store.messages, self._written()), Made(store.steps, self._message_step, usage)]
+        if self._tool_step is not None:
+            made.append(Made(store.steps, self._called(), usage))
+        return made
+
+    async def _take(self, delta: Delta) -> None:
+        if isinstance(delta, TextDelta):
+            await self._take_text(delta.text)
+        elif isinstance(delta, ToolCallDelta):
+            await self._take_call(delta)
+
+    async def _take_text(self, text: str) -> None:
+        if not text:
+            return
+        message = self._message or await self._open_message()
+        delta = wire.text_delta(message["id"], text, first=not self._text)
+        self._text.append(text)
+        await self._emit("thread.message.delta", delta)
+
+    async def _take_call(self, delta: ToolCallDelta) -> None:
+        step = self._tool_step or await self._open_tool_step()
+        call = self._calls.get(delta.index)
+        if call is None:
+            call = self._calls[delta.index] = self._new_call(delta)
+            opening = {"index": len(self._calls) - 1, **call, "function": dict(call["function"])}
+            await self._emit("thread.run.step.delta", wire.tool_call_delta(step["id"], opening))
+        if delta.arguments:
+            call["function"]["arguments"] += delta.arguments
+            index = list(self._calls).index(delta.index)
+            more = {"index": index, "type": "function", "function": {"arguments": delta.arguments}}
+            await self._emit("thread.run.step.delta", wire.tool_call_delta(step["id"], more))
+
+    async def _finish(self, finish: Finish) -> None:
+        if finish.reason == "length":
+            return await self._end(
+                "incomplete", finish.usage, incomplete_details={"reason": "max_completion_tokens"}
+            )
+        if finish.reason == "content_filter":
+            error = {"code": "invalid_prompt", "message": "The model's content filter stopped the answer."}
+            return await self._end("failed", finish.usage, last_error=error)
+        if self._tool_step is not None:
+            await self._complete_message(wire.NO_USAGE)
+            run_id, step = self._run["id"], self._called()
+            return await self._db.write(transitions.require_action, run_id, step, finish.usage)
+        if self._message is None:
+            await self._open_message()
+        await self._complete_message(finish.usage)
+        await self._end("completed")
+
+    async def _end(self, ending: transitions.Ending, usage: JSON | None = None, **why: JSON) -> None:
+        await self._db.write(transitions.end, self._run["id"], ending, self.unfinished(usage), **why)
+
+    async def _open_message(self) -> JSON:
+        self._messages_made += 1
+        path = (self._run["id"], self._number, "message", self._messages_made)
+        now = store.now()
+        message = wire.answer(self._run, wire.derived_id("msg", *path), now)
+        details = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
+        self._message_step = wire.step(self._run, wire.derived_id("step", *path), details, now)
+        self._message, self._text = message, []
+        made = [Made(store.steps, self._message_step), Made(store.messages, message)]
+        await self._db.write(transitions.save, self._run["id"], made, *_MESSAGE_CREATED)
+        return message
+
+    async def _complete_message(self, usage: JSON) -> None:
+        if self._message is not None:
+            message, self._message = self._written(), None
+            run_id, step = self._run["id"], self._message_step
+            await self._db.write(transitions.complete_message, run_id, message, step, usage)
+
+    async def _open_tool_step(self) -> JSON:
+        # What the model said before it called is complete; the tokens of both count for the calls.
+        await self._complete_message(wire.NO_USAGE)
+        id = wire.derived_id("step", self._run["id"], self._number, "tool_calls")
+        self._tool_step = wire.step(self._run, id, {"type": "tool_calls", "tool_calls": []}, store.now())
+        await self._db.write(
+            transitions.save, self._run["id"], [Made(store.steps, self._tool_step)], *_CREATED
+        )
+        return self._tool_step
+
+    def _new_call(self, delta: ToolCallDelta) -> JSON:
+        taken = {call["id"] for call in self._calls.values()}
+        derived = wire.derived_id("call", self._run["id"], self._number, len(self._calls))
+        id = delta.id if delta.id and delta.id not in taken else derived
+        return {
+            "id": id,
+            "type": "function",
+            "function": {"name": delta.name or "", "arguments": "", "output": None},
+        }
+
+    def _written(self) -> JSON:
+        assert self._message is not None
+        return self._message | {"content": [wire.text_part("".join(self._text))] if self._text else []}
+
+    def _called(self) -> JSON:
+        assert self._tool_step is not None
+        details = {"type": "tool_calls", "tool_calls": list(self._calls.values())}
+        return self._tool_step | {"step_details": details}
+
+    async def _emit(self, name: str, payload: JSON) -> None:
+        committed = self._db.emit(self._run["id"], name, payload)
+        self._deltas += 1
+        if self._deltas % _IN_FLIGHT == 0:
+            await committed

@@ -1,0 +1,114 @@
+"""What a model is asked: the instructions, the thread, and what this run has done so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from nbruns.server import store, wire
+from nbruns.server.models import Prompt
+
+JSON = dict[str, Any]
+
+
+def build(conn: sa.Connection, run: JSON) -> Prompt:
+    """The prompt for a run's next leg."""
+    system = [{"role": "system", "content": run["instructions"]}] if run["instructions"] else []
+    last = (run["truncation_strategy"] or {}).get("last_messages")
+    thread = [_message(message) for message in store.conversation(conn, run, last)]
+    so_far = _turns(conn, run)
+    return Prompt(
+        model=run["model"],
+        messages=[*system, *(message for message in thread if message["content"]), *so_far],
+        tools=run["tools"],
+        tool_choice=_tool_choice(run, begun=bool(so_far)),
+        parallel_tool_calls=run["parallel_tool_calls"],
+        response_format=run["response_format"],
+        temperature=run["temperature"],
+        top_p=run["top_p"],
+        max_completion_tokens=_tokens_left(conn, run),
+        reasoning_effort=run["reasoning_effort"],
+    )
+
+
+def _turns(conn: sa.Connection, run: JSON) -> list[JSON]:
+    texts = {message["id"]: text_of(message) for message in store.of_run(conn, store.messages, run["id"])}
+    turns: list[JSON] = []
+    for step in store.of_run(conn, store.steps, run["id"]):
+        if step["status"] != "completed":
+            continue
+        details = step["step_details"]
+        if details["type"] == "message_creation":
+            turns.append(
+                {"role": "assistant", "content": texts.get(details["message_creation"]["message_id"], "")}
+            )
+        else:
+            turns += _tool_turns(details["tool_calls"], turns)
+    return turns
+
+
+def _tool_turns(calls: list[JSON], before: list[JSON]) -> list[JSON]:
+    asked = [
+        {
+            "id": call["id"],
+            "type": "function",
+            "function": {k: call["function"][k] for k in ("name", "arguments")},
+        }
+        for call in calls
+    ]
+    answered = [
+        {"role": "tool", "tool_call_id": call["id"], "content": call["function"]["output"] or ""}
+        for call in calls
+    ]
+    # What a model says and the tools that it calls with it are one message.
+    said = before.pop()["content"] if before and before[-1]["role"] == "assistant" else None
+    return [{"role": "assistant", "content": said, "tool_calls": asked}, *answered]
+
+
+def _message(message: JSON) -> JSON:
+    return {"role": message["role"], "content": text_of(message)}
+
+
+def text_of(message: JSON) -> str:
+    """A message's text, with a note where a part of it is something else."""
+    notes = [f"[attached file {attachment.get('file_id')}]" for attachment in message["attachments"]]
+    return "\n".join([*(_part(part) for part in message["content"]), *notes])
+
+
+def _part(part: JSON) -> str:
+    match part["type"]:
+        case "text":
+            return str(part["text"]["value"])
+        case "image_url":
+            return f"[image {part['image_url']['url'][:200]}]"
+        case other:
+            return f"[{other} {part[other].get('file_id')}]"
+
+
+def _tool_choice(run: JSON, *, begun: bool) -> str | JSON | None:
+    # A tool that was asked for by name, or "required", has been called when there are outputs: asking for it
+    # again would never end.
+    choice: str | JSON | None = run["tool_choice"]
+    return choice if choice == "none" or not begun else "auto"
+
+
+def exhausted(conn: sa.Connection, run: JSON) -> str | None:
+    """The limit that the run's legs so far have used up, if any."""
+    used = _used(conn, run)
+    for limit, tokens in (
+        ("max_completion_tokens", "completion_tokens"),
+        ("max_prompt_tokens", "prompt_tokens"),
+    ):
+        if run[limit] is not None and used[tokens] >= run[limit]:
+            return limit
+    return None
+
+
+def _tokens_left(conn: sa.Connection, run: JSON) -> int | None:
+    limit: int | None = run["max_completion_tokens"]
+    return None if limit is None else limit - int(_used(conn, run)["completion_tokens"])
+
+
+def _used(conn: sa.Connection, run: JSON) -> JSON:
+    return wire.total_usage(list(store.step_usages(conn, run["id"]).values()))

@@ -1,0 +1,32 @@
+"""What the server says when it does not do what it was asked to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Refused(Exception):
+    """A request that is answered with an error object. `param` names the parameter that is at fault."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        type: str = "invalid_request_error",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = {"message": message, "type": type, "param": param, "code": code}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error object as it goes over the wire."""
+        return {"error": self.error}
+
+
+def not_found(noun: str, id: str) -> Refused:
+    """The refusal for an id that nothing has."""
+    return Refused(f"No {noun} found with id '{id}'.", status=404)

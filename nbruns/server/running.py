@@ -1,0 +1,125 @@
+"""A running server: uvicorn around the app, until it is told to stop or nobody needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator
+
+import sqlalchemy as sa
+import uvicorn
+
+from nbruns.server import store
+from nbruns.server.access import LOOPBACK, Gate
+from nbruns.server.app import Rooms, create_app
+from nbruns.server.database import Database
+from nbruns.server.engine import LIFETIME_SECONDS, Engine
+from nbruns.server.live import Hub
+from nbruns.server.models import Models
+
+#: How long open requests may take to end when the server stops. Streams are ended at once.
+STOP_SECONDS = 3
+
+
+def run(
+    listener: socket.socket,
+    database_url: str,
+    token: str | None,
+    idle_timeout: float | None,
+    on_ready: Callable[[str], None],
+    models: Models | None = None,
+    lifetime: int = LIFETIME_SECONDS,
+) -> None:
+    """Serve on a listening socket until the end."""
+    Server(listener, database_url, token, idle_timeout, on_ready, models, lifetime).run(sockets=[listener])
+
+
+def file_of(database_url: str) -> str | None:
+    """The file that a SQLite URL names; None for other databases."""
+    url = sa.make_url(database_url)
+    return url.database if url.get_backend_name() == "sqlite" else None
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says when it is ready, ends streams when it is to stop, and stops when idle."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        database_url: str,
+        token: str | None,
+        idle_timeout: float | None,
+        on_ready: Callable[[str], None],
+        models: Models | None,
+        lifetime: int,
+    ) -> None:
+        self._db = Database(database_url, store.log_events)
+        store.prepare(self._db.engine)
+        self._hub = Hub(self._db)
+        models = models or Models()
+        engine = Engine(self._db, models, lifetime)
+        host, port = listener.getsockname()[:2]
+        app = create_app(Rooms(self._db, engine, self._hub, models))
+        self._gate = Gate(app, token=token, hosts={*LOOPBACK, host} if is_loopback(host) else None)
+        self._idle_timeout = idle_timeout
+        self._on_ready = on_ready
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._watching: asyncio.Task[None] | None = None
+        super().__init__(
+            uvicorn.Config(
+                self._gate,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_SECONDS,
+                lifespan="on",
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._watching = asyncio.create_task(self._stop_when_idle())
+            self._on_ready(self._url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.close()
+        if self._watching is not None:
+            self._watching.cancel()
+        await super().shutdown(sockets)
+        await asyncio.to_thread(self._db.close)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, but a signal that has stopped the server is not raised again: `serve` just returns."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def _stop_when_idle(self) -> None:
+        if self._idle_timeout is None:
+            return
+        while True:
+            await asyncio.sleep(min(1.0, self._idle_timeout / 4))
+            if self._gate.idle_seconds() >= self._idle_timeout and not await self._db.read(
+                store.count_active
+            ):
+                self.should_exit = True
+                return
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback

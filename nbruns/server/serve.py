@@ -1,0 +1,88 @@
+"""The server as a process: a socket, a database, and the end of both."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from nbruns.errors import SetupError
+
+if TYPE_CHECKING:
+    from nbruns.server.models import Models
+
+DEFAULT_PORT = 8765
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    database_url: str,
+    token: str | None,
+    idle_timeout: float | None = None,
+    on_ready: Callable[[str], None] | None = None,
+    models: Models | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT, or until nobody has asked and no run was active for `idle_timeout` seconds.
+
+    `port` 0 takes any free one; `on_ready` is called with the server's URL (without /v1) when it answers.
+    `database_url` is SQLAlchemy's (sqlite:///FILE, postgresql://…). Without a `token`, whoever reaches the port
+    may use it. Raises SetupError where the port is taken, the database can't be used or a package is missing.
+    """
+    with _listening(host, port) as listener:
+        try:
+            from nbruns.server import running
+        except ModuleNotFoundError as error:
+            raise SetupError(
+                f"The server needs the package {error.name!r}, which is not installed. Install it with: "
+                "pip install 'nbruns[server]'"
+            ) from None
+        with _only_server_of(running.file_of(database_url)):
+            running.run(listener, database_url, token, idle_timeout, on_ready or print, models)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = "is in use" if taken else f"can't be listened on ({error.strerror or error})"
+            raise SetupError(
+                f"Port {port} on {host} {why}. Stop what is using it, or name another with --port "
+                "(--port 0 takes any free one)."
+            ) from None
+        listener.listen(512)
+        yield listener
+
+
+@contextmanager
+def _only_server_of(file: str | None) -> Iterator[None]:
+    """Hold a SQLite file against a second server, which would work on the same runs."""
+    if file is None:
+        yield
+        return
+    try:
+        lock = FileLock(f"{file}-lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SetupError(
+            f"Another server is using the database {file}. Use that one, or name another file with --database-url."
+        ) from None
+    except OSError as error:
+        raise SetupError(
+            f"The database {file} cannot be opened for writing ({error.strerror or error}). Name a file in a "
+            "folder that exists and is yours, with --database-url sqlite:///FILE."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

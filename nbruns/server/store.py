@@ -1,0 +1,310 @@
+"""The tables, and every query. Each function takes a connection and does one thing.
+
+An object is kept as the JSON that goes over the wire (`body`), next to the few columns that are asked for.
+Lists are in order of `seq`, which counts up as objects are created, so a cursor is one step in an index
+however many objects there are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from nbruns.errors import SetupError
+from nbruns.server.database import Event
+from nbruns.server.refusal import Refused
+
+JSON = dict[str, Any]
+
+#: Counts up with every change of the tables; a database with a higher number is from a newer nbruns.
+SCHEMA_VERSION = 1
+ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
+
+metadata = sa.MetaData()
+
+
+def _kind(name: str, *columns: sa.Column[Any] | sa.Index) -> sa.Table:
+    seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("seq", seq, sa.Identity(), primary_key=True),
+        sa.Column("id", sa.String(64), nullable=False, unique=True),
+        *columns,
+        sa.Column("body", sa.JSON, nullable=False),
+        sqlite_autoincrement=True,
+    )
+
+
+def _owner(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.String(64), nullable=True)
+
+
+assistants = _kind("assistants")
+threads = _kind("threads")
+messages = _kind(
+    "messages",
+    _owner("thread_id"),
+    _owner("run_id"),
+    sa.Index("messages_of_thread", "thread_id", "seq"),
+    sa.Index("messages_of_run", "run_id", "seq"),
+)
+runs = _kind(
+    "runs",
+    _owner("thread_id"),
+    _owner("assistant_id"),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("leg", sa.Integer, nullable=False, server_default="1"),
+    sa.Index("runs_of_thread", "thread_id", "seq"),
+    sa.Index("runs_of_assistant", "assistant_id", "seq"),
+    sa.Index("runs_of_model", "model", "seq"),
+    sa.Index("runs_of_status", "status", "seq"),
+)
+_is_active = runs.c.status.in_([sa.literal_column(f"'{status}'") for status in ACTIVE])
+# What locks a thread: the database itself allows one active run on it, whoever asks.
+sa.Index(
+    "one_active_run", runs.c.thread_id, unique=True, sqlite_where=_is_active, postgresql_where=_is_active
+)
+sa.Index("runs_to_expire", runs.c.expires_at, sqlite_where=_is_active, postgresql_where=_is_active)
+steps = _kind(
+    "steps",
+    _owner("thread_id"),
+    _owner("run_id"),
+    # Known when the model has finished; shown in the body only when the step has.
+    sa.Column("usage", sa.JSON(none_as_null=True)),
+    sa.Index("steps_of_run", "run_id", "seq"),
+    sa.Index("steps_of_thread", "thread_id"),
+)
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+meta = sa.Table(
+    "meta", metadata, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text)
+)
+
+
+def prepare(engine: sa.Engine) -> None:
+    """Create what is missing. Raises SetupError where the database is newer or cannot be written."""
+    try:
+        with engine.connect().execution_options(writes=True) as conn, conn.begin():
+            if sa.inspect(conn).has_table("meta"):
+                _check_version(conn)
+            metadata.create_all(conn)
+            upsert(conn, meta, {"key": "schema_version", "value": str(SCHEMA_VERSION)})
+    except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
+        raise SetupError(
+            f"The database {engine.url.render_as_string()} cannot be opened for writing ({error.orig}). "
+            "Name one that can be, with --database-url or database_url=…."
+        ) from None
+
+
+def _check_version(conn: sa.Connection) -> None:
+    version = conn.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
+    if version is not None and int(version) > SCHEMA_VERSION:
+        raise SetupError(
+            f"The database {conn.engine.url.render_as_string()} is from a newer nbruns (version {version} of the "
+            f"tables, this one knows {SCHEMA_VERSION}). Install that nbruns (pip install -U nbruns), or name "
+            "another database with --database-url."
+        )
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which part of a list is wanted."""
+
+    limit: int = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+    before: str | None = None
+
+
+def get(conn: sa.Connection, /, table: sa.Table, id: str, **owner: str) -> JSON | None:
+    """The object with that id, if it is there and `owner` (thread_id=…, run_id=…) is right."""
+    query = sa.select(table.c.body).where(table.c.id == id, *_matches(table, owner))
+    body: JSON | None = conn.scalar(query)
+    return body
+
+
+def add(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
+    """Store a new object. Columns that the body has too are taken from it."""
+    conn.execute(sa.insert(table).values(_row(table, body, columns)))
+
+
+def put(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
+    """Store an object, in the place of the one with its id where there is one."""
+    row = _row(table, body, columns)
+    if conn.execute(sa.update(table).where(table.c.id == body["id"]).values(row)).rowcount == 0:
+        conn.execute(sa.insert(table).values(row))
+
+
+def patch(
+    conn: sa.Connection, table: sa.Table, id: str, change: Mapping[str, Any], **owner: str
+) -> JSON | None:
+    """Change fields of an object and return it; None if it is not there."""
+    query = sa.select(table.c.body).where(table.c.id == id, *_matches(table, owner)).with_for_update()
+    body: JSON | None = conn.scalar(query)
+    if body is not None:
+        body |= change
+        conn.execute(sa.update(table).where(table.c.id == id).values(_row(table, body, {})))
+    return body
+
+
+def delete(conn: sa.Connection, table: sa.Table, id: str, **owner: str) -> bool:
+    """Delete an object; whether it was there."""
+    return conn.execute(sa.delete(table).where(table.c.id == id, *_matches(table, owner))).rowcount > 0
+
+
+def delete_thread(conn: sa.Connection, thread_id: str) -> bool:
+    """Delete a thread with its messages, runs, steps and events."""
+    its_runs = sa.select(runs.c.id).where(runs.c.thread_id == thread_id)
+    conn.execute(sa.delete(events).where(events.c.run_id.in_(its_runs)))
+    for table in (messages, steps, runs):
+        conn.execute(sa.delete(table).where(table.c.thread_id == thread_id))
+    return delete(conn, threads, thread_id)
+
+
+def listed(
+    conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str] | None = None
+) -> tuple[list[JSON], bool]:
+    """A page of objects, and whether there are more behind it."""
+    query = sa.select(table.c.body).where(*_matches(table, where or {}))
+    newest_first = page.order == "desc"
+    if page.after:
+        query = query.where(_beyond(conn, table, page.after, "after", older=newest_first))
+    if page.before:
+        query = query.where(_beyond(conn, table, page.before, "before", older=not newest_first))
+    # With `before` alone, the page is the one that ends there, so it is read backwards.
+    backwards = page.before is not None and page.after is None
+    query = query.order_by(table.c.seq.desc() if newest_first != backwards else table.c.seq.asc())
+    found: list[JSON] = list(conn.scalars(query.limit(page.limit + 1)))
+    items = found[: page.limit]
+    return (items[::-1] if backwards else items), len(found) > page.limit
+
+
+def _beyond(
+    conn: sa.Connection, table: sa.Table, id: str, param: str, *, older: bool
+) -> sa.ColumnElement[bool]:
+    seq = conn.scalar(sa.select(table.c.seq).where(table.c.id == id))
+    if seq is None:
+        raise Refused(f"'{param}' names nothing that is here: '{id}'.", param=param, code="invalid_value")
+    column: sa.ColumnElement[int] = table.c.seq
+    beyond: sa.ColumnElement[bool] = column < seq if older else column > seq
+    return beyond
+
+
+def active_run(conn: sa.Connection, thread_id: str) -> JSON | None:
+    """The run that locks a thread."""
+    body: JSON | None = conn.scalar(sa.select(runs.c.body).where(runs.c.thread_id == thread_id, _is_active))
+    return body
+
+
+def lock_thread(conn: sa.Connection, thread_id: str) -> JSON | None:
+    """The thread, held against others until the transaction ends."""
+    query = sa.select(threads.c.body).where(threads.c.id == thread_id).with_for_update()
+    body: JSON | None = conn.scalar(query)
+    return body
+
+
+def count_active(conn: sa.Connection) -> int:
+    """How many runs have not ended."""
+    return conn.scalar(sa.select(sa.func.count()).select_from(runs).where(_is_active)) or 0
+
+
+def runs_with_status(conn: sa.Connection, statuses: Collection[str]) -> list[tuple[JSON, int]]:
+    """Runs and the numbers of their legs."""
+    rows = conn.execute(
+        sa.select(runs.c.body, runs.c.leg).where(runs.c.status.in_(statuses)).order_by(runs.c.seq)
+    )
+    return [(row.body, row.leg) for row in rows]
+
+
+def overdue(conn: sa.Connection, now: int) -> list[JSON]:
+    """Active runs whose time is up."""
+    return list(conn.scalars(sa.select(runs.c.body).where(_is_active, runs.c.expires_at <= now)))
+
+
+def leg_of(conn: sa.Connection, run_id: str) -> int:
+    """The number of a run's current leg."""
+    return conn.scalar(sa.select(runs.c.leg).where(runs.c.id == run_id)) or 0
+
+
+def set_leg(conn: sa.Connection, run_id: str, leg: int) -> None:
+    """Begin another leg of a run."""
+    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(leg=leg))
+
+
+def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:
+    """A run's steps or messages, oldest first."""
+    return list(conn.scalars(sa.select(table.c.body).where(table.c.run_id == run_id).order_by(table.c.seq)))
+
+
+def step_usages(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
+    """What the steps of a run have used, as far as that is known."""
+    rows = conn.execute(sa.select(steps.c.id, steps.c.usage).where(steps.c.run_id == run_id))
+    return {row.id: row.usage for row in rows if row.usage}
+
+
+def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]:
+    """The thread's messages that were there before the run's own, or the last so many of them."""
+    of_thread = messages.c.thread_id == run["thread_id"]
+    others = sa.or_(messages.c.run_id.is_(None), messages.c.run_id != run["id"])
+    query = sa.select(messages.c.body).where(of_thread, others).order_by(messages.c.seq.desc())
+    return list(conn.scalars(query.limit(last) if last else query))[::-1]
+
+
+def last_event(conn: sa.Connection, run_id: str) -> int:
+    """The number of a run's latest event; 0 if it has none."""
+    return conn.scalar(sa.select(sa.func.max(events.c.number)).where(events.c.run_id == run_id)) or 0
+
+
+def log_events(conn: sa.Connection, emitted: Sequence[tuple[str, str, str]]) -> list[Event]:
+    """Number events and write them down; those of runs that are gone are dropped."""
+    last = {run_id: last_event(conn, run_id) for run_id in {run_id for run_id, _, _ in emitted}}
+    gone = {run_id for run_id, number in last.items() if not number and get(conn, runs, run_id) is None}
+    logged = []
+    for run_id, name, data in emitted:
+        if run_id not in gone:
+            last[run_id] += 1
+            logged.append(Event(run_id, last[run_id], name, data))
+    if logged:
+        conn.execute(sa.insert(events), [event._asdict() for event in logged])
+    return logged
+
+
+def events_after(conn: sa.Connection, run_id: str, number: int, limit: int) -> list[Event]:
+    """Up to `limit` of a run's events that follow the one of that number."""
+    query = sa.select(events).where(events.c.run_id == run_id, events.c.number > number)
+    return [Event(*row) for row in conn.execute(query.order_by(events.c.number).limit(limit))]
+
+
+def upsert(conn: sa.Connection, table: sa.Table, row: JSON) -> None:
+    """Write a row in the place of the one with its primary key."""
+    keys = [column == row[column.name] for column in table.primary_key]
+    if conn.execute(sa.update(table).where(*keys).values(row)).rowcount == 0:
+        conn.execute(sa.insert(table).values(row))
+
+
+def now() -> int:
+    """The time as the API states it."""
+    return int(time.time())
+
+
+def _matches(table: sa.Table, owner: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in owner.items()]
+
+
+def _row(table: sa.Table, body: JSON, columns: Mapping[str, Any]) -> JSON:
+    own = {name: body[name] for name in table.c.keys() & body.keys() if name != "usage"}
+    return {**own, **columns, "body": body}

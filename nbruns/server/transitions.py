@@ -1,0 +1,277 @@
+"""How a run gets from one status to the next. Each function is one write: the new states and their events
+are committed together or not at all, whoever else is at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from nbruns.server import store, wire
+from nbruns.server.database import Transaction
+from nbruns.server.refusal import Refused, not_found
+
+JSON = dict[str, Any]
+Ending = Literal["completed", "incomplete", "failed", "cancelled", "expired"]
+
+
+class _Open(NamedTuple):
+    """What becomes of what is unfinished when a run ends."""
+
+    step: str
+    step_time: str
+    message_reason: str
+
+
+#: A completed run has nothing unfinished, except what a leg began that was cut off and then went another way.
+_UNFINISHED: dict[Ending, _Open] = {
+    "completed": _Open("failed", "failed_at", "run_failed"),
+    "incomplete": _Open("completed", "completed_at", "max_tokens"),
+    "failed": _Open("failed", "failed_at", "run_failed"),
+    "cancelled": _Open("cancelled", "cancelled_at", "run_cancelled"),
+    "expired": _Open("expired", "expired_at", "run_expired"),
+}
+_RUN_TIME: dict[Ending, str] = {
+    "completed": "completed_at",
+    "incomplete": "completed_at",
+    "failed": "failed_at",
+    "cancelled": "cancelled_at",
+}
+CUT_OFF = {"code": "server_error", "message": "The server was stopped while this step was being made."}
+CANCELLABLE = ("queued", "in_progress", "requires_action")
+
+
+class Made(NamedTuple):
+    """A step or message as it is to be stored, and what a step has used."""
+
+    table: sa.Table
+    body: JSON
+    usage: JSON | None = None
+
+
+class Started(NamedTuple):
+    """A run, the leg that is to be started, and the number of the event that its stream comes behind."""
+
+    run: JSON
+    leg: int
+    after: int
+
+
+def create(
+    tx: Transaction, thread_id: str, params: JSON, lifetime: int, *, new_thread: JSON | None = None
+) -> Started:
+    """Put a run on a thread, with its additional messages."""
+    assistant = store.get(tx.conn, store.assistants, params["assistant_id"])
+    if assistant is None:
+        raise not_found("assistant", params["assistant_id"])
+    check_unlocked(tx, thread_id)
+    now = store.now()
+    for message in params.get("additional_messages") or []:
+        store.add(tx.conn, store.messages, wire.message(message, thread_id, now))
+    run = wire.run(assistant, params, thread_id, now, lifetime)
+    store.add(tx.conn, store.runs, run)
+    if new_thread is not None:
+        tx.emit(run["id"], "thread.created", new_thread)
+    tx.emit(run["id"], "thread.run.created", run)
+    tx.emit(run["id"], "thread.run.queued", run)
+    return Started(run, 1, 0)
+
+
+def create_thread(tx: Transaction, params: JSON) -> JSON:
+    """Create a thread with its first messages."""
+    now = store.now()
+    thread = wire.thread(params, now)
+    store.add(tx.conn, store.threads, thread)
+    for message in params.get("messages") or []:
+        store.add(tx.conn, store.messages, wire.message(message, thread["id"], now))
+    return thread
+
+
+def create_thread_and_run(tx: Transaction, params: JSON, lifetime: int) -> Started:
+    """Create a thread and put a run on it."""
+    thread = create_thread(tx, params.get("thread") or {})
+    return create(tx, thread["id"], params, lifetime, new_thread=thread)
+
+
+def add_message(tx: Transaction, thread_id: str, params: JSON) -> JSON:
+    """Put a message on a thread that no run is working on."""
+    if store.lock_thread(tx.conn, thread_id) is None:
+        raise not_found("thread", thread_id)
+    if (active := store.active_run(tx.conn, thread_id)) is not None:
+        raise Refused(f"Can't add messages to {thread_id} while a run {active['id']} is active.")
+    message = wire.message(params, thread_id, store.now())
+    store.add(tx.conn, store.messages, message)
+    return message
+
+
+def check_unlocked(tx: Transaction, thread_id: str) -> None:
+    """Refuse what an active run on the thread forbids."""
+    if store.lock_thread(tx.conn, thread_id) is None:
+        raise not_found("thread", thread_id)
+    if (active := store.active_run(tx.conn, thread_id)) is not None:
+        raise Refused(f"Thread {thread_id} already has an active run {active['id']}.")
+
+
+def begin_leg(tx: Transaction, run_id: str, leg: int) -> JSON | None:
+    """Set a run to work; None if this leg has nothing left to do."""
+    run = store.get(tx.conn, store.runs, run_id)
+    if run is None or store.leg_of(tx.conn, run_id) != leg:
+        return None
+    if run["status"] == "queued":
+        return _set(tx, run, status="in_progress", started_at=store.now())
+    return run if run["status"] in ("in_progress", "cancelling") else None
+
+
+def save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
+    """Store what a leg has made, with an event for each name."""
+    if store.get(tx.conn, store.runs, run_id) is None:
+        return
+    for table, body, usage in made:
+        store.put(tx.conn, table, body, **({"usage": usage} if usage else {}))
+    bodies = {body["object"]: body for _, body, _ in made}
+    for name in names:
+        tx.emit(run_id, name, bodies[name.rpartition(".")[0]])
+
+
+def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
+    """Complete a message and the step that made it."""
+    over = {"status": "completed", "completed_at": store.now()}
+    completed = (
+        Made(store.messages, message | over),
+        Made(store.steps, step | over | {"usage": wire.usage(usage)}, usage),
+    )
+    save(tx, run_id, completed, "thread.message.completed", "thread.run.step.completed")
+
+
+def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> None:
+    """Let a run wait for the outputs of the tool calls in `step`."""
+    run = _working(tx, run_id)
+    if run is None:
+        return
+    store.put(tx.conn, store.steps, step, usage=usage)
+    if run["status"] == "cancelling":
+        return _end(tx, run, "cancelled", {})
+    _close_unfinished(tx, run, _UNFINISHED["completed"], spared=step["id"])
+    calls = [_asked_for(call) for call in step["step_details"]["tool_calls"]]
+    action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
+    _set(tx, run, status="requires_action", required_action=action)
+
+
+def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]) -> Started:
+    """Take the outputs of a run's tool calls, and queue the run again."""
+    run = _existing(tx, thread_id, run_id)
+    if run["status"] != "requires_action" or run["expires_at"] <= store.now():
+        status = "expired" if run["status"] == "requires_action" else run["status"]
+        raise Refused(f'Runs in status "{status}" do not accept tool outputs.')
+    asked = [call["id"] for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]]
+    given = [output.get("tool_call_id") for output in outputs]
+    if sorted(asked) != sorted(map(str, given)):
+        raise Refused(
+            f"Expected tool outputs for call_ids {asked}, got {given}.",
+            param="tool_outputs",
+            code="invalid_value",
+        )
+    after = store.last_event(tx.conn, run_id)
+    _complete_calls(tx, run, {output["tool_call_id"]: output.get("output") or "" for output in outputs})
+    run = _set(tx, run, status="queued", required_action=None)
+    leg = store.leg_of(tx.conn, run_id) + 1
+    store.set_leg(tx.conn, run_id, leg)
+    return Started(run, leg, after)
+
+
+def cancel(tx: Transaction, thread_id: str, run_id: str) -> Started:
+    """Ask a run to stop. Where it waits for outputs nothing runs, so another leg is begun that ends it."""
+    run = _existing(tx, thread_id, run_id)
+    if run["status"] not in CANCELLABLE:
+        raise Refused(f"Cannot cancel run with status '{run['status']}'.")
+    leg = store.leg_of(tx.conn, run_id)
+    if run["status"] == "requires_action":
+        leg += 1
+        store.set_leg(tx.conn, run_id, leg)
+    return Started(_set(tx, run, status="cancelling", required_action=None), leg, 0)
+
+
+def expire(tx: Transaction, run_id: str) -> None:
+    """End a run whose time is up."""
+    run = store.get(tx.conn, store.runs, run_id)
+    if run is not None and run["status"] in store.ACTIVE and run["expires_at"] <= store.now():
+        _end(tx, run, "expired", {})
+
+
+def end(tx: Transaction, /, run_id: str, ending: Ending, unfinished: Sequence[Made] = (), **why: Any) -> None:
+    """End a run that is being worked on. `unfinished` is what its leg had begun, `why` the run's `last_error`
+    or `incomplete_details`."""
+    run = _working(tx, run_id)
+    if run is None:
+        return
+    save(tx, run_id, unfinished)
+    cancelled = run["status"] == "cancelling"
+    _end(tx, run, "cancelled" if cancelled else ending, {} if cancelled else why)
+
+
+def _existing(tx: Transaction, thread_id: str, run_id: str) -> JSON:
+    store.lock_thread(tx.conn, thread_id)
+    run = store.get(tx.conn, store.runs, run_id, thread_id=thread_id)
+    if run is None:
+        raise not_found("run", run_id)
+    return run
+
+
+def _working(tx: Transaction, run_id: str) -> JSON | None:
+    run = store.get(tx.conn, store.runs, run_id)
+    return run if run is not None and run["status"] in ("in_progress", "cancelling") else None
+
+
+def _set(tx: Transaction, run: JSON, **change: Any) -> JSON:
+    store.patch(tx.conn, store.runs, run["id"], change)
+    run = run | change
+    tx.emit(run["id"], f"thread.run.{run['status']}", run)
+    return run
+
+
+def _asked_for(call: JSON) -> JSON:
+    function = {name: call["function"][name] for name in ("name", "arguments")}
+    return {"id": call["id"], "type": "function", "function": function}
+
+
+def _complete_calls(tx: Transaction, run: JSON, outputs: Mapping[str, str]) -> None:
+    usages = store.step_usages(tx.conn, run["id"])
+    for step in store.of_run(tx.conn, store.steps, run["id"]):
+        if step["status"] == "in_progress":
+            for call in step["step_details"]["tool_calls"]:
+                call["function"]["output"] = outputs[call["id"]]
+            used = usages.get(step["id"], wire.NO_USAGE)
+            step |= {"status": "completed", "completed_at": store.now(), "usage": wire.usage(used)}
+            save(tx, run["id"], [Made(store.steps, step, used)], "thread.run.step.completed")
+
+
+def _end(tx: Transaction, run: JSON, ending: Ending, why: Mapping[str, Any]) -> None:
+    _close_unfinished(tx, run, _UNFINISHED[ending], error=why.get("last_error"))
+    change: JSON = {"status": ending, "required_action": None, **why}
+    if ending in _RUN_TIME:
+        change |= {_RUN_TIME[ending]: store.now(), "expires_at": None}
+    usages = store.step_usages(tx.conn, run["id"]).values()
+    _set(tx, run, **change, usage=wire.total_usage(list(usages)))
+
+
+def _close_unfinished(
+    tx: Transaction, run: JSON, become: _Open, *, error: JSON | None = None, spared: str | None = None
+) -> None:
+    now = store.now()
+    for message in store.of_run(tx.conn, store.messages, run["id"]):
+        if message["status"] == "in_progress":
+            reason = {"reason": become.message_reason}
+            body = message | {"status": "incomplete", "incomplete_details": reason, "incomplete_at": now}
+            store.put(tx.conn, store.messages, body)
+            tx.emit(run["id"], "thread.message.incomplete", body)
+    usages = store.step_usages(tx.conn, run["id"])
+    for step in store.of_run(tx.conn, store.steps, run["id"]):
+        if step["status"] == "in_progress" and step["id"] != spared:
+            used = usages.get(step["id"], wire.NO_USAGE)
+            body = step | {"status": become.step, become.step_time: now, "usage": wire.usage(used)}
+            if become.step == "failed":
+                body["last_error"] = error or CUT_OFF
+            store.put(tx.conn, store.steps, body, usage=used)
+            tx.emit(run["id"], f"thread.run.step.{become.step}", body)
