@@ -35,7 +35,7 @@ format: $(READY)  ## Sort imports, mend what can be mended, format
 	@$(BIN)/ruff format .
 
 bench: $(READY)  ## The measurements: make bench ARGS="-k stream"
-	@$(BIN)/python -m pytest tests/benchmarks $(ARGS)
+	@$(BIN)/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks $(ARGS)
 
 # Each part of the stack is named once, in pyproject.toml. No index URLs and no paths: the list is the same
 # whatever machine compiled it. Only wheels: nothing is compiled at installation.
@@ -48,7 +48,7 @@ requirements:  ## Compile requirements.txt anew (needs uv): make requirements AR
 $(PINNED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'nbruns needs Python 3.11 or newer, and $(PYTHON) is not one. Name one that is: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
-	@echo 'Setting up .venv once (about 160 packages)'
+	@echo 'Setting up .venv, once: about 160 packages, 1.1 GB, a minute or so'
 	@rm -rf .venv
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv && \
