@@ -1,0 +1,43 @@
+"""What is submitted for a tool call: a function's output, or an error, either as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nbruns.errors import ToolError
+from nbruns.objects import Run
+from nbruns.tools import Tool, as_tool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to one call. The API knows no errors here: the text tells the model that it is one."""
+
+    text: str
+    is_error: bool = False
+
+    @property
+    def output(self) -> str:
+        """What is submitted."""
+        return f"Error: {self.text}" if self.is_error else self.text
+
+
+def tools_by_name(tools: Iterable[Tool | Callable[..., Any]]) -> dict[str, Tool]:
+    """The functions as tools, by the name that the model knows them by."""
+    return {str(tool.name): tool for tool in map(as_tool, tools)}
+
+
+def answer(tool: Tool, arguments: str | Mapping[str, Any]) -> Answer:
+    """Call the tool; what it refuses or raises is an error for the model to read and the user to see."""
+    try:
+        return Answer(tool.call(arguments))
+    except ToolError as error:
+        return Answer(str(error), is_error=True)
+
+
+def answers_of(run: Run, tools: Mapping[str, Tool]) -> dict[str, Answer]:
+    """The answers of those calls for which there is a tool, by call id."""
+    calls = [call for call in run.tool_calls if call.type == "function" and call.name in tools]
+    return {call.id: answer(tools[call.name], call.arguments) for call in calls}

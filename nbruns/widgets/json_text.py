@@ -1,0 +1,49 @@
+"""JSON made readable, also while it is still being written: what is cut off stays cut off, what is no JSON
+is left alone. One pass over the text, so that streaming arguments can be shown at every update."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+
+_PART = re.compile(
+    r"""(?P<string>"(?:[^"\\]|\\.)*(?:"|\\?\Z))|(?P<sign>[{}\[\],:])|(?P<word>[^\s{}\[\],:"]+)|(?P<space>\s+)""",
+    re.DOTALL,
+)
+_CLASSES = {"string": "s", "word": "m", "key": "d"}
+INDENT = "  "
+
+
+def pretty_json_html(text: str) -> str:
+    """The text as HTML, escaped, indented and coloured where it is JSON or begins like it."""
+    if not text.lstrip().startswith(("{", "[")):
+        return escape(text, quote=False)
+    return "".join(_pieces(text))
+
+
+def _pieces(text: str) -> list[str]:
+    pieces: list[str] = []
+    depth, parts = 0, [part for part in _PART.finditer(text) if part.lastgroup != "space"]
+    following = [part[0] for part in parts[1:]] + [""]
+    for part, after in zip(parts, following, strict=True):
+        sign = part[0]
+        if part.lastgroup != "sign":
+            pieces.append(_coloured(part, is_key=after == ":"))
+        elif sign in "{[":
+            depth += 1
+            pieces.append(sign + ("" if after in ("}", "]", "") else _line(depth)))
+        elif sign in "}]":
+            depth = max(depth - 1, 0)
+            pieces.append(sign if pieces[-1:] in (["{"], ["["]) else _line(depth) + sign)
+        else:
+            pieces.append("," + _line(depth) if sign == "," else ": ")
+    return pieces
+
+
+def _line(depth: int) -> str:
+    return "\n" + INDENT * depth
+
+
+def _coloured(part: re.Match[str], is_key: bool) -> str:
+    name = _CLASSES["key" if is_key else str(part.lastgroup)]
+    return f'<span class="nbruns-{name}">{escape(part[0], quote=False)}</span>'

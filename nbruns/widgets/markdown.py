@@ -1,0 +1,215 @@
+"""Markdown to safe HTML, block by block, also while the text is still streaming.
+
+The text is cut at its top-level blocks, each of which is rendered on its own. A block is finished as soon as
+another one begins below it on a whole line: nothing that follows can change it, so it is rendered once and
+never again. Only the open block at the end is rendered at each update. The cuts depend on the text alone,
+not on the pieces in which it came: a saved transcript is what the live view showed.
+
+The text is hostile. HTML in it is text; images are named, never loaded; links lead to http, https and mailto
+only; and what comes out is sanitised all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import OptionsDict
+
+from nbruns.widgets.blocks import Block
+from nbruns.widgets.highlight import GrowingMarks, coloured_html, lexer_for, marks
+
+LINKS = frozenset({"http", "https", "mailto"})
+TAGS = {
+    *("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code"),
+    *("em", "strong", "s", "a", "span", "table", "thead", "tbody", "tr", "th", "td"),
+}
+ATTRIBUTES = {
+    "a": {"href", "title", "target"},
+    "span": {"class"},
+    "pre": {"data-language"},
+    "ol": {"start"},
+    "th": {"style"},
+    "td": {"style"},
+}
+
+_BLANK_LINES = re.compile(r"(?:[ \t]*\n)*")
+_FENCE = re.compile(r"( {0,3})(?:(`{3,})([^`\n]*)|(~{3,})([^\n]*))\n")
+# Signs at the end that may yet become a list, a heading, a rule, a table, a link or emphasis: shown once
+# they have, so that nothing is a huge heading for the twinkling of an eye.
+_HALF_SIGN = re.compile(
+    r"(?:(?<=\n)|\A)[ \t]*(?:[-=*+#>|~`_:][-=*+#>|~`_: ]*|\d{1,9}[.)]?)[ \t]*\Z|[*_~`]+\Z"
+)
+_HALF_TABLE = re.compile(r"(?:(?<=\n\n)|\A)\|[^\n]*(?:\n[|: -]*)?\Z")
+_HALF_LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\s]*\Z")
+_HALF_FENCE = re.compile(r"(?:(?<=\n)|\A) {0,3}[`~]+[ \t]*\Z")
+_EMPHASIS = (("`", re.compile(r"`(?!\s)")), ("**", re.compile(r"\*\*(?!\s)[^*]*\Z")))
+
+
+def sanitised(html: str) -> str:
+    """The HTML with everything taken out that Markdown has no need of."""
+    return nh3.clean(
+        html,
+        tags=TAGS,
+        attributes=ATTRIBUTES,
+        url_schemes=set(LINKS),
+        link_rel="noopener noreferrer",
+        filter_style_properties={"text-align"},
+    )
+
+
+def _highlighted(code: str, language: str, _attributes: str) -> str:
+    return _pre(code, language)
+
+
+def _pre(code: str, language: str) -> str:
+    coloured = coloured_html(code, marks(code, lexer_for(language)))
+    return f'<pre data-language="{escape(language)}"><code>{coloured}</code></pre>\n'
+
+
+def _named_image(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
+) -> str:
+    """A placeholder in the image's place: to load it would tell a stranger who reads this, and when."""
+    token = tokens[index]
+    name = renderer.renderInlineAsText(token.children, options, env) or str(token.attrGet("src") or "")
+    return f'<span class="nbruns-file">[image: {escape(name[:200])}]</span>'
+
+
+def _outside_link(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
+) -> str:
+    tokens[index].attrSet("target", "_blank")
+    return renderer.renderToken(tokens, index, options, env)
+
+
+def _is_link(url: str) -> bool:
+    return url.partition(":")[0].strip().lower() in LINKS
+
+
+def _markdown() -> MarkdownIt:
+    markdown = MarkdownIt("commonmark", {"html": False, "highlight": _highlighted})
+    markdown.enable(["table", "strikethrough"])
+    markdown.validateLink = _is_link  # type: ignore[method-assign]  # how markdown-it is told
+    markdown.add_render_rule("image", _named_image)
+    markdown.add_render_rule("link_open", _outside_link)
+    return markdown
+
+
+_RENDER = _markdown()
+_SPLIT = _markdown().disable("inline")  # top-level blocks only: several times as fast
+
+
+def markdown_html(text: str) -> str:
+    """A whole text as HTML."""
+    return "".join(block.to_html() for block in MarkdownBlocks("").update(text, complete=True))
+
+
+class MarkdownBlocks:
+    """The blocks of a text that grows. Keys are `prefix` and a number."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._text = ""
+        self._start = 0  # of the open block
+        self._finished: list[Block] = []
+        self._references: dict[str, Any] = {}  # [name]: url, which later blocks may use
+        self._code: GrowingMarks | None = None
+
+    def update(self, text: str, complete: bool = False) -> list[Block]:
+        """The blocks of `text`: the finished ones are the same objects as last time."""
+        text = text.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
+        if not text.startswith(self._text):  # not grown but rewritten
+            self.__init__(self._prefix)  # type: ignore[misc]  # from the start
+        self._text = text
+        while self._finish_some(complete):
+            pass
+        return self._finished + self._open()
+
+    def _finish_some(self, complete: bool) -> bool:
+        """Render blocks that can't change any more, once; whether there were any."""
+        if blank := _BLANK_LINES.match(self._text, self._start):
+            self._start = blank.end()
+        if fence := _FENCE.match(self._text, self._start):
+            return self._finish_code(fence, complete)
+        lines = self._text[self._start : None if complete else self._text.rfind("\n") + 1]
+        cuts = self._cuts(lines) + ([len(lines)] if complete and lines else [])
+        for begin, end in zip([0, *cuts], cuts, strict=False):
+            self._finish(lines[begin:end])
+        self._start += cuts[-1] if cuts else 0
+        return bool(cuts)
+
+    @staticmethod
+    def _cuts(lines: str) -> list[int]:
+        """Where the second and every later top-level block of `lines` begins."""
+        tokens = _SPLIT.parse(lines)
+        firsts = [token.map[0] for token in tokens if token.level == 0 and token.map and token.nesting >= 0]
+        offsets = [0]
+        for line in lines.split("\n"):
+            offsets.append(offsets[-1] + len(line) + 1)
+        return [offsets[first] for first in firsts[1:]]
+
+    def _finish_code(self, fence: re.Match[str], complete: bool) -> bool:
+        end = _closing(fence).search(self._text, fence.end())
+        if end is None and not complete:
+            return False
+        code = self._text[fence.end() : end.start() if end else None]
+        self._finished.append(self._code_block(fence, code, complete=True))
+        self._start = end.end() if end else len(self._text)
+        return True
+
+    def _finish(self, markdown: str) -> None:
+        if fence := _FENCE.match(markdown):
+            end = _closing(fence).search(markdown, fence.end())
+            code = markdown[fence.end() : end.start() if end else None]
+            self._finished.append(self._code_block(fence, code, complete=True))
+        elif html := self._html(markdown, self._references):
+            self._finished.append(self._block("text", html))
+
+    def _open(self) -> list[Block]:
+        rest = self._text[self._start :]
+        if fence := _FENCE.match(rest):
+            return [self._code_block(fence, _HALF_FENCE.sub("", rest[fence.end() :]), complete=False)]
+        # A copy: half a link definition must not stay.
+        known = dict(self._references.get("references", {}))
+        html = self._html(_tidy(rest), {"references": known})
+        return [self._block("text", html)] if html else []
+
+    def _html(self, markdown: str, references: dict[str, Any]) -> str:
+        return sanitised(_RENDER.render(markdown, references)).strip() if markdown.strip() else ""
+
+    def _code_block(self, fence: re.Match[str], code: str, complete: bool) -> Block:
+        language = ((fence[3] or fence[5] or "").split() or [""])[0]
+        code = re.sub(rf"^ {{1,{len(fence[1])}}}", "", code, flags=re.MULTILINE) if fence[1] else code
+        code = code.removesuffix("\n")
+        self._code = self._code or GrowingMarks(language)
+        block = self._block("code", code, self._code.update(code, complete), language)
+        if complete:
+            self._code = None
+        return block
+
+    def _block(self, kind: str, content: str, marked: str = "", language: str = "") -> Block:
+        return Block(f"{self._prefix}{len(self._finished)}", kind, content, marked, language)
+
+
+def _closing(fence: re.Match[str]) -> re.Pattern[str]:
+    sign = fence[2] or fence[4]
+    return re.compile(rf"^ {{0,3}}{re.escape(sign[0])}{{{len(sign)},}}[ \t]*\n", re.MULTILINE)
+
+
+def _tidy(markdown: str) -> str:
+    """An open block as it will most likely look: half signs left out, emphasis and code closed."""
+    shown = _HALF_LINK.sub(r"\1", _HALF_SIGN.sub("", _HALF_TABLE.sub("", markdown)))
+    last = shown.rpartition("\n\n")[2]
+    if "```" in last or "~~~" in last:
+        return shown
+    for sign, opened in _EMPHASIS:
+        if last.count(sign) % 2 and opened.search(last):
+            return shown.rstrip() + sign
+    return shown

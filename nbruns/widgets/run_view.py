@@ -1,0 +1,311 @@
+"""A run, live: what it says and does as it happens, and the form that answers its tool calls."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from nbruns.errors import NbrunsError, StreamError, TimeoutError, excerpt
+from nbruns.objects import Run
+from nbruns.snapshot import RunSnapshot
+from nbruns.tools import Tool
+from nbruns.widgets.answers import answers_of, tools_by_name
+from nbruns.widgets.saved import SavedDisplays
+from nbruns.widgets.tool_outputs_form import ToolOutputsForm
+from nbruns.widgets.transcript import Transcript, to_html
+from nbruns.widgets.transcript_view import TranscriptView
+from nbruns.widgets.waiting import wait_for
+
+if TYPE_CHECKING:
+    from nbruns.resources import Runs
+    from nbruns.stream import RunStream
+
+#: Seconds between two updates of the page: at least the first, and more where rendering takes longer.
+PACE = 0.05
+#: Seconds between two questions whether somebody else has answered the run, and at most.
+LOOK_FIRST, LOOK_MOST = 2.0, 10.0
+
+
+class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
+    """A live view of a run: its transcript and, when the run requires action, the form that answers.
+
+    `runs` is a client's `runs`, `stream` an open `RunStream`. `tools` are functions that the form offers to
+    run; with `auto=True` they answer by themselves, and the form appears only for calls that no function
+    answers. Reading goes on in a background thread: the cell returns at once.
+
+        view = client.runs.watch(thread, assistant, tools=[get_weather])
+        view            # shows it
+        run = view.wait()
+
+    When the run has ended, the output of the cell is plain HTML, and so is what the notebook saves.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        stream: RunStream,
+        *,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        auto: bool = False,
+    ) -> None:
+        self._runs = runs
+        self._stream = stream
+        self._tools = tools_by_name(tools)
+        self._auto = auto
+        self._snapshot = copy.deepcopy(stream.snapshot)  # the stream's own is its reader's
+        self._lock = threading.RLock()
+        self._transcript = Transcript()
+        self._problem = ""
+        self._error: BaseException | None = None
+        self._form: ToolOutputsForm | None = None
+        self._streams: queue.SimpleQueue[RunStream] = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._callbacks: list[Callable[[], object]] = []
+        self._displays = SavedDisplays()
+        self._page = TranscriptView(on_cancel=self._cancel_clicked)
+        super().__init__([self._page])
+        self.add_class("nbruns-view")
+        self._paint()
+        threading.Thread(target=self._live, name="nbruns-view", daemon=True).start()
+
+    @property
+    def run(self) -> Run | None:
+        """The run as last heard of; None until the stream has named it."""
+        return self.snapshot.run
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        """The run, its steps and messages so far."""
+        return self._snapshot
+
+    @property
+    def form(self) -> ToolOutputsForm | None:
+        """The form, while the run waits for answers that no function gives by itself."""
+        return self._form
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Wait until the run has ended and give it; the form works meanwhile, also under Run All.
+
+        Shows the view first if no cell has shown it. Raises TimeoutError after `timeout` seconds, and what
+        broke the stream if it could not be read to its end. Neither that nor interrupting the kernel
+        touches the run: wait again, or cancel it.
+        """
+        self._show_once()
+        if not wait_for(self._ended, timeout):
+            status = str(self.run.status).replace("_", " ") if self.run else "not known yet"
+            raise TimeoutError(
+                f"The run has not ended after {timeout:g} s; its status: {status}. "
+                "It goes on: wait() again, answer its form, or cancel() it."
+            )
+        if self._error is not None:
+            raise self._error
+        assert self.run is not None  # without a run there is an error
+        return self.run
+
+    def __await__(self) -> Generator[Any, None, Run]:
+        """`await view` is `view.wait()` for a cell that shares the kernel."""
+        self._show_once()
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        self._when_ended(lambda: loop.call_soon_threadsafe(ended.set))
+        yield from ended.wait().__await__()
+        return self.wait()
+
+    def cancel(self) -> None:
+        """Cancel the run. The view follows until the server says that it is cancelled."""
+        if self.run is None:
+            raise NbrunsError("There is no run to cancel yet: the stream has not named it.")
+        self._runs.cancel(self.run)
+        if self._form is not None:
+            self._streams.put(self._runs.retrieve_stream(self.run))
+
+    def on_done(self, callback: Callable[[Run], object]) -> None:
+        """Call `callback(run)` when the run has ended, or at once if it has."""
+        self._when_ended(lambda: self._call(callback))
+
+    def to_html(self) -> str:
+        """The transcript so far as HTML that needs no kernel and asks nothing of the network."""
+        with self._lock:
+            return to_html(self._transcript.blocks(self._snapshot, self._problem))
+
+    def _show_once(self) -> None:
+        """Show the view where it is waited for, if no cell has shown it: its form could not be answered."""
+        if not self._displays and not self._ended.is_set():
+            self._ipython_display_()
+
+    def _ipython_display_(self, **_: object) -> None:
+        with self._lock:
+            widget = {} if self._ended.is_set() else ipywidgets.VBox._repr_mimebundle_(self)
+            self._displays.show({**widget, **self._plain()})
+
+    def _plain(self) -> dict[str, str]:
+        return {"text/plain": f"RunView({self.run!r})", "text/html": self.to_html()}
+
+    # The life of the view: one stream after the other, until the run has ended. Runs in a thread of its own.
+
+    def _live(self) -> None:
+        try:
+            stream: RunStream | None = self._stream
+            while stream is not None:
+                self._follow(stream)
+                stream = self._next_stream()
+        except Exception as error:  # whatever it was, it is shown and raised by wait(), not lost in a thread
+            self._error = error
+            self._problem = _words(error)
+        self._end()
+
+    def _follow(self, stream: RunStream) -> None:
+        """Fold the stream's events in as they come, and paint at most every PACE seconds."""
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=_read, args=(stream, events), name="nbruns-reader", daemon=True).start()
+        while True:
+            more = self._fold(events)
+            began = time.monotonic()
+            self._paint()
+            if not more:
+                return
+            time.sleep(max(PACE, 2 * (time.monotonic() - began)))
+
+    def _fold(self, events: queue.SimpleQueue[Any]) -> bool:
+        """Wait for an event and fold in all that are there; whether there may be more."""
+        event = events.get()
+        with self._lock:
+            while not isinstance(event, (_End, BaseException)):
+                self._snapshot.apply(event.event, event.data.to_dict())
+                if events.empty():
+                    return True
+                event = events.get()
+        if isinstance(event, BaseException):
+            raise event
+        return False
+
+    def _next_stream(self) -> RunStream | None:
+        run = self.run
+        if run is not None and run.is_terminal:
+            return None
+        if run is None or run.status != "requires_action":  # somebody has closed the stream
+            raise StreamError("The stream was closed before the run had ended.", self._snapshot)
+        answers = answers_of(run, self._tools) if self._auto else {}
+        if answers and len(answers) == len(run.tool_calls):
+            return self._submitted(run, {key: answer.output for key, answer in answers.items()})
+        self._open_form(run, answers)
+        try:
+            return self._answered(run)
+        finally:
+            self._close_form()
+
+    def _open_form(self, run: Run, answers: Mapping[str, Any]) -> None:
+        form = ToolOutputsForm(
+            run, tools=self._tools.values(), on_submit=lambda given: self._submit(run, given)
+        )
+        for card in form.calls:
+            if card.call.id in answers:
+                card.answer = answers[card.call.id]
+        self._form = form
+        self.children = [self._page, form]
+
+    def _close_form(self) -> None:
+        form, self._form = self._form, None
+        self.children = [self._page]
+        if form is not None:
+            form.close()
+
+    def _submit(self, run: Run, outputs: dict[str, str]) -> None:
+        self._streams.put(self._submitted(run, outputs))
+
+    def _submitted(self, run: Run, outputs: dict[str, str]) -> RunStream:
+        with self._lock:
+            snapshot = copy.deepcopy(self._snapshot)
+        return self._runs.submit_tool_outputs_stream(run, outputs, snapshot=snapshot)
+
+    def _answered(self, run: Run) -> RunStream:
+        """Wait for the stream that an answer opens; follow the run if it was answered elsewhere."""
+        pause = LOOK_FIRST
+        while True:
+            try:
+                return self._streams.get(timeout=pause)
+            except queue.Empty:
+                pause = min(pause * 1.5, LOOK_MOST)
+            if self._form is not None and self._form.state != "submitting" and self._went_on(run):
+                return self._runs.retrieve_stream(run)
+
+    def _went_on(self, run: Run) -> bool:
+        try:
+            now = self._runs.retrieve(run)
+        except NbrunsError:
+            return False  # submitting will say what is wrong
+        return now.status != "requires_action" or now.tool_calls != run.tool_calls
+
+    def _paint(self) -> None:
+        with self._lock:
+            run = self.run
+            self._page.show(self._transcript.blocks(self._snapshot, self._problem))
+            self._page.cancellable = run is not None and not run.is_terminal and run.status != "cancelling"
+
+    def _end(self) -> None:
+        try:
+            self._paint()
+            with self._lock:
+                self._page.cancellable = False
+                self._displays.replace(self._plain())
+        finally:
+            self._ended.set()
+        for callback in self._callbacks:
+            callback()
+
+    def _when_ended(self, callback: Callable[[], object]) -> None:
+        with self._lock:
+            if not self._ended.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def _call(self, callback: Callable[[Run], object]) -> None:
+        if self.run is None or not self.run.is_terminal:
+            return
+        try:
+            callback(self.run)
+        except Exception as error:
+            self._say(f"on_done: {_words(error)}")
+
+    def _cancel_clicked(self) -> None:
+        threading.Thread(target=self._cancel_shown, name="nbruns-cancel", daemon=True).start()
+
+    def _cancel_shown(self) -> None:
+        try:
+            self.cancel()
+        except Exception as error:
+            self._say(f"The run was not cancelled. {_words(error)}")
+            self._page.refusals += 1
+
+    def _say(self, problem: str) -> None:
+        self._problem = problem
+        self._paint()
+        if self._ended.is_set():
+            self._displays.replace(self._plain())
+
+
+class _End:
+    """Put behind a stream's last event."""
+
+
+def _read(stream: RunStream, events: queue.SimpleQueue[Any]) -> None:
+    try:
+        with stream:
+            for event in stream:
+                events.put(event)
+    except BaseException as error:
+        events.put(error)
+    else:
+        events.put(_End())
+
+
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

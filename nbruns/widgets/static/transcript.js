@@ -1,0 +1,233 @@
+// The live view of a run's transcript. Python renders, this file only keeps the blocks and shows them.
+// State of one block: [id, kind, content] or, for code, [id, "code", text, marks, language].
+// A message {s: n, u: [...], o?: [ids]} brings blocks that are new, and splices for those that changed:
+// [id, start, drop, text] or, for code, [id, start, drop, text, start, drop, marks].
+
+const splice = (old, start, drop, text) => old.slice(0, start) + text + old.slice(start + drop);
+
+class Store {
+  constructor(model) {
+    this.model = model;
+    this.views = new Set();
+    model.on("change:state", () => this.load(model.get("state")));
+    model.on("msg:custom", (message) => this.receive(message));
+    this.load(model.get("state"));
+    this.ask();
+  }
+
+  load(state) {
+    this.seen = state?.s ?? 0;
+    this.asked = false;
+    this.blocks = new Map((state?.b ?? []).map((block) => [block[0], block]));
+    this.order = [...this.blocks.keys()];
+    this.views.forEach((view) => view.show(this.order));
+  }
+
+  // Messages may have been sent before this page listened: then the whole state is asked for, once.
+  receive({ s, u, o }) {
+    if (s <= this.seen) return;
+    if (s > this.seen + 1) return this.ask();
+    this.seen = s;
+    u.forEach((change) => this.change(change));
+    if (o) this.order = o;
+    this.views.forEach((view) => view.show(o ?? u.map((change) => change[0])));
+  }
+
+  change(change) {
+    const [id, start, drop, text, ...marks] = change;
+    if (typeof start === "string") {
+      if (!this.blocks.has(id)) this.order.push(id);
+      this.blocks.set(id, change);
+      return;
+    }
+    const block = [...this.blocks.get(id)];
+    block[2] = splice(block[2], start, drop, text);
+    if (marks.length) block[3] = splice(block[3], ...marks);
+    this.blocks.set(id, block);
+  }
+
+  ask() {
+    if (this.asked) return;
+    this.asked = true;
+    this.model.send({ hello: this.seen });
+  }
+}
+
+class View {
+  constructor(store, el) {
+    this.store = store;
+    this.nodes = new Map();
+    el.classList.add("nbruns");
+    this.bar = element("div", "nbruns-bar");
+    this.list = element("div", "nbruns-blocks");
+    this.scroll = element("div", "nbruns-scroll", { tabindex: "0", role: "region", "aria-label": "Transcript of the run" });
+    this.scroll.append(this.list);
+    el.append(this.bar, this.scroll);
+    this.bar.append((this.cancel = cancelButton(store.model)));
+    this.show(store.order);
+  }
+
+  show(ids) {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroll;
+    const follows = scrollHeight - scrollTop - clientHeight < 40;
+    ids.forEach((id) => this.draw(id, this.store.blocks.get(id)));
+    if (this.nodes.size !== this.store.order.length || ids === this.store.order) this.arrange();
+    this.tick();
+    if (follows) this.scroll.scrollTop = this.scroll.scrollHeight;
+  }
+
+  draw(id, block) {
+    if (!block) return;
+    let node = this.nodes.get(id);
+    if (!node) {
+      node = element("div", `nbruns-block nbruns-${block[1]}`);
+      this.nodes.set(id, node);
+      if (block[1] === "head") this.bar.prepend(node);
+      else this.list.append(node);
+    }
+    if (block[1] === "code") drawCode(node, block);
+    else morph(node, block[2]);
+  }
+
+  arrange() {
+    for (const [id, node] of this.nodes) if (!this.store.blocks.has(id) || !this.store.order.includes(id)) {
+      node.remove();
+      this.nodes.delete(id);
+    }
+    const wanted = this.store.order.map((id) => this.nodes.get(id)).filter((node) => node && node.parentNode === this.list);
+    wanted.forEach((node, place) => {
+      if (this.list.children[place] !== node) this.list.insertBefore(node, this.list.children[place] ?? null);
+    });
+  }
+
+  tick() {
+    const time = this.bar.querySelector("[data-since]");
+    if (time) time.textContent = duration(Math.max(0, Math.round(Date.now() / 1000 - Number(time.dataset.since))));
+  }
+}
+
+function cancelButton(model) {
+  const button = element("button", "nbruns-cancel", { type: "button" });
+  const show = () => {
+    button.hidden = !model.get("cancellable");
+    button.disabled = false;
+    button.textContent = "Cancel run";
+  };
+  button.addEventListener("click", () => {
+    button.disabled = true;
+    button.textContent = "Cancelling…";
+    model.send({ cancel: true });
+  });
+  model.on("change:cancellable", show);
+  model.on("change:refusals", show); // the server did not take it: the button is there again
+  show();
+  return button;
+}
+
+// Code: one node for each run of characters of one colour; those that stay the same are left alone.
+function drawCode(node, [, , text, marks, language]) {
+  if (!node.firstChild) node.append(codeFrame(language));
+  const code = node.querySelector("code");
+  const runs = decode(text, marks ?? "");
+  const shown = code.runs ?? [];
+  let same = 0;
+  while (same < shown.length && same < runs.length && shown[same].kind === runs[same].kind && shown[same].text === runs[same].text) same++;
+  while (code.childNodes.length > same) code.lastChild.remove();
+  code.append(...runs.slice(same).map(runNode));
+  code.runs = runs;
+}
+
+function codeFrame(language) {
+  const frame = document.createDocumentFragment();
+  const pre = element("pre");
+  if (language) pre.dataset.language = language;
+  pre.append(element("code"));
+  const copy = element("button", "nbruns-copy", { type: "button" });
+  copy.textContent = "Copy";
+  copy.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(pre.textContent);
+    copy.textContent = "Copied";
+    setTimeout(() => (copy.textContent = "Copy"), 1500);
+  });
+  frame.append(pre, copy);
+  return frame;
+}
+
+function decode(text, marks) {
+  const runs = [];
+  let start = 0;
+  for (const [, kind, length] of marks.matchAll(/([a-z_])(\d+)/g)) {
+    runs.push({ kind, text: text.slice(start, start + Number(length)) });
+    start += Number(length);
+  }
+  if (start < text.length) runs.push({ kind: "_", text: text.slice(start) });
+  return runs;
+}
+
+function runNode({ kind, text }) {
+  if (kind === "_") return document.createTextNode(text);
+  const span = element("span", `nbruns-${kind}`);
+  span.textContent = text;
+  return span;
+}
+
+// Make `node` hold `html` (sanitised in Python) and touch only what differs: selections, folded cards and
+// scroll positions stay as they are.
+function morph(node, html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  morphChildren(node, template.content);
+}
+
+function morphChildren(node, fresh) {
+  const wanted = [...fresh.childNodes];
+  wanted.forEach((child, place) => {
+    const old = node.childNodes[place];
+    if (!old) node.append(child);
+    else if (old.isEqualNode(child)) return;
+    else if (old.nodeType === 3 && child.nodeType === 3) old.data = child.data;
+    else if (old.nodeName !== child.nodeName || old.nodeType !== 1) old.replaceWith(child);
+    else {
+      morphAttributes(old, child);
+      morphChildren(old, child);
+    }
+  });
+  while (node.childNodes.length > wanted.length) node.lastChild.remove();
+}
+
+function morphAttributes(old, fresh) {
+  for (const { name } of [...old.attributes]) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
+}
+
+function duration(seconds) {
+  const two = (n) => String(n).padStart(2, "0");
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${two(seconds % 60)} s`;
+  return `${Math.floor(seconds / 3600)} h ${two(Math.floor(seconds / 60) % 60)} min`;
+}
+
+function element(tag, name = "", attributes = {}) {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
+  return node;
+}
+
+export default () => {
+  let store;
+  return {
+    initialize({ model }) {
+      store = new Store(model);
+    },
+    render({ el }) {
+      const view = new View(store, el);
+      store.views.add(view);
+      const clock = setInterval(() => view.tick(), 1000);
+      return () => {
+        clearInterval(clock);
+        store.views.delete(view);
+      };
+    },
+  };
+};

@@ -1,0 +1,198 @@
+"""The form that answers a run's tool calls: a card for each call, one Submit for all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+import anywidget
+import ipywidgets
+import traitlets
+
+from nbruns.errors import NbrunsError, excerpt
+from nbruns.objects import Run, ToolCall
+from nbruns.tools import Tool
+from nbruns.widgets.answers import tools_by_name
+from nbruns.widgets.call_card import CallCard
+
+STATIC = Path(__file__).parent / "static"
+State = Literal["open", "submitting", "submitted", "expired", "closed"]
+
+
+class FormHead(anywidget.AnyWidget):
+    """The form's title and its deadline, counted down by the page; it also brings the style sheet."""
+
+    _esm = STATIC / "form_head.js"
+    _css = STATIC / "nbruns.css"
+
+    title = traitlets.Unicode().tag(sync=True)
+    expires_at = traitlets.Float(None, allow_none=True).tag(sync=True)
+
+
+class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
+    """A form for the answers that a run waits for.
+
+    `tools` are functions that cards offer to run. `on_submit(outputs)` gets {tool_call_id: text} and sends
+    it; where it raises, the form says so, keeps all that was typed, and can be submitted again. Without
+    `on_submit`, read `outputs` when `state` is "submitted".
+
+        form = ToolOutputsForm(run, tools=[get_weather],
+                               on_submit=lambda outputs: client.runs.submit_tool_outputs(run, outputs))
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        on_submit: Callable[[dict[str, str]], object] | None = None,
+    ) -> None:
+        self.run = run
+        self._on_submit = on_submit
+        self._state: State = "open"
+        self._lock = threading.Lock()
+        known, functions = tools_by_name(tools), _functions(run)
+        #: A card for each call, in the order of the run's tool calls.
+        self.calls = [_card(call, functions, known) for call in run.tool_calls]
+        self._head = FormHead(title=_title(run.tool_calls), expires_at=run.expires_at)
+        self._submit = ipywidgets.Button(description="Submit", button_style="primary")
+        self._submit.on_click(lambda _: self._submit_clicked())
+        self._run_all = ipywidgets.Button(description="Run all functions", icon="play")
+        self._run_all.on_click(lambda _: threading.Thread(target=self.run_tools, daemon=True).start())
+        self._note = ipywidgets.HTML()
+        self._note.add_class("nbruns-invalid")
+        super().__init__([self._head, *self.calls, self._footer()])
+        self.add_class("nbruns-form")
+        self._deadline = self._start_clock()
+
+    def _footer(self) -> Any:
+        several = sum(card.can_run for card in self.calls) > 1
+        footer = ipywidgets.HBox([self._submit, *([self._run_all] if several else []), self._note])
+        footer.add_class("nbruns-footer")
+        return footer
+
+    @property
+    def state(self) -> State:
+        """open, submitting, submitted, expired, or closed (answered elsewhere)."""
+        return self._state
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The answers so far, {tool_call_id: text}."""
+        return {card.call.id: card.output for card in self.calls if card.output is not None}
+
+    def run_tools(self) -> None:
+        """Run the registered functions of all calls that have one and are unanswered."""
+        for card in self.calls:
+            if card.can_run and card.output is None:
+                try:
+                    card.run()
+                except ValueError:
+                    pass  # said at the card; the other functions can run
+
+    def submit(self) -> None:
+        """Submit all answers. Raises NbrunsError where a call is unanswered or the form is not open, and what
+        `on_submit` raised; the form shows it, too, and keeps what it holds."""
+        outputs = self._take()
+        try:
+            if self._on_submit is not None:
+                self._on_submit(outputs)
+        except BaseException as error:
+            self._enter("open", f"Not submitted; what you entered is still here. {_words(error)}")
+            raise
+        self._enter("submitted", "Submitted.")
+
+    def finish(self, words: str, state: State = "closed") -> None:
+        """Close the form for good and say why; what was typed can still be read."""
+        self._enter(state, words)
+
+    def close(self) -> None:
+        """Take the form away from every page."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for card in self.calls:
+            card.close()
+        self._head.close()
+        super().close()
+
+    def _take(self) -> dict[str, str]:
+        """The answers, and the right to submit them: whoever else asks is refused from now on."""
+        with self._lock:
+            if self._state != "open":
+                raise NbrunsError(f"The form can't be submitted: it is {self._state}.")
+            unanswered = [card for card in self.calls if card.output is None]
+            for card in unanswered:
+                card.say("This call is unanswered: enter an output, or report an error.")
+            if unanswered:
+                names = ", ".join(f"{card.call.name} ({card.call.id})" for card in unanswered)
+                words = f"Not submitted: {names} {'is' if len(unanswered) == 1 else 'are'} unanswered."
+                self._say(words)
+                raise NbrunsError(words)
+            self._state = "submitting"
+        self._show("Submitting …")
+        return self.outputs
+
+    def _enter(self, state: State, words: str) -> None:
+        with self._lock:
+            self._state = state
+        self._show(words)
+
+    def _show(self, words: str) -> None:
+        over = self._state != "open"
+        for control in (self._submit, self._run_all):
+            control.disabled = over
+        for card in self.calls:
+            card.freeze(over)
+        if self._state in ("submitted", "expired", "closed"):
+            self._head.expires_at = None
+        self._say(words)
+
+    def _say(self, words: str) -> None:
+        self._note.value = f'<span role="alert">{escape(words)}</span>' if words else ""
+
+    def _submit_clicked(self) -> None:
+        # In a thread: the kernel stays free, and the page hears that the button is disabled.
+        threading.Thread(target=self._submit_shown, name="nbruns-submit", daemon=True).start()
+
+    def _submit_shown(self) -> None:
+        try:
+            self.submit()
+        except Exception:
+            pass  # the form says it
+
+    def _start_clock(self) -> threading.Timer | None:
+        if not isinstance(self.run.expires_at, (int, float)):
+            return None
+        timer = threading.Timer(max(self.run.expires_at - time.time(), 0), self._expire)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _expire(self) -> None:
+        if self._state == "open":
+            self._enter("expired", "The run has expired: its answers came too late. Start another run.")
+
+
+def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
+    """The declared functions of the run's tools, by name."""
+    declared = [tool.get("function") for tool in run.tools or () if isinstance(tool, Mapping)]
+    return {str(function.get("name")): function for function in declared if isinstance(function, Mapping)}
+
+
+def _card(call: ToolCall, functions: Mapping[str, Mapping[str, Any]], tools: Mapping[str, Tool]) -> CallCard:
+    tool = tools.get(call.name) if call.type == "function" else None
+    return CallCard(call, functions.get(call.name, {}), tool)
+
+
+def _title(calls: list[ToolCall]) -> str:
+    return (
+        "1 tool call waits for an answer" if len(calls) == 1 else f"{len(calls)} tool calls wait for answers"
+    )
+
+
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

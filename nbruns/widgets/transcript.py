@@ -1,0 +1,264 @@
+"""A run as a list of keyed blocks of HTML: the one rendering for the live view, `to_html()` and the saved
+notebook. Everything in a run but its numbers came from outside, and is escaped or sanitised here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from nbruns.objects import Message, Run, RunStep, ToolCall
+from nbruns.snapshot import RunSnapshot
+from nbruns.widgets.blocks import Block
+from nbruns.widgets.highlight import coloured_html, lexer_for, marks
+from nbruns.widgets.json_text import pretty_json_html
+from nbruns.widgets.markdown import MarkdownBlocks
+
+STYLE = files("nbruns.widgets").joinpath("static/nbruns.css").read_text(encoding="utf-8")
+
+#: Why an answer is incomplete, in plain words.
+INCOMPLETE = {
+    "max_completion_tokens": "The answer was cut off: the run used up its max_completion_tokens.",
+    "max_prompt_tokens": "The run stopped: its prompt would be longer than max_prompt_tokens allows.",
+    "content_filter": "The answer was cut off by the content filter.",
+}
+#: What became of a run that did not complete, in plain words.
+ENDINGS = {
+    "cancelled": "The run was cancelled.",
+    "expired": "The run expired before it was completed: a run has ten minutes, the answers to its tool "
+    "calls included.",
+    "failed": "The run failed.",
+    "incomplete": "The run ended incomplete.",
+}
+
+
+class Transcript:
+    """The blocks of one run; finished parts are rendered once and kept."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, MarkdownBlocks] = {}
+        self._calls: dict[str, tuple[object, Block]] = {}
+
+    def blocks(self, snapshot: RunSnapshot, problem: str = "") -> list[Block]:
+        """What there is to see of the run now. `problem` is what kept us from seeing more."""
+        found = [Block("head", "head", head_html(snapshot)), *self._body(snapshot), *_ending(snapshot.run)]
+        if snapshot.error:
+            found.append(
+                _note("event", "error", _error_words("The server reported an error", snapshot.error))
+            )
+        return [*found, _note("problem", "error", problem)] if problem else found
+
+    def _body(self, snapshot: RunSnapshot) -> Iterator[Block]:
+        messages = {message.id: message for message in snapshot.messages}
+        for step in snapshot.steps:
+            if message := messages.pop(step.message_id or "", None):
+                yield from self._message(message)
+            yield from self._step(step, _awaited(snapshot.run))
+        for message in messages.values():  # a server that sends no steps
+            yield from self._message(message)
+        if not any(step.tool_calls for step in snapshot.steps):
+            yield from (self._call(call, None, {}) for call in _awaited(snapshot.run).values())
+
+    def _message(self, message: Message) -> Iterator[Block]:
+        text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/"))
+        yield from text.update(message.text, complete=message.status in ("completed", "incomplete"))
+        if names := _files(message):
+            listed = " ".join(f'<span class="nbruns-file">[{escape(name)}]</span>' for name in names)
+            yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
+
+    def _step(self, step: RunStep, awaited: Mapping[str, ToolCall]) -> Iterator[Block]:
+        for call in step.tool_calls:
+            yield self._call(call, step, awaited)
+        if step.last_error:
+            yield _note(f"{step.id}/error", "error", _error_words("This step failed", step.last_error))
+
+    def _call(self, call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> Block:
+        state = _call_state(call, step, awaited)
+        known = self._calls.get(call.id or "")
+        if known is None or known[0] != (call, state):
+            known = (call, state), Block(f"call/{call.id}", "call", call_html(call, state))
+            self._calls[call.id or ""] = known
+        return known[1]
+
+
+def _awaited(run: Run | None) -> dict[str, ToolCall]:
+    """The calls whose answer the run waits for, by id."""
+    return {call.id: call for call in run.tool_calls} if run and run.status == "requires_action" else {}
+
+
+def to_html(blocks: list[Block]) -> str:
+    """The blocks as HTML that needs nothing else: with its style, and readable without."""
+    head = "".join(block.to_html() for block in blocks if block.kind == "head")
+    body = "".join(block.to_html() for block in blocks if block.kind != "head")
+    return (
+        f'<div class="nbruns nbruns-saved"><style>{STYLE}</style><div class="nbruns-bar">{head}</div>'
+        '<div class="nbruns-scroll" tabindex="0" role="region" aria-label="Transcript of the run">'
+        f'<div class="nbruns-blocks">{body}</div></div></div>'
+    )
+
+
+def head_html(snapshot: RunSnapshot) -> str:
+    """Status, model, assistant, time and tokens in one line."""
+    run = snapshot.run
+    if run is None:
+        return '<span class="nbruns-badge" data-status="queued" role="status">starting</span>'
+    status = escape(str(run.status))
+    parts = [
+        f'<span class="nbruns-badge" data-status="{status}" role="status">{status.replace("_", " ")}</span>',
+        f'<span class="nbruns-model">{escape(str(run.model or ""))}</span>',
+        _elapsed_html(run),
+        _tokens_html(snapshot),
+        f'<span class="nbruns-id" title="{escape(_ids(run))}">{escape(str(run.id))}</span>',
+    ]
+    return '<span class="nbruns-dot"> · </span>'.join(part for part in parts if part)
+
+
+def _ids(run: Run) -> str:
+    return f"thread {run.thread_id}, assistant {run.assistant_id}"
+
+
+def _elapsed_html(run: Run) -> str:
+    begin = run.created_at_utc
+    if begin is None:
+        return ""
+    ends = (run.completed_at_utc, run.failed_at_utc, run.cancelled_at_utc)
+    end = next((end for end in ends if end), None)
+    if run.is_terminal:
+        return f'<span class="nbruns-time">{duration((end - begin).total_seconds())}</span>' if end else ""
+    return f'<span class="nbruns-time" data-since="{begin.timestamp():.0f}"></span>'  # the page counts
+
+
+def _tokens_html(snapshot: RunSnapshot) -> str:
+    run = snapshot.run
+    usages = [step.usage for step in snapshot.steps] if run is None or run.usage is None else [run.usage]
+    counted = [usage for usage in usages if usage and isinstance(usage.total_tokens, int)]
+    total = sum(usage.total_tokens for usage in counted)
+    split = f"{sum(u.prompt_tokens or 0 for u in counted):,} in, {sum(u.completion_tokens or 0 for u in counted):,} out"
+    return f'<span class="nbruns-tokens" title="{split}">{total:,} tokens</span>' if total else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def call_html(call: ToolCall, state: str) -> str:
+    """A tool call as a card that folds."""
+    render = _CALLS.get(str(call.type), _unknown_call)
+    name = f'<span class="nbruns-name">{escape(call.name)}</span>'
+    summary = f'<summary>{name} <span class="nbruns-state">{escape(state)}</span></summary>'
+    return f"<details open>{summary}{render(call)}</details>"
+
+
+def _call_state(call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> str:
+    if call.output is None and (step is None or call.id in awaited):
+        return "waits for an answer"
+    if step is None:
+        return ""
+    if step.status == "completed" and step.completed_at_utc and step.created_at_utc:
+        return duration((step.completed_at_utc - step.created_at_utc).total_seconds())
+    if step.status == "in_progress":
+        return "answered" if call.output is not None else "called"
+    return str(step.status or "").replace("_", " ")
+
+
+def _part(label: str, html: str, kind: str = "") -> str:
+    return f'<p class="nbruns-label">{label}</p><pre class="nbruns-part{kind}">{html}</pre>' if html else ""
+
+
+def _function_call(call: ToolCall) -> str:
+    output = "" if call.output is None else pretty_json_html(call.output) or "(empty)"
+    return _part("Arguments", pretty_json_html(call.arguments)) + _part("Output", output, " nbruns-output")
+
+
+def _code_interpreter_call(call: ToolCall) -> str:
+    detail = _detail(call)
+    code = call.arguments
+    outputs = "\n".join(_code_output(output) for output in detail.get("outputs") or ())
+    return _part("Code", coloured_html(code, marks(code, lexer_for("python")))) + _part("Output", outputs)
+
+
+def _code_output(output: Any) -> str:
+    if not isinstance(output, Mapping):
+        return ""
+    if output.get("type") == "logs":
+        return escape(str(output.get("logs") or ""))
+    image = output.get("image")
+    name = image.get("file_id") if isinstance(image, Mapping) else output.get("type")
+    return f'<span class="nbruns-file">[image: {escape(str(name))}]</span>'
+
+
+def _file_search_call(call: ToolCall) -> str:
+    results = [result for result in _detail(call).get("results") or () if isinstance(result, Mapping)]
+    return _part("Found", "\n".join(escape(_file_result(result)) for result in results))
+
+
+def _file_result(result: Mapping[str, Any]) -> str:
+    score = result.get("score")
+    return f"{result.get('file_name')}" + (f"  (score {score:.2f})" if isinstance(score, float) else "")
+
+
+def _unknown_call(call: ToolCall) -> str:
+    return _part("Details", pretty_json_html(json.dumps(_detail(call) or call.to_dict(), ensure_ascii=False)))
+
+
+def _detail(call: ToolCall) -> Mapping[str, Any]:
+    detail = call.to_dict().get(str(call.type))
+    return detail if isinstance(detail, Mapping) else {}
+
+
+_CALLS: dict[str, Callable[[ToolCall], str]] = {
+    "function": _function_call,
+    "code_interpreter": _code_interpreter_call,
+    "file_search": _file_search_call,
+}
+
+
+def _files(message: Message) -> list[str]:
+    """Names for what a message shows or cites but does not say: images and files."""
+    names: list[str] = []
+    for part in message.content if isinstance(message.content, list) else ():
+        if isinstance(part, Mapping):
+            names += _image_names(part) + _cited_names(part.get("text"))
+    return list(dict.fromkeys(names))
+
+
+def _image_names(part: Mapping[str, Any]) -> list[str]:
+    image = part.get(str(part.get("type")))
+    if part.get("type") not in ("image_file", "image_url") or not isinstance(image, Mapping):
+        return []
+    return [f"image: {image.get('file_id') or image.get('url')}"]
+
+
+def _cited_names(text: Any) -> list[str]:
+    annotations = text.get("annotations") if isinstance(text, Mapping) else None
+    found = [a for a in annotations or () if isinstance(a, Mapping)]
+    cited = [(a.get("text") or "", a.get(str(a.get("type")))) for a in found]
+    return [f"{text} {c.get('file_id')}".strip() for text, c in cited if isinstance(c, Mapping)]
+
+
+def _note(key: str, kind: str, words: str) -> Block:
+    return Block(key, kind, f"<p>{escape(words)}</p>")
+
+
+def _ending(run: Run | None) -> list[Block]:
+    if run is None or run.status not in ENDINGS:
+        return []
+    details = run.incomplete_details if isinstance(run.incomplete_details, Mapping) else {}
+    words = INCOMPLETE.get(str(details.get("reason"))) if run.status == "incomplete" else None
+    if words is None:
+        words = _error_words(ENDINGS[run.status].removesuffix("."), run.last_error or details)
+    return [_note("ending", "note" if run.status == "cancelled" else "error", words)]
+
+
+def _error_words(what: str, error: Any) -> str:
+    if not isinstance(error, Mapping):
+        return f"{what}."
+    reason = str(error.get("message") or error.get("reason") or "")
+    code = f" ({error['code']})" if error.get("code") else ""
+    return f"{what}: {reason}{code}" if reason or code else f"{what}."
