@@ -214,7 +214,7 @@ class Runs(Resource):
         opened = self._transport.open_stream(
             "POST", path, params=query, json=body | {"stream": True}, check=check
         )
-        return RunStream(self._transport, opened)
+        return RunStream(self._transport, opened, check=check)
 
     def retrieve(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
         """Ask for a run as it is now."""
@@ -329,15 +329,23 @@ class Runs(Resource):
         Its tool calls are answered in a form, which `tools` (Python functions) can fill in; with `auto=True` they
         answer by themselves. The cell returns at once; `view.wait()` waits for the end.
         """
+        stream = self._watched(thread, assistant, run, params)
         from nbruns.widgets import RunView
 
-        if run is not None:
-            stream = self.retrieve_stream(run, thread)
-        elif thread is not None and assistant is not None:
-            stream = self.create_stream(thread, assistant, **params)
-        else:
-            raise TypeError("watch() takes a thread and an assistant to start a run, or run=… to show one.")
         return RunView(self, stream, tools=tools, auto=auto)
+
+    def _watched(
+        self,
+        thread: ThreadArg | None,
+        assistant: AssistantArg | None,
+        run: RunArg | None,
+        params: Mapping[str, Any],
+    ) -> RunStream:
+        if run is not None:
+            return self.retrieve_stream(run, thread)
+        if thread is None or assistant is None:
+            raise TypeError("watch() takes a thread and an assistant to start a run, or run=… to show one.")
+        return self.create_stream(thread, assistant, **params)
 
     def _creation(
         self, thread: ThreadArg, assistant: AssistantArg, params: Mapping[str, Any]

@@ -15,7 +15,7 @@ from nbruns.errors import StreamError, excerpt
 from nbruns.objects import JSON, TERMINAL_STATUSES, APIObject, Message, MessageDelta, Run, parse_object
 from nbruns.snapshot import RunSnapshot
 from nbruns.sse import ServerSentEvent, iter_events
-from nbruns.transport import Transport, iter_chunks, path_of
+from nbruns.transport import Check, Transport, iter_chunks, path_of
 
 #: Seconds for which a dropped stream is carried on without any news from the server.
 CARRY_ON_DEADLINE = 60.0
@@ -52,11 +52,14 @@ class RunStream:
         opened: requests.Response | JSON,
         *,
         snapshot: RunSnapshot | None = None,
+        check: Check | None = None,
     ) -> None:
-        """`opened` is an event stream's response, or the JSON of a run to follow without one."""
+        """`opened` is an event stream's response, or the JSON of a run to follow without one; `check` finds the run
+        whose stream drops before it names one."""
         self.snapshot = snapshot or RunSnapshot()
         self._transport = transport
         self._response = opened if isinstance(opened, requests.Response) else None
+        self._check = check
         self._last_id: str | None = None
         self._ended = False
         self._closed = False
@@ -134,7 +137,7 @@ class RunStream:
             response.close()
 
     def _carry_on(self, damage: errors.NbrunsError | None) -> Iterator[Event]:
-        run = self.run
+        run = self.run or self._found()
         if run is None:
             told = excerpt((self.snapshot.error or {}).get("message") or damage or "No reason was given.")
             raise StreamError(f"The stream ended before it named a run. {told}", self.snapshot)
@@ -155,6 +158,10 @@ class RunStream:
                 time.sleep(_POLL_FIRST)
         if not self._ended and not self._closed:
             yield from self._ask(run, damage)
+
+    def _found(self) -> Run | None:
+        known = self._check() if self._check else None
+        return None if known is None else Run(known)
 
     def _rejoin(self, run: Run) -> Iterator[Event]:
         path = path_of("threads", run.thread_id, "runs", run.id, "stream")
