@@ -17,7 +17,7 @@ from nbruns.objects import Run
 from nbruns.snapshot import RunSnapshot
 from nbruns.tools import Tool
 from nbruns.widgets.answers import answers_of, tools_by_name
-from nbruns.widgets.saved import SavedDisplays
+from nbruns.widgets.saved import SavedDisplays, in_notebook
 from nbruns.widgets.tool_outputs_form import ToolOutputsForm
 from nbruns.widgets.transcript import Transcript, to_html
 from nbruns.widgets.transcript_view import TranscriptView
@@ -137,7 +137,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _show_once(self) -> None:
         """Show the view where it is waited for, if no cell has shown it: its form could not be answered."""
-        if not self._displays and not self._ended.is_set():
+        if in_notebook() and not self._displays and not self._ended.is_set():
             self._ipython_display_()
 
     def _ipython_display_(self, **_: object) -> None:
@@ -209,10 +209,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             if card.call.id in answers:
                 card.answer = answers[card.call.id]
         self._form = form
+        self._page.has_form = True
         self.children = [self._page, form]
 
     def _close_form(self) -> None:
         form, self._form = self._form, None
+        self._page.has_form = False
         self.children = [self._page]
         if form is not None:
             form.close()

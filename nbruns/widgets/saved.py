@@ -21,16 +21,28 @@ class SavedDisplays:
         return bool(self._ids)
 
     def show(self, bundle: dict[str, Any]) -> None:
-        """Display a widget's bundle in the output of the cell that runs."""
-        from IPython.display import display
-
+        """Display a widget's bundle in the output of the cell that runs; outside a notebook, print its text."""
+        display = _display()
+        if display is None:
+            print(bundle["text/plain"])
+            return
         self._ids.append(f"nbruns-{uuid.uuid4().hex}")
-        display(bundle, raw=True, display_id=self._ids[-1])  # type: ignore[no-untyped-call]
+        display(bundle, raw=True, display_id=self._ids[-1])
 
     def replace(self, bundle: dict[str, Any]) -> None:
         """Put a bundle in the place of every display so far."""
-        ipython = sys.modules.get("IPython")
-        if not self._ids or ipython is None or ipython.get_ipython() is None:
-            return
-        for display_id in self._ids:
-            ipython.display.display(bundle, raw=True, display_id=display_id, update=True)
+        display = _display()
+        for display_id in self._ids if display is not None else ():
+            display(bundle, raw=True, display_id=display_id, update=True)
+
+
+def in_notebook() -> bool:
+    """Whether there is a cell to display something in."""
+    return _display() is not None
+
+
+def _display() -> Any:
+    """IPython's display function, where a kernel sends what it displays to a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return ipython.display.display if ipython and hasattr(shell, "kernel") else None

@@ -27,7 +27,7 @@ class FormHead(anywidget.AnyWidget):
     """The form's title and its deadline, counted down by the page; it also brings the style sheet."""
 
     _esm = STATIC / "form_head.js"
-    _css = STATIC / "nbruns.css"
+    _css = STATIC / "form.css"
 
     title = traitlets.Unicode().tag(sync=True)
     expires_at = traitlets.Float(None, allow_none=True).tag(sync=True)

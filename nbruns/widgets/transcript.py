@@ -4,6 +4,7 @@ notebook. Everything in a run but its numbers came from outside, and is escaped 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from importlib.resources import files
@@ -16,7 +17,9 @@ from nbruns.widgets.highlight import coloured_html, lexer_for, marks
 from nbruns.widgets.json_text import pretty_json_html
 from nbruns.widgets.markdown import MarkdownBlocks
 
-STYLE = files("nbruns.widgets").joinpath("static/nbruns.css").read_text(encoding="utf-8")
+_SHEET = files("nbruns.widgets").joinpath("static/transcript.css").read_text(encoding="utf-8")
+#: The style sheet as every saved transcript carries it: without comments and line ends.
+STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
 #: Why an answer is incomplete, in plain words.
 INCOMPLETE = {

@@ -23,12 +23,14 @@ class TranscriptView(anywidget.AnyWidget):
     """
 
     _esm = STATIC / "transcript.js"
-    _css = STATIC / "nbruns.css"
+    _css = STATIC / "transcript.css"
 
     state = traitlets.Any(None).tag(sync=True, to_json=lambda _value, view: view._whole())
     #: Whether a Cancel button is there, and how many times cancelling has failed.
     cancellable = traitlets.Bool(False).tag(sync=True)
     refusals = traitlets.Int(0).tag(sync=True)
+    #: Whether the form is below: when it goes, the page stays with the transcript.
+    has_form = traitlets.Bool(False).tag(sync=True)
 
     def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
         self._lock = threading.RLock()

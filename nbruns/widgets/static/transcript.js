@@ -106,6 +106,22 @@ class View {
   }
 }
 
+// A form that goes takes its height with it, and the reader who has just submitted it would look at nothing.
+function stayWhenFormGoes(model, el) {
+  const stay = () => {
+    const form = el.nextElementSibling?.getBoundingClientRect();
+    if (model.get("has_form") || !form || form.bottom < 0 || form.top > innerHeight) return;
+    let frames = 0;
+    const look = () => {
+      if (el.nextElementSibling && frames++ < 60) return requestAnimationFrame(look);
+      requestAnimationFrame(() => el.scrollIntoView({ block: "nearest" }));
+    };
+    look();
+  };
+  model.on("change:has_form", stay);
+  return () => model.off("change:has_form", stay);
+}
+
 function cancelButton(model) {
   const button = element("button", "nbruns-cancel", { type: "button" });
   const show = () => {
@@ -220,12 +236,14 @@ export default () => {
     initialize({ model }) {
       store = new Store(model);
     },
-    render({ el }) {
+    render({ model, el }) {
       const view = new View(store, el);
+      const stop = stayWhenFormGoes(model, el);
       store.views.add(view);
       const clock = setInterval(() => view.tick(), 1000);
       return () => {
         clearInterval(clock);
+        stop();
         store.views.delete(view);
       };
     },
