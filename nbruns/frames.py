@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from nbruns.objects import JSON, MILLISECONDS_FROM, APIObject, Message, RunStep
+from nbruns.objects import JSON, MILLISECONDS_FROM, APIObject, Message, RunStep, items_of
 
 Read = Callable[[JSON], Any]
 
@@ -43,8 +43,8 @@ def _names(payload: JSON) -> list[str]:
 
 
 def _annotations(payload: JSON) -> list[Any]:
-    texts = (part.get("text") for part in payload.get("content") or () if isinstance(part, Mapping))
-    return [a for text in texts if isinstance(text, Mapping) for a in text.get("annotations") or ()]
+    texts = map(_get("text"), items_of(payload.get("content")))
+    return [a for text in texts if isinstance(text, Mapping) for a in items_of(text.get("annotations"))]
 
 
 # OpenAI's server wrote prompt_token_details, its description has prompt_tokens_details.
@@ -75,7 +75,7 @@ COLUMNS: dict[str, dict[str, tuple[str, Read]]] = {
         "error_code": (_CATEGORY, _get("last_error", "code")),
         "error_message": (_TEXT, _get("last_error", "message")),
         "incomplete_reason": (_CATEGORY, _get("incomplete_details", "reason")),
-        "n_tools": (_COUNT, lambda payload: len(payload.get("tools") or ())),
+        "n_tools": (_COUNT, lambda payload: len(items_of(payload.get("tools")))),
         "required_action": (_CATEGORY, _get("required_action", "type")),
         "metadata": (_OBJECT, _get("metadata")),
     },
@@ -101,7 +101,7 @@ COLUMNS: dict[str, dict[str, tuple[str, Read]]] = {
     "assistant": {
         **_columns(text="id name", category="model", time="created_at"),
         **_columns(text="description instructions"),
-        "tool_names": (_OBJECT, lambda payload: [_tool_name(tool) for tool in payload.get("tools") or ()]),
+        "tool_names": (_OBJECT, lambda payload: list(map(_tool_name, items_of(payload.get("tools"))))),
         "metadata": (_OBJECT, _get("metadata")),
     },
     "thread": {
@@ -111,7 +111,7 @@ COLUMNS: dict[str, dict[str, tuple[str, Read]]] = {
 }
 
 
-def _tool_name(tool: JSON) -> str:
+def _tool_name(tool: Any) -> str:
     return str(_get("function", "name")(tool) or _get("type")(tool))
 
 
@@ -134,6 +134,7 @@ def steps_frame(steps: Iterable[Any]) -> pd.DataFrame:
     """Run steps as a DataFrame, one row each. Columns: see COLUMNS["step"]; `duration` is a timedelta."""
     frame = _frame("step", steps)
     ended = frame["completed_at"].fillna(frame["failed_at"]).fillna(frame["cancelled_at"])
+    ended = ended.fillna(frame["expired_at"])
     return frame.assign(duration=_elapsed(frame["created_at"], ended))
 
 
@@ -153,13 +154,18 @@ def threads_frame(threads: Iterable[Any]) -> pd.DataFrame:
 
 
 def _frame(kind: str, objects: Iterable[Any]) -> pd.DataFrame:
-    payloads = list({id(p) if p.get("id") is None else p["id"]: p for p in map(_payload, objects)}.values())
+    payloads = list({_key(payload): payload for payload in map(_payload, objects)}.values())
     return pd.DataFrame(
         {
             name: _typed([read(payload) for payload in payloads], dtype)
             for name, (dtype, read) in COLUMNS[kind].items()
         }
     )
+
+
+def _key(payload: JSON) -> str | int:
+    given = payload.get("id")
+    return given if isinstance(given, str) else id(payload)
 
 
 def _payload(obj: Any) -> JSON:
@@ -184,7 +190,15 @@ def _category(values: list[Any]) -> pd.Series[Any]:
 
 
 def _numbers(values: list[Any]) -> pd.Series[Any]:
-    return pd.to_numeric(pd.Series(values, dtype="object"), errors="coerce").astype("Float64")
+    return pd.Series(list(map(_number, values)), dtype="Float64")
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) < 2**63 else None  # false for what is not a number, too
 
 
 def _count(values: list[Any]) -> pd.Series[Any]:

@@ -73,7 +73,7 @@ class APIObject:
             return utc(self._payload.get(name.removesuffix("_utc")))
         if name in self._fields:
             return None
-        known = ", ".join(sorted(self._payload))
+        known = excerpt(", ".join(sorted(self._fields | self._payload.keys())), 1000)
         raise AttributeError(f"{type(self).__name__} has no field {name!r}; its fields: {known}.")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -112,9 +112,19 @@ class APIObject:
         return f"<details><summary><code>{title}</code></summary><pre>{body}</pre></details>"
 
 
+def items_of(value: object) -> list[Any]:
+    """A list's items. A single text or object is a list of one (Alibaba sends those), anything else an empty one."""
+    if isinstance(value, (str, Mapping)):
+        return [value]
+    return value if isinstance(value, list) else []
+
+
 def excerpt_json(payload: object, limit: int = 10_000) -> str:
     """Indented JSON of at most `limit` characters."""
     text = json.dumps(payload, indent=2, ensure_ascii=False, default=str)
+    text = text.encode(
+        "utf-8", "backslashreplace"
+    ).decode()  # half a surrogate pair could not be sent anywhere
     return (
         text
         if len(text) <= limit
@@ -168,7 +178,7 @@ class ToolCall(APIObject):
 
 def _tool_calls(container: object) -> list[ToolCall]:
     calls = container.get("tool_calls") if isinstance(container, Mapping) else None
-    return [ToolCall(call) for call in calls or () if isinstance(call, Mapping)]
+    return [ToolCall(call) for call in items_of(calls) if isinstance(call, Mapping)]
 
 
 class Assistant(APIObject):
@@ -220,9 +230,7 @@ class Message(APIObject):
     @property
     def text(self) -> str:
         """The message's text and refusals, joined by a blank line; images and files are left out."""
-        content = self._payload.get("content") or []
-        parts = [content] if isinstance(content, (str, Mapping)) else content  # Alibaba sends a single object
-        return "\n\n".join(filter(None, map(_text_of, parts)))
+        return "\n\n".join(filter(None, map(_text_of, items_of(self._payload.get("content")))))
 
 
 def _text_of(part: object) -> str:
@@ -329,8 +337,8 @@ class MessageDelta(APIObject):
     @property
     def text(self) -> str:
         """The text that this delta adds."""
-        content = (self.delta or {}).get("content") or []
-        return "".join(map(_text_of, [content] if isinstance(content, Mapping) else content))
+        delta = self._payload.get("delta")
+        return "".join(map(_text_of, items_of(delta.get("content") if isinstance(delta, Mapping) else None)))
 
 
 class RunStepDelta(APIObject):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_type_hints, overload
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, TypeVar, get_type_hints, overload
 
 from nbruns.errors import ToolError, excerpt
 from nbruns.objects import JSON
@@ -52,21 +54,30 @@ class Tool:
 
     @functools.cached_property
     def _arguments(self) -> Any:
-        """A pydantic model with a field per parameter."""
+        """A pydantic model with a field per parameter, in their order."""
         from pydantic import ConfigDict, create_model
+        from pydantic.errors import PydanticUserError
 
-        fields = {name: self._field(parameter) for name, parameter in self._signature.parameters.items()}
-        return create_model(
-            self.name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields
-        )
+        # pydantic has names of its own (json, copy, model_…, _…): a parameter's name is its field's alias.
+        fields = {
+            f"p{i}": self._field(parameter) for i, parameter in enumerate(self._signature.parameters.values())
+        }
+        try:
+            return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+        except PydanticUserError as error:
+            raise TypeError(
+                f"{self.name}: its parameters can't be described to a model: {excerpt(error.message)}"
+            ) from error
 
     def _field(self, parameter: inspect.Parameter) -> tuple[Any, Any]:
+        from pydantic import Field
+
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise TypeError(
                 f"{self.name}: parameter {parameter} can't be named in a call; give it a plain name."
             )
-        required = parameter.default is parameter.empty
-        return self._hints.get(parameter.name, Any), ... if required else parameter.default
+        hint = Annotated[self._hints.get(parameter.name, Any), Field(alias=parameter.name)]
+        return hint, ... if parameter.default is parameter.empty else parameter.default
 
     @functools.cached_property
     def parameters(self) -> JSON:
@@ -90,17 +101,16 @@ class Tool:
         """
         values = self._validated(arguments)
         try:
-            result = self.function(**values)
+            return as_text(_awaited(self.function(**values)))
         except Exception as error:  # whatever a user's function raises is an output for the model
             raise ToolError(f"{self.name} raised {type(error).__name__}: {excerpt(error, 500)}") from error
-        return as_text(result)
 
     def _validated(self, arguments: str | Mapping[str, Any]) -> dict[str, Any]:
         from pydantic import ValidationError
 
         try:
             given = json.loads(arguments or "{}") if isinstance(arguments, str) else dict(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ToolError(f"{self.name}: the arguments are no JSON: {excerpt(arguments)}") from error
         try:
             model = self._arguments.model_validate(given)
@@ -109,7 +119,7 @@ class Tool:
                 f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()
             )
             raise ToolError(f"{self.name}: {excerpt(wrong, 500)}") from error
-        return {name: getattr(model, name) for name in self._signature.parameters}
+        return {name: getattr(model, f"p{i}") for i, name in enumerate(self._signature.parameters)}
 
 
 @overload
@@ -138,6 +148,18 @@ def tool_json(tool: Tool | Callable[..., Any] | Mapping[str, Any]) -> JSON:
     return dict(tool) if isinstance(tool, Mapping) else as_tool(tool).to_dict()
 
 
+def _awaited(result: Any) -> Any:
+    """What an async function gives, awaited on a loop of its own: the kernel's is taken by the cell that runs."""
+    if not inspect.isawaitable(result):
+        return result
+
+    async def wait() -> Any:
+        return await result
+
+    with ThreadPoolExecutor(1) as worker:
+        return worker.submit(asyncio.run, wait()).result()
+
+
 def as_text(value: Any) -> str:
     """A function's result as the text of a tool output: strings as they are, else JSON; cut at MAX_OUTPUT."""
     text = value if isinstance(value, str) else _json(value)
@@ -152,6 +174,10 @@ def _json(value: Any) -> str:
     try:
         from pydantic_core import to_json
 
-        return to_json(value, fallback=str).decode()
+        return to_json(value, fallback=_plain, inf_nan_mode="strings").decode()
     except ValueError:  # a cycle, or bytes that are no text
         return repr(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)  # tolist: NumPy's arrays and numbers
