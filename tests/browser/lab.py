@@ -24,6 +24,8 @@ import nbformat
 import requests
 from playwright.sync_api import ConsoleMessage, Error, Locator, Page, Request, WebSocket
 
+from nbruns.local_server import is_serving, local
+
 ROOT = Path(__file__).parent.parent.parent
 ARTEFACTS = Path(__file__).parent / "artefacts"
 START_SECONDS = 60
@@ -124,6 +126,13 @@ def running_lab(folder: Path) -> Iterator[Lab]:
         finally:
             process.terminate()
             process.wait(timeout=30)
+            _stop_local_server(Path(environment["NBRUNS_DATA"]))
+
+
+def _stop_local_server(data: Path) -> None:
+    """End the server that notebooks may have started: it outlives their kernels."""
+    if is_serving(data):
+        local(data).server.stop()
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -133,7 +142,7 @@ def _environment(folder: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not re.match("JUPYTER|IPYTHON|NBRUNS|OPENAI", name)
     }
-    variables = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR IPYTHONDIR MPLCONFIGDIR"
+    variables = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR IPYTHONDIR MPLCONFIGDIR NBRUNS_DATA"
     variables += " XDG_CONFIG_HOME XDG_DATA_HOME XDG_CACHE_HOME XDG_STATE_HOME XDG_RUNTIME_DIR HOME"
     own = {variable: str(folder / variable.lower()) for variable in variables.split()}
     for path in own.values():
