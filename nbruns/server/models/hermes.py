@@ -1,0 +1,83 @@
+"""Conversations with tools, put in words for small models whose own chat template knows none.
+
+Tools are listed in the system message as Hermes models were taught it, and a call is begun for the model
+in a last message of its own. What a call gave is put below the question as facts: a model of 135M
+parameters reads that best.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nbruns.server.models.contract import Prompt
+from nbruns.server.models.turn import text_of
+
+Messages = list[dict[str, str]]
+
+TOOLS = (
+    'You have tools. To call one, write <tool_call>{{"name": ..., "arguments": {{...}}}}</tool_call>.\n'
+    "<tools>\n{tools}\n</tools>"
+)
+FACTS = "Answer in one or two short sentences, from the facts given."
+DEFAULT = "You are a helpful assistant."
+
+
+def naming(prompt: Prompt, functions: list[dict[str, Any]]) -> Messages:
+    """What leads the model to the name of one of the functions."""
+    return _asking(prompt, functions, '{"name": "')
+
+
+def filling(prompt: Prompt, functions: list[dict[str, Any]], name: str) -> Messages:
+    """What leads the model to the arguments of the function of this name; begins as `naming` does."""
+    return _asking(prompt, functions, f'{{"name": {json.dumps(name)}, "arguments": ')
+
+
+def answering(prompt: Prompt) -> Messages:
+    """What leads the model to an answer in text, from the outputs where there are any."""
+    instructions, messages = _plain(prompt)
+    if any(message["role"] == "tool" for message in prompt.messages):
+        return [_system(f"{instructions or DEFAULT} {FACTS}"), *messages]
+    return [_system(instructions), *messages] if instructions else messages
+
+
+def shorter(messages: Messages) -> Messages:
+    """The messages without the oldest, or, where only the question is left, with the longest of them cut."""
+    last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
+    oldest = 1 if messages[0]["role"] == "system" else 0
+    if oldest < last:
+        return messages[:oldest] + messages[oldest + 1 :]
+    longest = max(range(len(messages)), key=lambda i: len(messages[i]["content"]))
+    text = messages[longest]["content"]
+    cut = {**messages[longest], "content": f"{text[: len(text) // 4]} … {text[-(len(text) // 4) :]}"}
+    return [*messages[:longest], cut, *messages[longest + 1 :]]
+
+
+def _asking(prompt: Prompt, functions: list[dict[str, Any]], begun: str) -> Messages:
+    instructions, messages = _plain(prompt)
+    tools = TOOLS.format(tools="\n".join(json.dumps(function) for function in functions))
+    call = {"role": "assistant", "content": f"<tool_call>\n{begun}"}
+    return [_system(instructions, tools), *messages, call]
+
+
+def _system(*parts: str) -> dict[str, str]:
+    return {"role": "system", "content": "\n".join(filter(None, parts))}
+
+
+def _plain(prompt: Prompt) -> tuple[str, Messages]:
+    """The instructions, and the messages of user and assistant, outputs put below what was asked."""
+    instructions: list[str] = []
+    messages: Messages = []
+    calls: dict[str, str] = {}
+    for message in prompt.messages:
+        text = text_of(message)
+        if message["role"] in ("system", "developer"):
+            instructions.append(text)
+        elif message["role"] == "tool":
+            facts = f"Facts from {calls.get(message['tool_call_id'], 'a tool')}: {text}"
+            messages[-1:] = [{**last, "content": f"{last['content']}\n\n{facts}"} for last in messages[-1:]]
+        elif text:
+            messages.append({"role": message["role"], "content": text})
+        for call in message.get("tool_calls") or ():
+            calls[call["id"]] = call["function"]["name"] + call["function"]["arguments"]
+    return "\n".join(instructions), messages
