@@ -119,12 +119,8 @@ class Database:
                 self._commit(jobs)
 
     def _commit(self, jobs: list[_Job]) -> None:
-        results: list[tuple[_Job, Any, Exception | None]] = []
         try:
-            with self.engine.connect().execution_options(writes=True) as conn, conn.begin():
-                transaction = Transaction(conn)
-                results = [_attempt(job, transaction) for job in jobs]
-                events = self._log(conn, transaction.emitted)
+            results, events = self._transact(jobs)
         except Exception as error:
             results, events = [(job, None, error) for job in jobs], []
         if events:
@@ -132,13 +128,28 @@ class Database:
         for job, value, failure in results:
             _deliver(job.done, value, failure)
 
+    def _transact(self, jobs: list[_Job], attempts: int = 3) -> tuple[list[_Result], list[Event]]:
+        try:
+            with self.engine.connect().execution_options(writes=True) as conn, conn.begin():
+                transaction = Transaction(conn)
+                results = [_attempt(job, transaction) for job in jobs]
+                return results, self._log(conn, transaction.emitted)
+        except sa.exc.IntegrityError:
+            # Another process has logged an event of the same run at the same moment; ours come behind it.
+            if attempts == 1:
+                raise
+            return self._transact(jobs, attempts - 1)
+
+
+_Result = tuple[_Job, Any, Exception | None]
+
 
 def encode(payload: object) -> str:
     """Compact JSON in ASCII: whatever characters a text has, it fits into a line of an event stream."""
     return json.dumps(payload, separators=(",", ":"))
 
 
-def _attempt(job: _Job, transaction: Transaction) -> tuple[_Job, Any, Exception | None]:
+def _attempt(job: _Job, transaction: Transaction) -> _Result:
     emitted = len(transaction.emitted)
     try:
         if not job.guarded:

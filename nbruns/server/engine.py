@@ -12,6 +12,7 @@ on from there (see `leg`).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -32,6 +33,7 @@ JSON = dict[str, Any]
 #: Ten minutes after its creation, a run expires.
 LIFETIME_SECONDS = 600
 SWEEP_SECONDS = 1.0
+RECOVER_SWEEPS = 10
 #: A leg ends its run itself when time is up. One that has not done so by then is gone.
 GRACE_SECONDS = 5
 #: Workflows started under another version are not recovered, so this changes only when legs can't carry on
@@ -128,8 +130,10 @@ class Engine:
 
     async def _recover(self) -> None:
         """Start the legs that DBOS does not know, and in the place of one that died of an error, the next."""
-        working = ("queued", "in_progress", "cancelling")
-        for run, leg in await self._db.read(store.runs_with_status, working):
+        runs = await self._db.read(store.runs_with_status, ("queued", "in_progress", "cancelling"))
+        for run, leg in runs:
+            if run["id"] in self._working:
+                continue
             status = await DBOS.get_workflow_status_async(_workflow_id(run["id"], leg))
             if status is None:
                 await self._start_leg(run["id"], leg)
@@ -138,12 +142,14 @@ class Engine:
                 await self._start_leg(run["id"], leg + 1)
 
     async def _sweep(self) -> None:
-        while True:
+        for sweeps in itertools.count(1):
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 await self._expire_overdue()
+                if sweeps % RECOVER_SWEEPS == 0:
+                    await self._recover()
             except Exception:
-                log.exception("Overdue runs could not be expired; trying again.")
+                log.exception("The runs could not be looked over; trying again.")
 
     async def _expire_overdue(self) -> None:
         now = store.now()

@@ -91,7 +91,7 @@ class Leg:
             )
         if finish.reason == "content_filter":
             error = {"code": "invalid_prompt", "message": "The model's content filter stopped the answer."}
-            return await self._end("failed", finish.usage, last_error=error)
+            return await self._end("failed", finish.usage, message_reason="content_filter", last_error=error)
         if self._tool_step is not None:
             await self._complete_message(wire.NO_USAGE)
             run_id, step = self._run["id"], self._called()
@@ -101,7 +101,7 @@ class Leg:
         await self._complete_message(finish.usage)
         await self._end("completed")
 
-    async def _end(self, ending: transitions.Ending, usage: JSON | None = None, **why: JSON) -> None:
+    async def _end(self, ending: transitions.Ending, usage: JSON | None = None, **why: Any) -> None:
         await self._db.write(transitions.end, self._run["id"], ending, self.unfinished(usage), **why)
 
     async def _open_message(self) -> JSON:

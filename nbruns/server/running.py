@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 import uvicorn
@@ -25,17 +26,17 @@ from nbruns.server.models import Models
 STOP_SECONDS = 3
 
 
-def run(
-    listener: socket.socket,
-    database_url: str,
-    token: str | None,
-    idle_timeout: float | None,
-    on_ready: Callable[[str], None],
-    models: Models | None = None,
-    lifetime: int = LIFETIME_SECONDS,
-) -> None:
-    """Serve on a listening socket until the end."""
-    Server(listener, database_url, token, idle_timeout, on_ready, models, lifetime).run(sockets=[listener])
+@dataclass(frozen=True)
+class Settings:
+    """What a server serves, and to whom. Without a token, whoever reaches it may use it."""
+
+    database_url: str
+    token: str | None
+    models: Models
+    #: Seconds without a request and an active run, after which the server stops; None: never.
+    idle_timeout: float | None = None
+    #: Seconds after its creation, after which a run expires.
+    run_lifetime: int = LIFETIME_SECONDS
 
 
 def file_of(database_url: str) -> str | None:
@@ -47,27 +48,17 @@ def file_of(database_url: str) -> str | None:
 class Server(uvicorn.Server):
     """uvicorn, which says when it is ready, ends streams when it is to stop, and stops when idle."""
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        database_url: str,
-        token: str | None,
-        idle_timeout: float | None,
-        on_ready: Callable[[str], None],
-        models: Models | None,
-        lifetime: int,
-    ) -> None:
-        self._db = Database(database_url, store.log_events)
+    def __init__(self, listener: socket.socket, settings: Settings, on_ready: Callable[[str], None]) -> None:
+        self._settings, self._on_ready = settings, on_ready
+        self._db = Database(settings.database_url, store.log_events)
         store.prepare(self._db.engine)
         self._hub = Hub(self._db)
-        models = models or Models()
-        engine = Engine(self._db, models, lifetime)
+        engine = Engine(self._db, settings.models, settings.run_lifetime)
+        app = create_app(Rooms(self._db, engine, self._hub, settings.models))
         host, port = listener.getsockname()[:2]
-        app = create_app(Rooms(self._db, engine, self._hub, models))
-        self._gate = Gate(app, token=token, hosts={*LOOPBACK, host} if is_loopback(host) else None)
-        self._idle_timeout = idle_timeout
-        self._on_ready = on_ready
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        hosts = {*LOOPBACK, host} if ipaddress.ip_address(host).is_loopback else None
+        self._gate = Gate(app, token=settings.token, hosts=hosts)
         self._watching: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
@@ -91,7 +82,7 @@ class Server(uvicorn.Server):
         if self._watching is not None:
             self._watching.cancel()
         await super().shutdown(sockets)
-        await asyncio.to_thread(self._db.close)
+        self._db.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -109,17 +100,8 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def _stop_when_idle(self) -> None:
-        if self._idle_timeout is None:
-            return
-        while True:
-            await asyncio.sleep(min(1.0, self._idle_timeout / 4))
-            if self._gate.idle_seconds() >= self._idle_timeout and not await self._db.read(
-                store.count_active
-            ):
+        patience = self._settings.idle_timeout
+        while patience is not None and not self.should_exit:
+            await asyncio.sleep(min(1.0, patience / 4))
+            if self._gate.idle_seconds() >= patience and not await self._db.read(store.count_active):
                 self.should_exit = True
-                return
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -27,23 +27,27 @@ def serve(
     idle_timeout: float | None = None,
     on_ready: Callable[[str], None] | None = None,
     models: Models | None = None,
+    run_lifetime: int = 600,
 ) -> None:
     """Serve until SIGTERM, SIGINT, or until nobody has asked and no run was active for `idle_timeout` seconds.
 
     `port` 0 takes any free one; `on_ready` is called with the server's URL (without /v1) when it answers.
     `database_url` is SQLAlchemy's (sqlite:///FILE, postgresql://…). Without a `token`, whoever reaches the port
-    may use it. Raises SetupError where the port is taken, the database can't be used or a package is missing.
+    may use it. `models` are those that runs can name (default: those built in). A run expires `run_lifetime` seconds
+    after its creation. Raises SetupError where the port is taken, the database can't be used or a package is missing.
     """
     with _listening(host, port) as listener:
         try:
             from nbruns.server import running
+            from nbruns.server.models import Models
         except ModuleNotFoundError as error:
             raise SetupError(
                 f"The server needs the package {error.name!r}, which is not installed. Install it with: "
                 "pip install 'nbruns[server]'"
             ) from None
         with _only_server_of(running.file_of(database_url)):
-            running.run(listener, database_url, token, idle_timeout, on_ready or print, models)
+            settings = running.Settings(database_url, token, models or Models(), idle_timeout, run_lifetime)
+            running.Server(listener, settings, on_ready or print).run(sockets=[listener])
 
 
 @contextmanager

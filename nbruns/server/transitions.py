@@ -200,15 +200,23 @@ def expire(tx: Transaction, run_id: str) -> None:
         _end(tx, run, "expired", {})
 
 
-def end(tx: Transaction, /, run_id: str, ending: Ending, unfinished: Sequence[Made] = (), **why: Any) -> None:
-    """End a run that is being worked on. `unfinished` is what its leg had begun, `why` the run's `last_error`
-    or `incomplete_details`."""
+def end(
+    tx: Transaction,
+    /,
+    run_id: str,
+    ending: Ending,
+    unfinished: Sequence[Made] = (),
+    message_reason: str | None = None,
+    **why: Any,
+) -> None:
+    """End a run that is being worked on. `unfinished` is what its leg had begun, `message_reason` why a message of
+    it stays incomplete, `why` the run's `last_error` or `incomplete_details`."""
     run = _working(tx, run_id)
     if run is None:
         return
     save(tx, run_id, unfinished)
     cancelled = run["status"] == "cancelling"
-    _end(tx, run, "cancelled" if cancelled else ending, {} if cancelled else why)
+    _end(tx, run, "cancelled" if cancelled else ending, {} if cancelled else why, message_reason)
 
 
 def _existing(tx: Transaction, thread_id: str, run_id: str) -> JSON:
@@ -247,8 +255,13 @@ def _complete_calls(tx: Transaction, run: JSON, outputs: Mapping[str, str]) -> N
             save(tx, run["id"], [Made(store.steps, step, used)], "thread.run.step.completed")
 
 
-def _end(tx: Transaction, run: JSON, ending: Ending, why: Mapping[str, Any]) -> None:
-    _close_unfinished(tx, run, _UNFINISHED[ending], error=why.get("last_error"))
+def _end(
+    tx: Transaction, run: JSON, ending: Ending, why: Mapping[str, Any], message_reason: str | None = None
+) -> None:
+    become = _UNFINISHED[ending]
+    if message_reason is not None:
+        become = become._replace(message_reason=message_reason)
+    _close_unfinished(tx, run, become, error=why.get("last_error"))
     change: JSON = {"status": ending, "required_action": None, **why}
     if ending in _RUN_TIME:
         change |= {_RUN_TIME[ending]: store.now(), "expires_at": None}

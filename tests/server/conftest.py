@@ -1,0 +1,54 @@
+"""One server in a thread for all tests of this folder; each test scripts models of its own on it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from served import Api, Scripted, Turn, thread_server
+
+from nbruns.server.models import Models
+
+_names = (f"scripted-{number}" for number in itertools.count(1))
+
+
+class Script:
+    """A scripted model on the server, and an assistant that answers with it."""
+
+    def __init__(self, api: Api, name: str, model: Scripted) -> None:
+        self.api, self.name, self.model = api, name, model
+
+    def assistant(self, **params: Any) -> str:
+        """The id of a new assistant."""
+        id: str = self.api.post("/assistants", {"model": self.name, **params})["id"]
+        return id
+
+
+@pytest.fixture(scope="session")
+def models() -> Models:
+    return Models()
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterator[str]:
+    with thread_server(tmp_path_factory.mktemp("server"), models) as url:
+        yield url
+
+
+@pytest.fixture
+def api(url: str) -> Api:
+    return Api(url)
+
+
+@pytest.fixture
+def script(api: Api, models: Models) -> Callable[..., Script]:
+    """script(turn, turn, …): a model that answers with these turns."""
+
+    def make(*turns: Turn) -> Script:
+        name, model = next(_names), Scripted(*turns)
+        models.add(name, model)
+        return Script(api, name, model)
+
+    return make

@@ -1,0 +1,239 @@
+"""A server to test against: in a thread of this process, with models that a test scripts, or in a process of its
+own that can be killed. Run as a program, this file is that process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+
+from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
+from nbruns.server.running import Server, Settings
+from nbruns.server.serve import serve
+from nbruns.sse import iter_events
+
+JSON = dict[str, Any]
+TOKEN = "correct horse"
+REPOSITORY = Path(__file__).parent.parent.parent
+#: A function tool, and a call of it in the pieces in which models send one.
+WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Weather in a city"}}
+CALL = (
+    ToolCallDelta(0, "call_oslo", "get_weather"),
+    ToolCallDelta(0, arguments='{"city":'),
+    ToolCallDelta(0, arguments='"Oslo"}'),
+    Finish("tool_calls", usage(20, 10)),
+)
+ANSWER = (TextDelta("Take "), TextDelta("a coat."), Finish("stop", usage(30, 5)))
+
+Turn = tuple[Delta | Exception | threading.Event | float, ...]
+
+
+class Scripted:
+    """A model that says what a test has enqueued, turn by turn. An event in a turn is waited for, a number slept."""
+
+    def __init__(self, *turns: Turn) -> None:
+        self.turns = deque(turns)
+        self.prompts: list[Prompt] = []
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        self.prompts.append(prompt)
+        for item in self.turns.popleft():
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, threading.Event):
+                await asyncio.get_running_loop().run_in_executor(None, item.wait, 30)
+            elif isinstance(item, int | float):
+                await asyncio.sleep(item)
+            else:
+                yield item
+
+
+class Slow:
+    """A model for servers that are killed: calls the first tool, if there is one, then counts, slowly."""
+
+    def __init__(self, words: int, pause: float) -> None:
+        self._words, self._pause = words, pause
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        if prompt.tools and prompt.messages[-1]["role"] != "tool":
+            await asyncio.sleep(self._pause)
+            for delta in CALL:
+                yield delta
+            return
+        for word in range(self._words):
+            yield TextDelta(f"{word} ")
+            await asyncio.sleep(self._pause)
+        yield Finish("stop", usage(10, self._words))
+
+
+class SentEvent(NamedTuple):
+    """An event as a stream has sent it."""
+
+    name: str
+    data: Any
+    id: int | None
+
+
+class Api:
+    """A bare client: what is sent is what the test says, what comes is what the server says."""
+
+    def __init__(self, url: str, token: str | None = TOKEN) -> None:
+        self.url = url
+        self.session = requests.Session()
+        if token is not None:
+            self.session.headers["Authorization"] = f"Bearer {token}"
+
+    def send(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
+        return self.session.request(method, f"{self.url}/v1{path}", json=body, timeout=30, **options)
+
+    def get(self, path: str, **query: Any) -> JSON:
+        return _ok(self.send("GET", path, params=query))
+
+    def post(self, path: str, body: Any = None) -> JSON:
+        return _ok(self.send("POST", path, {} if body is None else body))
+
+    def delete(self, path: str) -> JSON:
+        return _ok(self.send("DELETE", path))
+
+    def refused(self, method: str, path: str, body: Any = None, **options: Any) -> tuple[int, JSON]:
+        response = self.send(method, path, body, **options)
+        assert response.status_code >= 400, response.text
+        assert response.json().keys() == {"error"}
+        assert response.json()["error"].keys() == {"message", "type", "param", "code"}
+        return response.status_code, response.json()["error"]
+
+    def stream(self, path: str, body: JSON) -> Iterator[SentEvent]:
+        return sent_events(self.send("POST", path, {**body, "stream": True}, stream=True))
+
+    def rejoin(self, run: JSON, after: int | None = None) -> Iterator[SentEvent]:
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        path = f"/threads/{run['thread_id']}/runs/{run['id']}/stream"
+        return sent_events(self.send("GET", path, headers=headers, stream=True))
+
+    def thread_with(self, text: str = "What should I wear in Oslo?") -> str:
+        id: str = self.post("/threads", {"messages": [{"role": "user", "content": text}]})["id"]
+        return id
+
+    def run_path(self, run: JSON) -> str:
+        return f"/threads/{run['thread_id']}/runs/{run['id']}"
+
+    def until(self, run: JSON, *statuses: str) -> JSON:
+        """The run, as soon as it has one of these statuses; its stream tells when to look."""
+        while (now := self.get(self.run_path(run)))["status"] not in statuses:
+            for event in self.rejoin(now):
+                if (
+                    event.data != "[DONE]"
+                    and event.data.get("status") in statuses
+                    and "run.step" not in event.name
+                ):
+                    break
+        return now
+
+
+def sent_events(response: requests.Response) -> Iterator[SentEvent]:
+    """The events of a response, as they come; closing the iteration closes the connection."""
+    with response:
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        for event in iter_events(iter(lambda: response.raw.read1(65536), b"")):
+            if event.event == "done":
+                assert event.data == "[DONE]"
+                yield SentEvent("done", "[DONE]", None)
+            else:
+                yield SentEvent(event.event, json.loads(event.data), int(event.id or -1))
+
+
+def _ok(response: requests.Response) -> JSON:
+    assert response.status_code == 200, response.text
+    payload: JSON = response.json()
+    return payload
+
+
+@contextmanager
+def thread_server(folder: Path, models: Models) -> Iterator[str]:
+    """A server in a thread; what makes runs durable is one for a process, so there is one of these at a time."""
+    url, ready = [""], threading.Event()
+
+    def tell(at: str) -> None:
+        url[0] = at
+        ready.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(listener, Settings(f"sqlite:///{folder / 'thread.sqlite'}", TOKEN, models), tell)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        assert ready.wait(30)
+        yield url[0]
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+class ServerProcess:
+    """A server in a process, with the model `slow`."""
+
+    def __init__(self, database: Path, *arguments: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, str(database), *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url, self.process.stderr.read() if self.process.stderr else ""
+        self.api = Api(self.url)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self._ended()
+
+    def stop(self) -> int:
+        """End it in order; gives its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self._ended()
+
+    def _ended(self) -> int:
+        self.errors = self.process.communicate(timeout=30)[1]
+        return self.process.returncode
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("database")
+    parser.add_argument("--lifetime", type=int, default=600)
+    parser.add_argument("--idle-timeout", type=float)
+    parser.add_argument("--words", type=int, default=10)
+    parser.add_argument("--pause", type=float, default=0.05)
+    asked = parser.parse_args()
+    models = Models()
+    models.add("slow", Slow(asked.words, asked.pause))
+    serve(
+        port=0,
+        database_url=f"sqlite:///{asked.database}",
+        token=TOKEN,
+        idle_timeout=asked.idle_timeout,
+        on_ready=lambda url: print(url, flush=True),
+        models=models,
+        run_lifetime=asked.lifetime,
+    )
+
+
+if __name__ == "__main__":
+    _main()
