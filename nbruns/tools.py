@@ -34,7 +34,7 @@ class Tool:
         if not callable(function):
             raise TypeError(f"A tool is made from a function, not from {type(function).__name__}.")
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name: str = name or getattr(function, "__name__", type(function).__name__)
         if not _NAME.fullmatch(self.name):
             raise ValueError(
                 f"{self.name!r} is no tool's name: letters, digits, _ and -, at most 64. Pass name=…."
@@ -59,7 +59,7 @@ class Tool:
         from pydantic.errors import PydanticUserError
 
         # pydantic has names of its own (json, copy, model_…, _…): a parameter's name is its field's alias.
-        fields = {
+        fields: dict[str, Any] = {
             f"p{i}": self._field(parameter) for i, parameter in enumerate(self._signature.parameters.values())
         }
         try:
@@ -76,8 +76,9 @@ class Tool:
             raise TypeError(
                 f"{self.name}: parameter {parameter} can't be named in a call; give it a plain name."
             )
-        hint = Annotated[self._hints.get(parameter.name, Any), Field(alias=parameter.name)]
-        return hint, ... if parameter.default is parameter.empty else parameter.default
+        named = Field(alias=parameter.name)
+        required = parameter.default is parameter.empty
+        return Annotated[self._hints.get(parameter.name, Any), named], ... if required else parameter.default
 
     @functools.cached_property
     def parameters(self) -> JSON:
