@@ -35,7 +35,7 @@ format: $(READY)  ## Sort imports, mend what can be mended, format
 	@$(BIN)/ruff format .
 
 bench: $(READY)  ## The measurements: make bench ARGS="-k stream"
-	@$(BIN)/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks $(ARGS)
+	@$(BIN)/python -m pytest -s -q -o python_files='bench_*.py' -o python_functions='bench_*' tests/benchmarks $(ARGS)
 
 # Each part of the stack is named once, in pyproject.toml. No index URLs and no paths: the list is the same
 # whatever machine compiled it. Only wheels: nothing is compiled at installation.
