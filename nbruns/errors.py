@@ -160,6 +160,9 @@ class RunFailed(NbrunsError):
         why = error.get("message") or error.get("reason") or "no reason given"
         super().__init__(f"Run {run.id} ended as {run.status}: {excerpt(why)}")
 
+    def __reduce__(self) -> tuple[type[RunFailed], tuple[Run]]:
+        return type(self), (self.run,)
+
 
 class ToolError(NbrunsError):
     """A tool could not be called, or its function raised. The message is fit for the model to read."""
@@ -173,4 +176,4 @@ def excerpt(text: object, limit: int = EXCERPT) -> str:
     """The first `limit` characters of outside text, on one line and with control characters escaped."""
     shown = str(text)[: limit + 1]
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(shown.split()))
-    return line if len(shown) <= limit else line[: limit - 1] + "…"
+    return line if max(len(shown), len(line)) <= limit else line[: limit - 1] + "…"

@@ -34,7 +34,7 @@ class Tool:
         if not callable(function):
             raise TypeError(f"A tool is made from a function, not from {type(function).__name__}.")
         self.function = function
-        self.name: str = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         if not _NAME.fullmatch(self.name):
             raise ValueError(
                 f"{self.name!r} is no tool's name: letters, digits, _ and -, at most 64. Pass name=…."
