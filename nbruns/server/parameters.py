@@ -48,9 +48,9 @@ def tool(value: Any, name: str) -> JSON:
             "your own program runs those and submits their outputs."
         )
         raise Refused(message, param=f"{name}.type", code="unsupported_tool")
-    given = mapping({"type": choice("function"), "function": _FUNCTION}, "type", "function")(value, name)[
-        "function"
-    ]
+    if kind is not None:  # before what the object lacks: other types have other fields
+        choice("function")(kind, f"{name}.type")
+    given = _FUNCTION_TOOL(value, name)["function"]
     filled = {
         "name": given["name"],
         "description": given.get("description"),
@@ -116,6 +116,7 @@ def _text_object(value: str) -> JSON:
 _FUNCTION = mapping(
     {"name": function_name, "description": text(), "parameters": anything, "strict": boolean}, "name"
 )
+_FUNCTION_TOOL = mapping({"type": text(), "function": _FUNCTION}, "type", "function")
 _RESPONSE_FORMAT = mapping(
     {"type": choice("text", "json_object", "json_schema"), "json_schema": anything}, "type"
 )

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from served import Api, Scripted, Turn, thread_server
+from served import Api, Script, Scripted, Turn, thread_server
 
 from nbruns.server.models import Models
 
 _names = (f"scripted-{number}" for number in itertools.count(1))
-
-
-class Script:
-    """A scripted model on the server, and an assistant that answers with it."""
-
-    def __init__(self, api: Api, name: str, model: Scripted) -> None:
-        self.api, self.name, self.model = api, name, model
-
-    def assistant(self, **params: Any) -> str:
-        """The id of a new assistant."""
-        id: str = self.api.post("/assistants", {"model": self.name, **params})["id"]
-        return id
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ CALL = (
     ToolCallDelta(0, arguments='"Oslo"}'),
     Finish("tool_calls", usage(20, 10)),
 )
+OUTPUTS = {"tool_outputs": [{"tool_call_id": "call_oslo", "output": "-3 °C"}]}
 ANSWER = (TextDelta("Take "), TextDelta("a coat."), Finish("stop", usage(30, 5)))
 
 Turn = tuple[Delta | Exception | threading.Event | float, ...]
@@ -180,6 +182,42 @@ def thread_server(folder: Path, models: Models) -> Iterator[str]:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+class Script:
+    """A scripted model on a server, and assistants that answer with it."""
+
+    def __init__(self, api: Api, name: str, model: Scripted) -> None:
+        self.api, self.name, self.model = api, name, model
+
+    def assistant(self, **params: Any) -> str:
+        """The id of a new assistant."""
+        id: str = self.api.post("/assistants", {"model": self.name, **params})["id"]
+        return id
+
+
+Scripts = Callable[..., Script]
+
+
+def waiting_run(api: Api, script: Scripts, *turns: Turn, **params: Any) -> JSON:
+    """A run that requires action."""
+    assistant = script(CALL, *(turns or (ANSWER,))).assistant(tools=[WEATHER], **params)
+    run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+    return api.until(run, "requires_action")
+
+
+def names(events: Iterable[SentEvent]) -> list[str]:
+    """The names of events, a row of the same ones as one."""
+    return [name for name, _ in groupby(event.name for event in events)]
+
+
+def as_events(body: str) -> list[SentEvent]:
+    """The events of a recorded stream."""
+    events = []
+    for block in filter(None, body.split("\n\n")):
+        name, data = (line.partition(": ")[2] for line in block.split("\n"))
+        events.append(SentEvent(name, data if name == "done" else json.loads(data), None))
+    return events
 
 
 class ServerProcess:

@@ -7,12 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from served import WEATHER, Api, SentEvent, ServerProcess
+from served import OUTPUTS, WEATHER, Api, SentEvent, ServerProcess
 
 from nbruns.snapshot import RunSnapshot
 
 JSON = dict[str, object]
-TOOL_OUTPUTS = [{"tool_call_id": "call_oslo", "output": "-3 °C"}]
 
 
 def started(api: Api, **params: object) -> dict[str, object]:
@@ -65,7 +64,7 @@ def test_a_run_that_requires_action_waits_through_kills(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "db")
     assert server.api.get(server.api.run_path(run)) == waiting
     path = f"{server.api.run_path(run)}/submit_tool_outputs"
-    server.api.post(path, {"tool_outputs": TOOL_OUTPUTS})
+    server.api.post(path, OUTPUTS)
     server.kill()  # the submission has been answered, so it holds
     server = ServerProcess(tmp_path / "db")
     done = server.api.until(run, "completed")
@@ -160,9 +159,7 @@ def test_runs_expire_while_they_wait_while_they_work_and_while_nobody_serves(tmp
         "thread.run.expired",
         "done",
     ]
-    status, error = server.api.refused(
-        "POST", f"{server.api.run_path(late)}/submit_tool_outputs", {"tool_outputs": TOOL_OUTPUTS}
-    )
+    status, error = server.api.refused("POST", f"{server.api.run_path(late)}/submit_tool_outputs", OUTPUTS)
     assert (status, error["message"]) == (400, 'Runs in status "expired" do not accept tool outputs.')
     server.stop()
 
