@@ -1,0 +1,66 @@
+"""The public names: these, all of them, and nothing loaded before it is asked for."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import types
+
+import pytest
+
+import nbruns
+from nbruns import errors
+
+NAMES = {
+    *("Client", "local", "tool", "RunStream", "RunView", "ToolOutputsForm"),
+    *("runs_frame", "steps_frame", "messages_frame"),
+}
+ERRORS = {
+    name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NbrunsError)
+}
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_public_names_are_those_of_the_design_and_the_errors() -> None:
+    assert set(nbruns.__all__) == NAMES | ERRORS
+    assert len(nbruns.__all__) == len(set(nbruns.__all__))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES | ERRORS))
+def test_every_public_name_can_be_got_and_says_what_it_is(name: str) -> None:
+    value = getattr(nbruns, name)
+    assert not isinstance(value, types.ModuleType)
+    assert inspect.getdoc(value)
+
+
+def test_every_public_name_can_be_got_first() -> None:
+    code = "import nbruns, sys; [getattr(nbruns, name) for name in sorted(nbruns.__all__, reverse={})]; print('all')"
+    assert [python(code.format(order)) for order in (True, False)] == ["all", "all"]
+
+
+def test_dir_offers_the_public_names_before_they_are_loaded() -> None:
+    assert python("import nbruns; print(set(nbruns.__all__) <= set(dir(nbruns)))") == "True"
+
+
+def test_a_star_import_gives_the_public_names() -> None:
+    assert python("from nbruns import *; print(local.__name__, tool.__name__, TimeoutError.__module__)") == (
+        "local tool nbruns.errors"
+    )
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'nbruns' has no attribute 'locale'"):
+        _ = nbruns.locale
+
+
+@pytest.mark.parametrize("first", ["nbruns.local_server", "nbruns.tools", "nbruns.client", "nbruns.cli"])
+def test_no_module_takes_the_place_of_a_public_name(first: str) -> None:
+    code = f"import {first}, nbruns, inspect; print(inspect.isfunction(nbruns.local), inspect.isfunction(nbruns.tool))"
+    assert python(code) == "True True"
