@@ -38,7 +38,7 @@ PLAIN = "_"
 #: Longer code stays plain: a lexer may need seconds for it.
 LONGEST = 200_000
 #: How much of the code's end is coloured anew when the code grows.
-OPEN_END = 1_500
+OPEN_END = 600
 
 
 def lexer_for(language: str) -> Lexer | None:

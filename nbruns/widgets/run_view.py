@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from nbruns.resources import Runs
     from nbruns.stream import RunStream
 
-#: Seconds between two updates of the page: at least the first, and more where rendering takes longer.
+#: Seconds between two updates of the page, at least: twice as much where few events have come, because each
+#: message has some 60 bytes of its own, and more where rendering takes longer.
 PACE = 0.05
+FEW = 12
 #: Seconds between two questions whether somebody else has answered the run, and at most.
 LOOK_FIRST, LOOK_MOST = 2.0, 10.0
 
@@ -172,6 +174,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             if not more:
                 return
             time.sleep(max(PACE, 2 * (time.monotonic() - began)))
+            if events.qsize() < FEW:
+                time.sleep(PACE)
 
     def _fold(self, events: queue.SimpleQueue[Any]) -> bool:
         """Wait for an event and fold in all that are there; whether there may be more."""

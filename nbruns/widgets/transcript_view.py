@@ -64,8 +64,8 @@ class TranscriptView(anywidget.AnyWidget):
         self._sent += 1
         if not self._page_listens:
             return self._offer()
-        order = {} if appended else {"o": [self._ids[key] for key in self._blocks]}
-        self.send({"s": self._sent, "u": changes, **order})
+        order = [] if appended else [[self._ids[key] for key in self._blocks]]
+        self.send([self._sent, changes, *order])
 
     def _offer(self) -> None:
         """Until a page has said that it listens (a busy kernel would not hear it), send the whole state, but
@@ -75,10 +75,10 @@ class TranscriptView(anywidget.AnyWidget):
             self._offered = size
             self.send_state("state")
 
-    def _whole(self) -> dict[str, Any]:
+    def _whole(self) -> list[Any]:
         with self._lock:
             blocks = [[self._ids[key], *block.to_wire()] for key, block in self._blocks.items()]
-            return {"s": self._sent, "b": blocks}
+            return [self._sent, blocks]
 
     def _receive(self, _widget: object, content: Any, _buffers: object) -> None:
         if not isinstance(content, dict):

@@ -1,6 +1,6 @@
 // The live view of a run's transcript. Python renders, this file only keeps the blocks and shows them.
 // State of one block: [id, kind, content] or, for code, [id, "code", text, marks, language].
-// A message {s: n, u: [...], o?: [ids]} brings blocks that are new, and splices for those that changed:
+// A message [number, changes, order?] brings blocks that are new, and splices for those that changed:
 // [id, start, drop, text] or, for code, [id, start, drop, text, start, drop, marks].
 
 const splice = (old, start, drop, text) => old.slice(0, start) + text + old.slice(start + drop);
@@ -16,21 +16,27 @@ class Store {
   }
 
   load(state) {
-    this.seen = state?.s ?? 0;
+    const [number, blocks] = state ?? [0, []];
+    this.seen = number;
     this.asked = false;
-    this.blocks = new Map((state?.b ?? []).map((block) => [block[0], block]));
+    this.blocks = new Map(blocks.map((block) => [block[0], block]));
     this.order = [...this.blocks.keys()];
     this.views.forEach((view) => view.show(this.order));
   }
 
   // Messages may have been sent before this page listened: then the whole state is asked for, once.
-  receive({ s, u, o }) {
-    if (s <= this.seen) return;
-    if (s > this.seen + 1) return this.ask();
-    this.seen = s;
-    u.forEach((change) => this.change(change));
-    if (o) this.order = o;
-    this.views.forEach((view) => view.show(o ?? u.map((change) => change[0])));
+  receive([number, changes, order]) {
+    if (number <= this.seen) return;
+    if (number > this.seen + 1) return this.ask();
+    this.seen = number;
+    changes.forEach((change) => this.change(change));
+    if (order) this.arrange(order);
+    this.views.forEach((view) => view.show(order ?? changes.map((change) => change[0])));
+  }
+
+  arrange(order) {
+    this.order = order;
+    this.blocks = new Map(order.map((id) => [id, this.blocks.get(id)]));
   }
 
   change(change) {
@@ -90,7 +96,7 @@ class View {
   }
 
   arrange() {
-    for (const [id, node] of this.nodes) if (!this.store.blocks.has(id) || !this.store.order.includes(id)) {
+    for (const [id, node] of this.nodes) if (!this.store.blocks.has(id)) {
       node.remove();
       this.nodes.delete(id);
     }
