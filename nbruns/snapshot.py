@@ -12,7 +12,7 @@ reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nbruns.objects import JSON, Message, Run, RunStep, Thread, ToolCall
@@ -42,9 +42,9 @@ class RunSnapshot:
         #: Events whose name or shape is not known; they change nothing.
         self.ignored = 0
 
-    def apply(self, name: str, payload: Mapping[str, Any]) -> None:
+    def apply(self, name: str, payload: JSON) -> None:
         """Fold one event in. `payload` is its parsed data, which is not changed."""
-        fold = _fold_for(name, payload) if isinstance(payload, Mapping) else None
+        fold = _fold_for(name, payload) if isinstance(payload, dict) else None
         if fold is None:
             self.ignored += 1
             return
@@ -92,48 +92,56 @@ class RunSnapshot:
         value: _T = self._read[name]
         return value
 
-    def _set_run(self, payload: Mapping[str, Any]) -> None:
+    def _set_run(self, payload: JSON) -> None:
         self._run = dict(payload)
 
-    def _set_thread(self, payload: Mapping[str, Any]) -> None:
+    def _set_thread(self, payload: JSON) -> None:
         self._thread = dict(payload)
 
-    def _set_step(self, payload: Mapping[str, Any]) -> None:
-        self._steps[str(payload.get("id"))] = _growable(payload)
+    def _set_step(self, payload: JSON) -> None:
+        self._steps[payload["id"]] = _growable(payload)
 
-    def _set_message(self, payload: Mapping[str, Any]) -> None:
+    def _set_message(self, payload: JSON) -> None:
         content = payload.get("content")
-        listed = (
-            {"content": [content]} if isinstance(content, Mapping) else {}
-        )  # Alibaba sends a single object
-        self._messages[str(payload.get("id"))] = _growable({**payload, **listed})
+        listed = {"content": [content]} if isinstance(content, dict) else {}  # Alibaba sends a single object
+        self._messages[payload["id"]] = _growable({**payload, **listed})
 
-    def _grow_step(self, payload: Mapping[str, Any]) -> None:
-        known = self._steps.setdefault(str(payload.get("id")), self._started(payload, "thread.run.step"))
-        _merge(known, payload.get("delta"))
-
-    def _grow_message(self, payload: Mapping[str, Any]) -> None:
-        started = {"role": "assistant", "content": []}
-        known = self._messages.setdefault(
-            str(payload.get("id")), self._started(payload, "thread.message") | started
+    def _grow_step(self, payload: JSON) -> None:
+        _merge(
+            self._steps.get(payload["id"]) or self._started(self._steps, payload, {}), payload.get("delta")
         )
-        _merge(known, payload.get("delta"))
 
-    def _started(self, payload: Mapping[str, Any], kind: str) -> JSON:
-        run = self._run or {}
-        ids = {
-            "run_id": run.get("id"),
-            "thread_id": run.get("thread_id"),
-            "assistant_id": run.get("assistant_id"),
+    def _grow_message(self, payload: JSON) -> None:
+        known = self._messages.get(payload["id"])
+        empty = {"role": "assistant", "content": []}
+        _merge(known or self._started(self._messages, payload, empty), payload.get("delta"))
+
+    def _started(self, known: dict[str, Any], payload: JSON, more: JSON) -> JSON:
+        """What a delta grows whose object no event has announced."""
+        ids = (
+            {name: self._run[name] for name in ("thread_id", "assistant_id") if name in self._run}
+            if self._run
+            else {}
+        )
+        kind = str(payload.get("object")).removesuffix(".delta")
+        run_id = self._run.get("id") if self._run else None
+        started = {
+            "id": payload["id"],
+            "object": kind,
+            "status": "in_progress",
+            "run_id": run_id,
+            **ids,
+            **more,
         }
-        return {"id": payload.get("id"), "object": kind, "status": "in_progress", **ids}
+        known[payload["id"]] = started
+        return started
 
-    def _set_error(self, payload: Mapping[str, Any]) -> None:
+    def _set_error(self, payload: JSON) -> None:
         error = payload.get("error")
-        self.error = dict(error) if isinstance(error, Mapping) else dict(payload)
+        self.error = dict(error) if isinstance(error, dict) else dict(payload)
 
 
-Fold = Callable[[RunSnapshot, Mapping[str, Any]], None]
+Fold = Callable[[RunSnapshot, JSON], None]
 
 _BY_OBJECT: dict[str, Fold] = {
     "thread": RunSnapshot._set_thread,
@@ -147,10 +155,10 @@ _BY_OBJECT: dict[str, Fold] = {
 _BY_NAME: list[tuple[str, Fold]] = sorted(_BY_OBJECT.items(), key=lambda item: -len(item[0]))
 
 
-def _fold_for(name: str, payload: Mapping[str, Any]) -> Fold | None:
+def _fold_for(name: str, payload: JSON) -> Fold | None:
     if name == "error":
         return RunSnapshot._set_error
-    if not payload.get("id"):
+    if not isinstance(payload.get("id"), str):
         return None
     if "object" in payload:
         return _BY_OBJECT.get(str(payload["object"]))
@@ -173,7 +181,7 @@ class _Text:
 
 def _growable(value: Any, key: str = "") -> Any:
     """A copy of JSON in which the strings that may grow are `_Text`."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {k: _growable(v, k) for k, v in value.items()}
     if isinstance(value, list):
         return [_growable(item, key) for item in value]
@@ -190,15 +198,15 @@ def _plain(value: Any) -> Any:
 
 
 def _merge(known: JSON, delta: Any) -> None:
-    if not isinstance(delta, Mapping):
+    if not isinstance(delta, dict):
         return
     for key, new in delta.items():
         old = known.get(key)
         if isinstance(old, _Text) and isinstance(new, str):
             old.pieces.append(new)
-        elif isinstance(old, dict) and isinstance(new, Mapping):
+        elif isinstance(old, dict) and isinstance(new, dict):
             _merge(old, new)
-        elif isinstance(old, list) and isinstance(new, (list, Mapping)):
+        elif isinstance(old, list) and isinstance(new, (list, dict)):
             _merge_list(old, new if isinstance(new, list) else [new], key)
         elif new is not None or old is None:
             known[key] = _growable(new, key) if not isinstance(new, list) else []
@@ -208,16 +216,16 @@ def _merge(known: JSON, delta: Any) -> None:
 
 def _merge_list(known: list[Any], delta: list[Any], key: str) -> None:
     for entry in delta:
-        place = _place(known, entry, key) if isinstance(entry, Mapping) else None
+        place = _place(known, entry, key) if isinstance(entry, dict) else None
         if place is not None:
             _merge(known[place], {k: v for k, v in entry.items() if k != "index"})
-        elif isinstance(entry, Mapping):
+        elif isinstance(entry, dict):
             known.append({_INDEX if k == "index" else k: _growable(v, k) for k, v in entry.items()})
         else:
             known.append(entry)
 
 
-def _place(known: list[Any], entry: Mapping[str, Any], key: str) -> int | None:
+def _place(known: list[Any], entry: JSON, key: str) -> int | None:
     """Which of the known entries a delta's entry continues; None for a new one.
 
     An id says it best. Then the index, unless another id has it already (some servers repeat index 0 for

@@ -46,8 +46,9 @@ def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
     def blocks() -> Iterator[bytes]:
         nonlocal last_id
         for block in map(_valid_utf8, _iter_blocks(_without_bom(chunks))):
-            ids = [value for value in _ID.findall(block) if b"\0" not in value]
-            last_id = ids[-1].decode() if ids else last_id
+            if b"\nid" in block or block.startswith(b"id"):
+                ids = [value for value in _ID.findall(block) if b"\0" not in value]
+                last_id = ids[-1].decode() if ids else last_id
             yield block
 
     # sseclient asks for the next block only when it has handed out the last one, so last_id is the event's

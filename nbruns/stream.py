@@ -262,13 +262,21 @@ def _named(received: ServerSentEvent) -> tuple[str, JSON]:
 
 def _object(data: str) -> JSON:
     try:
-        payload, end = json.JSONDecoder().raw_decode(data.strip())
+        payload = json.loads(data)
     except ValueError:
-        payload, end = None, 0
-    # The reference's own example of a stream closes one brace too many.
-    if not isinstance(payload, dict) or data.strip()[end:].strip("} \t\r\n"):
+        payload = _object_with_braces_behind(data)
+    if not isinstance(payload, dict):
         raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")
     return payload
+
+
+def _object_with_braces_behind(data: str) -> Any:
+    """The reference's own example of a stream closes one brace too many."""
+    try:
+        payload, end = json.JSONDecoder().raw_decode(data.lstrip())
+    except ValueError:
+        return None
+    return payload if not data.lstrip()[end:].strip("} \t\r\n") else None
 
 
 def _hang_up(response: requests.Response) -> None:
