@@ -98,6 +98,12 @@ class Lab:
         """The notebook as it is on disk."""
         return nbformat.read(self.folder / path, as_version=4)
 
+    def distrust(self, path: str) -> None:
+        """Have JupyterLab take a notebook for somebody else's, as after a download: it sanitises its HTML."""
+        notebook = self.read_notebook(path)
+        notebook.metadata["changed"] = "so that the signature does not fit"
+        nbformat.write(notebook, self.folder / path)
+
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
     """Ask again and again until it is so; an AssertionError says what never came."""
@@ -260,7 +266,7 @@ class NotebookPage:
         return self.page.locator(".jp-NotebookPanel .jp-Notebook .jp-Cell").nth(index)
 
     def output(self, index: int) -> Locator:
-        """What a cell shows below its code."""
+        """What a cell shows below its code; the text of a value begins with its prompt, `[1]:`."""
         return self.cell(index).locator(".jp-Cell-outputArea")
 
     def error_output(self) -> list[str]:

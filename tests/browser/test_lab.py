@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -40,6 +39,10 @@ for length in range(1, 9):
     time.sleep(0.15)
     shown.update(Pretty("abcdefgh"[:length]))
 """
+SCRIPT = """
+from IPython.display import HTML
+HTML("<b>kept</b><script>window.ran = true</script>")
+"""
 
 OpenNotebook = Callable[..., NotebookPage]
 
@@ -72,17 +75,23 @@ def test_text_is_seen_to_grow(lab: Lab, notebook_page: OpenNotebook) -> None:
     assert all(later.strip().startswith(earlier.strip()) for earlier, later in pairwise(texts))
 
 
-def test_a_saved_notebook_is_read_without_a_kernel(lab: Lab, notebook_page: OpenNotebook) -> None:
-    path = lab.write_notebook("saved.ipynb", ["print('kept')"])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_saved_notebook_is_read_without_a_kernel(
+    lab: Lab, notebook_page: OpenNotebook, trusted: bool
+) -> None:
+    path = lab.write_notebook("saved.ipynb", [SCRIPT])
     notebook = notebook_page(path)
     notebook.run_all()
     notebook.save()
-    assert lab.read_notebook(path).cells[0].outputs[0].text == "kept\n"
+    assert "<b>kept</b>" in lab.read_notebook(path).cells[0].outputs[0].data["text/html"]
 
     notebook.page.close()
     lab.stop_kernels()
+    if not trusted:
+        lab.distrust(path)
     again = notebook_page(path, kernel=False)
-    expect(again.output(0)).to_have_text(re.compile("kept"))
+    expect(again.output(0)).to_contain_text("kept")
+    assert again.page.evaluate("'ran' in window") is trusted
     assert lab.sessions() == []
 
 
