@@ -14,10 +14,11 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 import requests
@@ -48,14 +49,17 @@ class LocalServer:
 
     def stop(self) -> None:
         """End the server. Runs that were active go on when it is started again; nothing is lost."""
+        if not is_serving(self._folder):
+            return
+        # Whoever serves the folder now: the process joined then may be gone, and its number another's.
+        pid = _pid(self._folder) or self._pid
         with contextlib.suppress(ProcessLookupError):
-            if is_serving(self._folder):
-                os.kill(self._pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_TIMEOUT
-        while is_serving(self._folder):
+        while is_serving(self._folder) and _pid(self._folder) in (pid, None):
             if time.monotonic() > deadline:
                 raise SetupError(
-                    f"{self!r} has not ended within {_STOP_TIMEOUT:.0f} s; its process is {self._pid}."
+                    f"{self!r} has not ended within {_STOP_TIMEOUT:.0f} s; its process is {pid}."
                 )
             time.sleep(0.05)
 
@@ -71,8 +75,13 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
     from nbruns.client import Client
 
     folder = data_folder(data)
-    with FileLock(folder / "starting.lock", timeout=_START_TIMEOUT):
-        server = _joined(folder) or _started(folder, idle_timeout)
+    try:
+        with FileLock(folder / "starting.lock", timeout=2 * _START_TIMEOUT):
+            server = _joined(folder) or _started(folder, idle_timeout)
+    except Timeout:
+        raise SetupError(
+            f"Another program has been starting the server of {folder} for minutes. End it."
+        ) from None
     client = Client(f"{server.url}/v1", token_of(folder), **options)  # type: ignore[arg-type]  # max_retries is whole
     client.server = server
     return client
@@ -87,7 +96,7 @@ def data_folder(data: str | Path | None = None) -> Path:
         raise SetupError(
             f"{folder}: {error.strerror}. Name another folder, with --data or NBRUNS_DATA."
         ) from None
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise SetupError(f"{folder} can't be written. Name another folder, with --data or NBRUNS_DATA.")
     return folder.resolve()
 
@@ -96,11 +105,18 @@ def token_of(folder: Path) -> str:
     """The token of a folder's server: made once, kept in the folder for its owner to read."""
     kept = folder / "token"
     if not kept.exists():
+        # Written first and then named: nobody ever reads half a token, and of two writers one wins.
+        draft = folder / f"token.{os.getpid()}"
+        with open(draft, "w", opener=_private) as file:
+            file.write(f"nbruns-{secrets.token_urlsafe(32)}")
         with contextlib.suppress(FileExistsError):
-            descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(f"nbruns-{secrets.token_urlsafe(32)}")
+            os.link(draft, kept)
+        draft.unlink()
     return kept.read_text().strip()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager
@@ -108,15 +124,18 @@ def serving(folder: Path) -> Iterator[Path]:
     """Hold a folder while serving it; gives the file to tell the address in. Raises SetupError if another does."""
     lock, address = FileLock(folder / "serving.lock"), folder / "server.json"
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)  # not at once: whoever asks whether it is_serving() holds it for a moment
     except Timeout:
         url = (_address(folder) or {}).get("url", "an address of its own")
         raise SetupError(
             f"{folder} is served already, at {url}. Use that server, or name another --data."
         ) from None
+    address.unlink(missing_ok=True)  # of a server that was killed
+    before = os.umask(0o077)  # the folder may be one that others can enter
     try:
         yield address
     finally:
+        os.umask(before)
         address.unlink(missing_ok=True)
         lock.release()
 
@@ -140,15 +159,21 @@ def is_serving(folder: Path) -> bool:
 
 
 def _joined(folder: Path) -> LocalServer | None:
-    address = _address(folder)
-    if address is None or not is_serving(folder):
-        return None
-    server = LocalServer(folder, str(address["url"]), int(address["pid"]))
-    if address.get("version") != __version__:
-        server.stop()  # its runs go on under the version that is installed now
-        return None
-    _await_health(server.url)
-    return server
+    """The server that holds the folder, once it answers; None where there is none, or one of another version."""
+    deadline = time.monotonic() + _START_TIMEOUT
+    while is_serving(folder):
+        address = _address(folder)
+        if address is not None:
+            server = LocalServer(folder, address["url"], address["pid"])
+            if address.get("version") != __version__:
+                server.stop()  # its runs go on under the version that is installed now
+                return None
+            _await_health(server.url)
+            return server
+        if time.monotonic() > deadline:
+            raise SetupError(f"A server holds {folder}, but does not say where it listens. End it.")
+        time.sleep(0.05)  # it is starting or ending
+    return None
 
 
 def _started(folder: Path, idle_timeout: float) -> LocalServer:
@@ -156,27 +181,30 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
     command += ["--idle-timeout", str(idle_timeout)]
     # A session of its own: a kernel's restart ends the kernel's processes, and this one is to stay.
     own = {"creationflags": 0x00000008} if sys.platform == "win32" else {"start_new_session": True}
-    with open(folder / "server.log", "wb") as log:
+    with open(folder / "server.log", "wb", opener=_private) as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=folder,
-            **own,  # type: ignore[call-overload]
+            **own,
         )
+    # Somebody has to take note of its end, or it stays on the list of processes until this one ends, too.
+    threading.Thread(target=process.wait, name="nbruns-server-ends", daemon=True).start()
     deadline = time.monotonic() + _START_TIMEOUT
-    while (address := _address(folder)) is None or address.get("pid") != process.pid:
+    while (address := _address(folder)) is None or address["pid"] != process.pid:
         if process.poll() is not None:
-            told = (folder / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
-            raise SetupError(f"The local server did not start: {excerpt(*told or ['it said nothing'], 500)}")
+            told = (folder / "server.log").read_text(errors="replace").strip().splitlines() or ["no word"]
+            why = told[-1].removeprefix("nbruns: ")
+            raise SetupError(f"The local server did not start: {excerpt(why, 500)}")
         if time.monotonic() > deadline:
             process.kill()
             raise SetupError(
                 f"The local server did not start within {_START_TIMEOUT:.0f} s; see {folder}/server.log."
             )
         time.sleep(0.02)
-    return LocalServer(folder, str(address["url"]), process.pid)
+    return LocalServer(folder, address["url"], process.pid)
 
 
 def _await_health(url: str) -> None:
@@ -193,9 +221,14 @@ def _await_health(url: str) -> None:
         time.sleep(0.05)
 
 
-def _address(folder: Path) -> dict[str, object] | None:
+def _address(folder: Path) -> dict[str, Any] | None:
+    """What the folder's server wrote down with tell_address: url, pid, version."""
     try:
         address = json.loads((folder / "server.json").read_text())
     except (OSError, ValueError):
         return None
-    return address if isinstance(address, dict) else None
+    return address if isinstance(address, dict) and {"url", "pid"} <= address.keys() else None
+
+
+def _pid(folder: Path) -> int | None:
+    return (_address(folder) or {}).get("pid")
