@@ -51,11 +51,18 @@ class Server(uvicorn.Server):
     def __init__(self, listener: socket.socket, settings: Settings, on_ready: Callable[[str], None]) -> None:
         self._settings, self._on_ready = settings, on_ready
         self._db = Database(settings.database_url, store.log_events)
-        store.prepare(self._db.engine)
+        try:
+            store.prepare(self._db.engine)
+        except BaseException:
+            self._db.close()
+            raise
         self._hub = Hub(self._db)
         engine = Engine(self._db, settings.models, settings.run_lifetime)
         app = create_app(Rooms(self._db, engine, self._hub, settings.models))
         host, port = listener.getsockname()[:2]
+        # Inherited by its connections. asyncio sets it only on sockets that were made for TCP by number, and without
+        # it each answer waits 40 ms for the acknowledgement of its head.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         hosts = {*LOOPBACK, host} if ipaddress.ip_address(host).is_loopback else None
         self._gate = Gate(app, token=settings.token, hosts=hosts)
