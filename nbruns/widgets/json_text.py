@@ -4,6 +4,7 @@ is left alone. One pass over the text, so that streaming arguments can be shown 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html import escape
 
 _PART = re.compile(
@@ -12,16 +13,18 @@ _PART = re.compile(
 )
 _CLASSES = {"string": "s", "word": "m", "key": "d"}
 INDENT = "  "
+#: What is shorter than this stays on one line.
+ONE_LINE = 72
 
 
 def pretty_json_html(text: str) -> str:
     """The text as HTML, escaped, indented and coloured where it is JSON or begins like it."""
     if not text.lstrip().startswith(("{", "[")):
         return escape(text, quote=False)
-    return "".join(_pieces(text))
+    return "".join(_pieces(text, _spaces if len(text) <= ONE_LINE else _lines))
 
 
-def _pieces(text: str) -> list[str]:
+def _pieces(text: str, gap: Callable[[int, str], str]) -> list[str]:
     pieces: list[str] = []
     depth, parts = 0, [part for part in _PART.finditer(text) if part.lastgroup != "space"]
     following = [part[0] for part in parts[1:]] + [""]
@@ -31,17 +34,21 @@ def _pieces(text: str) -> list[str]:
             pieces.append(_coloured(part, is_key=after == ":"))
         elif sign in "{[":
             depth += 1
-            pieces.append(sign + ("" if after in ("}", "]", "") else _line(depth)))
+            pieces.append(sign + ("" if after in ("}", "]", "") else gap(depth, "")))
         elif sign in "}]":
             depth = max(depth - 1, 0)
-            pieces.append(sign if pieces[-1:] in (["{"], ["["]) else _line(depth) + sign)
+            pieces.append(sign if pieces[-1:] in (["{"], ["["]) else gap(depth, "") + sign)
         else:
-            pieces.append("," + _line(depth) if sign == "," else ": ")
+            pieces.append("," + gap(depth, " ") if sign == "," else ": ")
     return pieces
 
 
-def _line(depth: int) -> str:
+def _lines(depth: int, _after_comma: str) -> str:
     return "\n" + INDENT * depth
+
+
+def _spaces(_depth: int, after_comma: str) -> str:
+    return after_comma
 
 
 def _coloured(part: re.Match[str], is_key: bool) -> str:

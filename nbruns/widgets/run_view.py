@@ -135,7 +135,14 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def to_html(self) -> str:
         """The transcript so far as HTML that needs no kernel and asks nothing of the network."""
         with self._lock:
-            return to_html(self._transcript.blocks(self._snapshot, self._problem))
+            return to_html(self._transcript.blocks(self._snapshot, self._problem or self._unfinished()))
+
+    def _unfinished(self) -> str:
+        """What a reader of HTML should know of a run that goes on."""
+        if self.run is None or self._ended.is_set():
+            return ""
+        ids = f'run="{self.run.id}", thread="{self.run.thread_id}"'
+        return f"This was saved while the run was going on. client.runs.watch({ids}) picks it up."
 
     def _show_once(self) -> None:
         """Show the view where it is waited for, if no cell has shown it: its form could not be answered."""
@@ -144,8 +151,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _ipython_display_(self, **_: object) -> None:
         with self._lock:
-            widget = {} if self._ended.is_set() else ipywidgets.VBox._repr_mimebundle_(self)
+            widget = {} if self._ended.is_set() else self._widget()
             self._displays.show({**widget, **self._plain()})
+
+    def _widget(self) -> dict[str, Any]:
+        bundle: dict[str, Any] = ipywidgets.VBox._repr_mimebundle_(self)
+        return bundle
 
     def _plain(self) -> dict[str, str]:
         return {"text/plain": f"RunView({self.run!r})", "text/html": self.to_html()}
@@ -258,13 +269,16 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _end(self) -> None:
         try:
             self._paint()
-            with self._lock:
-                self._page.cancellable = False
-                self._displays.replace(self._plain())
+            self._page.cancellable = False
+            self._save()
         finally:
             self._ended.set()
         for callback in self._callbacks:
             callback()
+
+    def _save(self) -> None:
+        with self._lock:
+            self._displays.replace(self._plain())
 
     def _when_ended(self, callback: Callable[[], object]) -> None:
         with self._lock:
@@ -295,7 +309,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._problem = problem
         self._paint()
         if self._ended.is_set():
-            self._displays.replace(self._plain())
+            self._save()
 
 
 class _End:
