@@ -1,0 +1,68 @@
+"""The tour as a person takes it: Run All Cells, answer the form, read on, save, and look at it without a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from lab import NotebookPage
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+TOUR = "01_tour.ipynb"
+
+
+def cell_of(page: NotebookPage, source: str) -> int:
+    """The number of the first code cell with that text in its source."""
+    cells = page.lab.read_notebook(page.path).cells
+    return next(i for i, cell in enumerate(cells) if cell.cell_type == "code" and source in cell.source)
+
+
+def answer_form(page: NotebookPage, cell: int) -> None:
+    """Run the registered function in its card, write the other output by hand, submit."""
+    form = page.output(cell).locator(".nbruns-form")
+    form.wait_for()
+    weather, sunset = form.locator(".nbruns-card").all()
+    form.get_by_role("button", name="Submit").click()
+    page.page.get_by_text("Unanswered").first.wait_for()
+    weather.get_by_role("button", name="Run get_weather").click()
+    sunset.get_by_label("Output").fill("15:34, says the almanac")
+    page.page.wait_for_function(
+        "card => card.querySelector('textarea').value.includes('light rain')", arg=weather.element_handle()
+    )
+    page.screenshot("tour-form", page.cell(cell))
+    form.get_by_role("button", name="Submit").click()
+
+
+def test_the_tour(notebook_page: Callable[..., NotebookPage]) -> None:
+    page = notebook_page(TOUR)
+    watched = cell_of(page, "tools=[get_weather])\nview")
+    page.start_all()
+    answer_form(page, watched)
+
+    text = page.output(watched).locator(".nbruns-blocks")
+    seen = page.watch_text(text, until=lambda text: "demo model" in text)
+    page.finish(seconds=120)
+
+    answers = [len(text) for text in seen if "Here is what I found" in text]
+    assert len(answers) > 5, f"the answer came in {len(answers)} pieces"
+    assert answers == sorted(answers)
+    output = page.output(watched)
+    assert "completed" in (output.locator(".nbruns-badge").text_content() or "")
+    assert output.locator(".nbruns-form").count() == 0
+    assert "15:34, says the almanac" in (output.text_content() or "")
+    assert page.error_output() == []
+    small = page.output(cell_of(page, "tools=[get_weather], auto=True)")).text_content() or ""
+    assert "get_weather" in small and "completed" in small
+    usage = page.output(cell_of(page, 'usage(by="model")')).text_content() or ""
+    assert "demo" in usage and "smollm2" in usage
+    page.screenshot("tour-completed", page.cell(watched))
+    page.set_theme("JupyterLab Dark")
+    page.screenshot("tour-completed-dark", page.cell(watched))
+    page.save()
+
+    page.lab.stop_kernels()
+    reopened = notebook_page(TOUR, kernel=False)
+    transcript = reopened.output(watched)
+    assert "15:34, says the almanac" in (transcript.text_content() or "")
+    assert "Error displaying widget" not in (reopened.page.text_content("body") or "")
