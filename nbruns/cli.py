@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from nbruns import __version__
@@ -40,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser(
         "serve",
+        allow_abbrev=False,
         help="serve the Assistants API from this machine",
         description="Serve the Assistants API from this machine, over the models demo and smollm2, GGUF files, and any "
         "Chat Completions endpoint. Programs written for the API reach it by its base URL, which is printed.",
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     lab = commands.add_parser(
         "lab",
+        allow_abbrev=False,
         help="open the tour in JupyterLab",
         description="Open a notebook in JupyterLab, with the local server running.",
     )
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
+        allow_abbrev=False,
         help="one run of each model, in the terminal",
         description="Run each model that is "
         "here once, with a tool call answered by a Python function, and tabulate the runs.",
@@ -109,6 +111,7 @@ def _serve(asked: argparse.Namespace) -> int:
     from nbruns.server.serve import serve
 
     folder = data_folder(asked.data)
+    _check(asked)
     with serving(folder) as address:
 
         def tell(url: str) -> None:
@@ -131,11 +134,32 @@ def _serve(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _check(asked: argparse.Namespace) -> None:
+    if not 0 <= asked.port <= 65535:
+        raise SetupError(f"--port {asked.port}: ports are 0 to 65535; 0 takes any free one.")
+    for option, url, schemes in (
+        ("--upstream", asked.upstream, ("http", "https")),
+        ("--database-url", asked.database_url, ("sqlite", "postgresql", "postgresql+psycopg")),
+    ):
+        if url is not None and not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            # Not the whole URL: it may hold a password.
+            raise SetupError(f"{option} {url.partition(':')[0]}…: write a URL of {' or '.join(schemes)}://…")
+
+
 def _named_file(text: str) -> tuple[str, Path]:
-    name, equals, file = text.partition("=")
-    if not (name and equals and Path(file).is_file()):
+    name, _, given = text.partition("=")
+    file = Path(given)
+    if not (name and file.is_file() and _begins(file) == b"GGUF"):
         raise SetupError(f"--model {text}: write NAME=FILE, with a GGUF file that exists.")
-    return name, Path(file).resolve()
+    return name, file.resolve()
+
+
+def _begins(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(4)
+    except OSError:
+        return b""
 
 
 def _lab(asked: argparse.Namespace) -> int:

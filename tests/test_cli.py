@@ -1,0 +1,224 @@
+"""The commands as users start them: what they print, what they leave, and one line when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+import nbruns
+
+OPTIONS = {
+    "serve": [
+        "--data",
+        "--host",
+        "--port",
+        "--database-url",
+        "--no-token",
+        "--idle-timeout",
+        "--model",
+        "--upstream",
+    ],
+    "lab": ["--data", "notebook"],
+    "demo": ["--data"],
+}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "nbruns", *map(str, arguments)]
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture(autouse=True)
+def not_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBRUNS_DATA", str(tmp_path / "default"))
+
+
+@contextlib.contextmanager
+def served(folder: Path, *options: object) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """`nbruns serve`, once it has said where; gives the process, the base URL, and what it said."""
+    process = subprocess.Popen(
+        command("serve", "--data", folder, "--port", 0, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        said = [process.stdout.readline() for _ in range(3)]
+        assert said[0].startswith("Serving http://127.0.0.1:"), process.stderr.read()
+        yield process, said[0].split()[1], "".join(said)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def is_one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The line that a command ended with, which says what is wrong and how to mend it."""
+    assert (done.returncode, done.stdout) == (1, ""), done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("nbruns: ") and len(line) > 50
+    return line
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_help_tells_of_every_option(name: str) -> None:
+    done = run(name, "--help", COLUMNS="200")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = {
+        option for option in OPTIONS[name] if re.search(rf"^  {option}\b.* \w+", done.stdout, re.MULTILINE)
+    }
+    assert listed == {*OPTIONS[name]}
+    assert set(re.findall(r"^  (--\w[\w-]*)", done.stdout, re.MULTILINE)) <= listed
+
+
+def test_help_tells_of_every_command() -> None:
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {*re.findall(r"^    (\w+) +\w", done.stdout, re.MULTILINE)} == {*OPTIONS}
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").stdout == f"nbruns {nbruns.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["sing"], ["serve", "--port", "many"], ["serve", "--por", "1"], ["demo", "x"]]
+)
+def test_what_is_no_command_is_answered_with_the_usage(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: nbruns") and "Traceback" not in done.stderr
+
+
+def test_serve_serves_until_it_is_told_to_stop_and_leaves_no_address(tmp_path: Path) -> None:
+    with served(tmp_path) as (process, url, said):
+        kept = json.loads((tmp_path / "server.json").read_text())
+        assert kept == {"url": url.removesuffix("/v1"), "pid": process.pid, "version": nbruns.__version__}
+        client = nbruns.Client(url, (tmp_path / "token").read_text())
+        assert client.threads.create("Hello.").id.startswith("thread_")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert not (tmp_path / "server.json").exists()
+        assert str(tmp_path / "token") in said
+        assert "Traceback" not in err
+
+
+def test_serve_ends_at_ctrl_c_without_a_traceback(tmp_path: Path) -> None:
+    with served(tmp_path) as (process, _, _):
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode in (0, 130)
+        assert "Traceback" not in err
+        assert not (tmp_path / "server.json").exists()
+
+
+def test_the_token_is_in_no_output(tmp_path: Path) -> None:
+    with served(tmp_path) as (process, url, said):
+        token = (tmp_path / "token").read_text()
+        for given in (token, f"{token}x", ""):
+            headers = {"Authorization": f"Bearer {given}"}
+            requests.post(f"{url}/threads", headers=headers, json={"messages": 5}, timeout=10)
+            requests.get(f"{url}/nowhere/{given}", headers=headers, timeout=10)
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+        assert token not in said + out + err
+        assert [path.name for path in tmp_path.iterdir() if token.encode() in path.read_bytes()] == ["token"]
+
+
+def test_without_a_token_whoever_reaches_the_port_is_let_in(tmp_path: Path) -> None:
+    with served(tmp_path, "--no-token") as (_, url, said):
+        assert requests.get(f"{url}/assistants", timeout=10).status_code == 200
+        assert "No token is asked for." in said.splitlines()
+        assert not (tmp_path / "token").exists()
+
+
+def test_serve_ends_when_idle(tmp_path: Path) -> None:
+    with served(tmp_path, "--idle-timeout", 1) as (process, _, _):
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = is_one_line(run("serve", "--data", tmp_path, "--port", port))
+    assert f"Port {port} on 127.0.0.1 is in use" in line and "--port" in line
+    assert not (tmp_path / "server.json").exists()
+
+
+def test_a_folder_served_already_is_one_line(tmp_path: Path) -> None:
+    with served(tmp_path) as (process, url, _):
+        line = is_one_line(run("serve", "--data", tmp_path, "--port", 0))
+        assert f"{tmp_path} is served already, at {url.removesuffix('/v1')}" in line and "--data" in line
+        assert process.poll() is None
+        assert (tmp_path / "server.json").exists()  # still the first one's
+
+
+@pytest.mark.parametrize(
+    "model", ["tiny", "tiny=", "=tiny.gguf", "tiny=/nowhere/tiny.gguf", f"tiny={__file__}", "tiny=/"]
+)
+def test_a_model_that_is_no_file_is_one_line(tmp_path: Path, model: str) -> None:
+    line = is_one_line(run("serve", "--data", tmp_path, "--port", 0, "--model", model))
+    assert f"--model {model}: write NAME=FILE, with a GGUF file that exists." in line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", 65536], "--port 65536: ports are 0 to 65535"),
+        (["--port", -1], "--port -1: ports are 0 to 65535"),
+        (["--host", "192.0.2.1"], "on 192.0.2.1 can't be listened on"),
+        (["--upstream", "example.org/v1"], "--upstream example.org/v1…: write a URL of http or https://…"),
+        (
+            ["--database-url", "mysql://me:secret@db/x"],
+            "--database-url mysql…: write a URL of sqlite or postgresql",
+        ),
+        (["--database-url", "postgresql://me:secret@127.0.0.1:1/x"], "cannot be opened for writing"),
+        (["--data", "/dev/null"], "/dev/null: File exists. Name another folder"),
+    ],
+)
+def test_options_that_cannot_be_met_are_one_line(tmp_path: Path, options: list[object], said: str) -> None:
+    line = is_one_line(run("serve", "--data", tmp_path, "--port", 0, *options))
+    assert said in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "remedy"),
+    [
+        ("dbos", ["serve", "--port", "0"], "pip install 'nbruns[server]'"),
+        ("uvicorn", ["serve", "--port", "0"], "pip install 'nbruns[server]'"),
+        ("jupyterlab", ["lab"], "pip install 'nbruns[lab,server]'"),
+    ],
+)
+def test_a_missing_extra_is_one_line(tmp_path: Path, missing: str, arguments: list[str], remedy: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from nbruns.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--data", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert remedy in is_one_line(done)
+
+
+def test_a_broken_database_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "nbruns.sqlite").write_bytes(b"This is no database. " * 1000)
+    line = is_one_line(run("serve", "--data", tmp_path, "--port", 0))
+    assert str(tmp_path / "nbruns.sqlite") in line and "--database-url" in line
