@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -78,6 +79,7 @@ SCHEMAS: dict[str, Any] = {
     "pattern": one(type="string", pattern=r"^[A-Z]{3}-\d{4}$"),
     "pattern with alternatives": one(type="string", pattern="^(north|south)-(east|west)$"),
     "pattern and length": one(type="string", pattern="^[a-z]+$", minLength=9, maxLength=12),
+    "pattern of many": one(type="string", pattern="^[ab]{200}$"),
     "pattern not anchored": one(type="string", pattern=r"\d"),
     "negated class": one(type="string", pattern=r"^[^a-zA-Z\s]{2}$"),
     "look-ahead": one(type="string", pattern=r"^(?=.*\d)[a-z\d]{4,}$", examples=["abc1"]),
@@ -121,7 +123,7 @@ SCHEMAS: dict[str, Any] = {
     "anyOf of which one is impossible": one(anyOf=[False, {"type": "string"}]),
     "oneOf": VEHICLES,
     "oneOf that overlap": one(oneOf=[{"type": "integer"}, {"type": "integer", "minimum": 5}]),
-    "allOf": one(allOf=[{"type": "integer", "minimum": 3}, {"maximum": 3}]),
+    "allOf": one(allOf=[{"type": "integer", "minimum": 3}, {"minimum": 80, "maximum": 81}]),
     "allOf of objects": {
         "allOf": [
             {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
@@ -198,7 +200,7 @@ HOSTILE: dict[str, Any] = {
     "a contradiction": one(type="integer", minimum=5, maximum=4),
     "a pattern that is none": one(type="string", pattern="(["),
     "a pattern of another dialect": one(type="string", pattern=r"^\p{Lu}+$"),
-    "a pattern that wants too much": one(type="string", pattern="^((a{1000}){1000}){1000}$"),
+    "a pattern that wants too much": one(type="string", pattern="^((((a{1000}){1000}){1000}){1000}){1000}$"),
     "too many items": one(type="array", items={"type": "string"}, minItems=10**9),
     "too long a string": one(type="string", minLength=10**12),
     "too many properties": one(type="object", minProperties=10**9),
@@ -255,6 +257,25 @@ def test_the_latest_message_goes_first_and_earlier_ones_fill_in() -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     assert example(schema, ["And in Bergen?", "Weather in Oslo"]) == {"city": "Bergen"}
     assert example(schema, ["And tomorrow?", "Weather in Oslo"]) == {"city": "Oslo"}
+
+
+def test_recursion_ends_where_it_may() -> None:
+    assert len(json.dumps(example(TREE))) < 500
+
+
+def test_a_description_beside_a_reference_goes_before_the_one_behind_it() -> None:
+    defs = {"word": {"type": "string", "description": "a person"}}
+    schema = {**one(**{"$ref": "#/$defs/word", "description": "a town"}), "$defs": defs}
+    assert example(schema, ["Let Ada come to Bergen"]) == {"it": "Bergen"}
+
+
+def test_nothing_is_fetched() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"
+        example(one(**{"$ref": url}))
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_values_do_not_depend_on_the_process() -> None:

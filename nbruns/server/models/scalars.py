@@ -118,7 +118,7 @@ class _Plainest(random.Random):
         return seq[0]
 
     def randint(self, a: int, b: int) -> int:
-        number = min(max(a, self.repeats), b)
+        number = max(a, min(self.repeats, b))
         self.left -= number
         if self.left < 0:
             raise ValueError("the pattern asks for too long a text")
