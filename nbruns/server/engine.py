@@ -23,7 +23,7 @@ from sqlalchemy import URL, make_url
 
 from nbruns.errors import SetupError
 from nbruns.server import store, transitions
-from nbruns.server.database import Database, Transaction
+from nbruns.server.database import Database
 from nbruns.server.leg import Leg
 from nbruns.server.models import ModelError, Models, UnknownModelError
 from nbruns.server.transitions import Started
@@ -39,6 +39,8 @@ GRACE_SECONDS = 5
 #: Workflows started under another version are not recovered, so this changes only when legs can't carry on
 #: where older ones stopped.
 _WORKFLOW_VERSION = "1"
+
+_ALIVE = ("PENDING", "ENQUEUED", "DELAYED")
 
 log = logging.getLogger(__name__)
 
@@ -130,16 +132,15 @@ class Engine:
 
     async def _recover(self) -> None:
         """Start the legs that DBOS does not know, and in the place of one that died of an error, the next."""
-        runs = await self._db.read(store.runs_with_status, ("queued", "in_progress", "cancelling"))
-        for run, leg in runs:
-            if run["id"] in self._working:
-                continue
-            status = await DBOS.get_workflow_status_async(_workflow_id(run["id"], leg))
-            if status is None:
-                await self._start_leg(run["id"], leg)
-            elif status.status not in ("PENDING", "ENQUEUED", "DELAYED"):
-                await self._db.write(_next_leg, run["id"], leg + 1)
-                await self._start_leg(run["id"], leg + 1)
+        for run, leg in await self._db.read(store.runs_with_status, transitions.WORKING):
+            if run["id"] not in self._working:
+                status = await DBOS.get_workflow_status_async(_workflow_id(run["id"], leg))
+                if status is None:
+                    await self._start_leg(run["id"], leg)
+                elif status.status not in _ALIVE and await self._db.write(
+                    transitions.replace_leg, run["id"], leg
+                ):
+                    await self._start_leg(run["id"], leg + 1)
 
     async def _sweep(self) -> None:
         for sweeps in itertools.count(1):
@@ -185,10 +186,6 @@ def _last_error(error: Exception) -> JSON:
         "code": "server_error",
         "message": "The server had an error on this run; its log says more.",
     }
-
-
-def _next_leg(tx: Transaction, run_id: str, leg: int) -> None:
-    store.set_leg(tx.conn, run_id, leg)
 
 
 def _workflow_id(run_id: str, leg: int) -> str:

@@ -98,8 +98,8 @@ class Leg:
             return await self._db.write(transitions.require_action, run_id, step, finish.usage)
         if self._message is None:
             await self._open_message()
-        await self._complete_message(finish.usage)
-        await self._end("completed")
+        run_id, message, step = self._run["id"], self._written(), self._message_step
+        await self._db.write(transitions.complete, run_id, message, step, finish.usage)
 
     async def _end(self, ending: transitions.Ending, usage: JSON | None = None, **why: Any) -> None:
         await self._db.write(transitions.end, self._run["id"], ending, self.unfinished(usage), **why)

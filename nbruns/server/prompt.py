@@ -35,17 +35,25 @@ def build(conn: sa.Connection, run: JSON) -> Prompt:
 def _turns(conn: sa.Connection, run: JSON) -> list[JSON]:
     texts = {message["id"]: text_of(message) for message in store.of_run(conn, store.messages, run["id"])}
     turns: list[JSON] = []
-    for step in store.of_run(conn, store.steps, run["id"]):
-        if step["status"] != "completed":
-            continue
+    for step in _of_earlier_legs(store.of_run(conn, store.steps, run["id"])):
         details = step["step_details"]
         if details["type"] == "message_creation":
-            turns.append(
-                {"role": "assistant", "content": texts.get(details["message_creation"]["message_id"], "")}
-            )
+            text = texts.get(details["message_creation"]["message_id"], "")
+            turns.append({"role": "assistant", "content": text})
         else:
             turns += _tool_turns(details["tool_calls"], turns)
     return turns
+
+
+def _of_earlier_legs(steps: list[JSON]) -> list[JSON]:
+    # A leg that is over ended with tool calls, and their outputs. What comes behind those was made by this leg before
+    # it was cut off, and is made anew.
+    ends = [at for at, step in enumerate(steps) if _is_completed(step) and step["type"] == "tool_calls"]
+    return [step for step in steps[: ends[-1] + 1] if _is_completed(step)] if ends else []
+
+
+def _is_completed(step: JSON) -> bool:
+    return bool(step["status"] == "completed")
 
 
 def _tool_turns(calls: list[JSON], before: list[JSON]) -> list[JSON]:

@@ -40,6 +40,7 @@ _RUN_TIME: dict[Ending, str] = {
     "cancelled": "cancelled_at",
 }
 CUT_OFF = {"code": "server_error", "message": "The server was stopped while this step was being made."}
+WORKING = ("queued", "in_progress", "cancelling")
 CANCELLABLE = ("queued", "in_progress", "requires_action")
 
 
@@ -124,6 +125,15 @@ def begin_leg(tx: Transaction, run_id: str, leg: int) -> JSON | None:
     return run if run["status"] in ("in_progress", "cancelling") else None
 
 
+def replace_leg(tx: Transaction, run_id: str, leg: int) -> bool:
+    """Begin another leg in the place of one that has died, if it is still the run's."""
+    run = store.get(tx.conn, store.runs, run_id)
+    dead = run is not None and run["status"] in WORKING and store.leg_of(tx.conn, run_id) == leg
+    if dead:
+        store.set_leg(tx.conn, run_id, leg + 1)
+    return dead
+
+
 def save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
     """Store what a leg has made, with an event for each name."""
     if store.get(tx.conn, store.runs, run_id) is None:
@@ -143,6 +153,13 @@ def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, us
         Made(store.steps, step | over | {"usage": wire.usage(usage)}, usage),
     )
     save(tx, run_id, completed, "thread.message.completed", "thread.run.step.completed")
+
+
+def complete(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
+    """Complete a run with its last message. It is one write: a leg that has completed its message is not done again."""
+    if _working(tx, run_id) is not None:
+        complete_message(tx, run_id, message, step, usage)
+        end(tx, run_id, "completed")
 
 
 def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> None:
