@@ -118,21 +118,11 @@ class RunSnapshot:
 
     def _started(self, known: dict[str, Any], payload: JSON, more: JSON) -> JSON:
         """What a delta grows whose object no event has announced."""
-        ids = (
-            {name: self._run[name] for name in ("thread_id", "assistant_id") if name in self._run}
-            if self._run
-            else {}
-        )
+        run = self._run or {}
+        ids = {name: run.get(name) for name in ("thread_id", "assistant_id")}
         kind = str(payload.get("object")).removesuffix(".delta")
-        run_id = self._run.get("id") if self._run else None
-        started = {
-            "id": payload["id"],
-            "object": kind,
-            "status": "in_progress",
-            "run_id": run_id,
-            **ids,
-            **more,
-        }
+        known_of_run = {"run_id": run.get("id"), **ids, "status": "in_progress"}
+        started: JSON = {"id": payload["id"], "object": kind, **known_of_run, **more}
         known[payload["id"]] = started
         return started
 
