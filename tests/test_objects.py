@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from nbruns.objects import (
-    TERMINAL_STATUSES,
     APIObject,
     Assistant,
     Message,
@@ -191,7 +190,7 @@ def test_timestamps_are_there_as_utc(sent: Any, moment: datetime | None) -> None
     assert Run({"created_at": sent}).created_at == sent or sent != sent
 
 
-@pytest.mark.parametrize("status", sorted(TERMINAL_STATUSES))
+@pytest.mark.parametrize("status", ["cancelled", "failed", "completed", "incomplete", "expired"])
 def test_ended_runs_are_terminal(status: str) -> None:
     assert Run({"status": status}).is_terminal
 
