@@ -20,7 +20,6 @@ from nbruns.errors import excerpt
 
 JSONSchema = Mapping[str, Any]
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
-_WIDE = ipywidgets.Layout(width="auto")
 
 
 class Field:
@@ -91,7 +90,7 @@ class Field:
     def _options(self, **more: Any) -> dict[str, Any]:
         hint = str(self.schema.get("description") or "")
         label = self.label if self.required or not self.label else f"{self.label} (optional)"
-        return {"description": label, "tooltip": hint or label, "layout": _WIDE, **more}
+        return {"description": label, "tooltip": hint or label, "layout": {"width": "auto"}, **more}
 
 
 class ChoiceField(Field):

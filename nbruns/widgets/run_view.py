@@ -16,7 +16,7 @@ from nbruns.errors import NbrunsError, StreamError, TimeoutError, excerpt
 from nbruns.objects import Run
 from nbruns.snapshot import RunSnapshot
 from nbruns.tools import Tool
-from nbruns.widgets.answers import answers_of, tools_by_name
+from nbruns.widgets.answers import Answer, answers_of, tools_by_name
 from nbruns.widgets.saved import SavedDisplays, in_notebook
 from nbruns.widgets.tool_outputs_form import ToolOutputsForm
 from nbruns.widgets.transcript import Transcript, to_html
@@ -33,6 +33,12 @@ PACE = 0.05
 FEW = 12
 #: Seconds between two questions whether somebody else has answered the run, and at most.
 LOOK_FIRST, LOOK_MOST = 2.0, 10.0
+#: What a form says that closes because the run needs no answers any more.
+ENDED_ELSEWHERE = {
+    "cancelling": "The run was cancelled elsewhere.",
+    "cancelled": "The run was cancelled elsewhere.",
+    "expired": "The run expired before its tool calls were answered.",
+}
 
 
 class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
@@ -64,7 +70,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._snapshot = copy.deepcopy(stream.snapshot)  # the stream's own is its reader's
         self._lock = threading.RLock()
         self._transcript = Transcript()
-        self._problem = ""
+        self._notes: list[tuple[str, str]] = []
         self._error: BaseException | None = None
         self._form: ToolOutputsForm | None = None
         self._streams: queue.SimpleQueue[RunStream] = queue.SimpleQueue()
@@ -135,14 +141,14 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def to_html(self) -> str:
         """The transcript so far as HTML that needs no kernel and asks nothing of the network."""
         with self._lock:
-            return to_html(self._transcript.blocks(self._snapshot, self._problem or self._unfinished()))
+            return to_html(self._transcript.blocks(self._snapshot, self._notes + self._unfinished()))
 
-    def _unfinished(self) -> str:
+    def _unfinished(self) -> list[tuple[str, str]]:
         """What a reader of HTML should know of a run that goes on."""
-        if self.run is None or self._ended.is_set():
-            return ""
+        if self.run is None or self._error is not None or self.run.is_terminal:
+            return []
         ids = f'run="{self.run.id}", thread="{self.run.thread_id}"'
-        return f"This was saved while the run was going on. client.runs.watch({ids}) picks it up."
+        return [("note", f"This was saved while the run was going on. client.runs.watch({ids}) picks it up.")]
 
     def _show_once(self) -> None:
         """Show the view where it is waited for, if no cell has shown it: its form could not be answered."""
@@ -171,7 +177,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
                 stream = self._next_stream()
         except Exception as error:  # whatever it was, it is shown and raised by wait(), not lost in a thread
             self._error = error
-            self._problem = _words(error)
+            self._notes.append(("error", _words(error)))
         self._end()
 
     def _follow(self, stream: RunStream) -> None:
@@ -208,21 +214,27 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         if run is None or run.status != "requires_action":  # somebody has closed the stream
             raise StreamError("The stream was closed before the run had ended.", self._snapshot)
         answers = answers_of(run, self._tools) if self._auto else {}
+        problem = ""
         if answers and len(answers) == len(run.tool_calls):
-            return self._submitted(run, {key: answer.output for key, answer in answers.items()})
-        self._open_form(run, answers)
+            try:
+                return self._submitted(run, {key: answer.output for key, answer in answers.items()})
+            except NbrunsError as error:  # the form has the answers and can be submitted again
+                problem = _words(error)
+        self._open_form(run, answers, problem)
         try:
             return self._answered(run)
         finally:
             self._close_form()
 
-    def _open_form(self, run: Run, answers: Mapping[str, Any]) -> None:
+    def _open_form(self, run: Run, answers: Mapping[str, Answer], problem: str) -> None:
         form = ToolOutputsForm(
             run, tools=self._tools.values(), on_submit=lambda given: self._submit(run, given)
         )
         for card in form.calls:
             if card.call.id in answers:
                 card.answer = answers[card.call.id]
+        if problem:
+            form.reopen(problem)
         self._form = form
         self._page.has_form = True
         self.children = [self._page, form]
@@ -250,20 +262,25 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
                 return self._streams.get(timeout=pause)
             except queue.Empty:
                 pause = min(pause * 1.5, LOOK_MOST)
-            if self._form is not None and self._form.state != "submitting" and self._went_on(run):
+            if self._form is not None and self._form.state != "submitting" and self._went_on(run, self._form):
                 return self._runs.retrieve_stream(run)
 
-    def _went_on(self, run: Run) -> bool:
+    def _went_on(self, run: Run, form: ToolOutputsForm) -> bool:
         try:
             now = self._runs.retrieve(run)
         except NbrunsError:
             return False  # submitting will say what is wrong
-        return now.status != "requires_action" or now.tool_calls != run.tool_calls
+        if now.status == "requires_action" and now.tool_calls == run.tool_calls:
+            return False
+        words = ENDED_ELSEWHERE.get(now.status, "The tool calls were answered elsewhere.")
+        form.finish(words)
+        self._notes.append(("note", words))
+        return True
 
     def _paint(self) -> None:
         with self._lock:
             run = self.run
-            self._page.show(self._transcript.blocks(self._snapshot, self._problem))
+            self._page.show(self._transcript.blocks(self._snapshot, self._notes))
             self._page.cancellable = run is not None and not run.is_terminal and run.status != "cancelling"
 
     def _end(self) -> None:
@@ -306,7 +323,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._page.refusals += 1
 
     def _say(self, problem: str) -> None:
-        self._problem = problem
+        self._notes.append(("error", problem))
         self._paint()
         if self._ended.is_set():
             self._save()

@@ -54,6 +54,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self.run = run
         self._on_submit = on_submit
         self._state: State = "open"
+        self._deadline: threading.Timer | None = None
         self._lock = threading.Lock()
         known, functions = tools_by_name(tools), _functions(run)
         #: A card for each call, in the order of the run's tool calls.
@@ -61,8 +62,6 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._head = FormHead(title=_title(run.tool_calls), expires_at=run.expires_at)
         self._submit = ipywidgets.Button(description="Submit", button_style="primary")
         self._submit.on_click(lambda _: self._submit_clicked())
-        self._run_all = ipywidgets.Button(description="Run all functions", icon="play")
-        self._run_all.on_click(lambda _: threading.Thread(target=self.run_tools, daemon=True).start())
         self._note = ipywidgets.HTML()
         self._note.add_class("nbruns-invalid")
         super().__init__([self._head, *self.calls, self._footer()])
@@ -70,8 +69,11 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._deadline = self._start_clock()
 
     def _footer(self) -> Any:
-        several = sum(card.can_run for card in self.calls) > 1
-        footer = ipywidgets.HBox([self._submit, *([self._run_all] if several else []), self._note])
+        self._buttons = [self._submit]
+        if sum(card.can_run for card in self.calls) > 1:
+            self._buttons.append(ipywidgets.Button(description="Run all functions", icon="play"))
+            self._buttons[1].on_click(lambda _: threading.Thread(target=self.run_tools, daemon=True).start())
+        footer = ipywidgets.HBox([*self._buttons, self._note])
         footer.add_class("nbruns-footer")
         return footer
 
@@ -102,21 +104,24 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             if self._on_submit is not None:
                 self._on_submit(outputs)
         except BaseException as error:
-            self._enter("open", f"Not submitted; what you entered is still here. {_words(error)}")
+            self.reopen(_words(error))
             raise
         self._enter("submitted", "Submitted.")
 
-    def finish(self, words: str, state: State = "closed") -> None:
+    def finish(self, words: str) -> None:
         """Close the form for good and say why; what was typed can still be read."""
-        self._enter(state, words)
+        self._enter("closed", words)
+
+    def reopen(self, words: str) -> None:
+        """Say why the answers did not reach the server; they can be submitted again."""
+        self._enter("open", f"Not submitted; what you entered is still here. {words}")
 
     def close(self) -> None:
         """Take the form away from every page."""
         if self._deadline is not None:
             self._deadline.cancel()
-        for card in self.calls:
-            card.close()
-        self._head.close()
+        for child in self.children:
+            _close(child)
         super().close()
 
     def _take(self) -> dict[str, str]:
@@ -143,8 +148,8 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def _show(self, words: str) -> None:
         over = self._state != "open"
-        for control in (self._submit, self._run_all):
-            control.disabled = over
+        for button in self._buttons:
+            button.disabled = over
         for card in self.calls:
             card.freeze(over)
         if self._state in ("submitted", "expired", "closed"):
@@ -175,6 +180,12 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
     def _expire(self) -> None:
         if self._state == "open":
             self._enter("expired", "The run has expired: its answers came too late. Start another run.")
+
+
+def _close(widget: Any) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
 
 
 def _functions(run: Run) -> dict[str, Mapping[str, Any]]:

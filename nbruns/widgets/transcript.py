@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -44,14 +44,14 @@ class Transcript:
         self._texts: dict[str, MarkdownBlocks] = {}
         self._calls: dict[str, tuple[object, Block]] = {}
 
-    def blocks(self, snapshot: RunSnapshot, problem: str = "") -> list[Block]:
-        """What there is to see of the run now. `problem` is what kept us from seeing more."""
+    def blocks(self, snapshot: RunSnapshot, notes: Iterable[tuple[str, str]] = ()) -> list[Block]:
+        """What there is to see of the run now, and our own notes ("note" or "error", and the words) below it."""
         found = [Block("head", "head", head_html(snapshot)), *self._body(snapshot), *_ending(snapshot.run)]
         if snapshot.error:
             found.append(
                 _note("event", "error", _error_words("The server reported an error", snapshot.error))
             )
-        return [*found, _note("problem", "error", problem)] if problem else found
+        return found + [_note(f"note/{number}", *note) for number, note in enumerate(notes)]
 
     def _body(self, snapshot: RunSnapshot) -> Iterator[Block]:
         messages = {message.id: message for message in snapshot.messages}

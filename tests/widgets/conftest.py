@@ -1,0 +1,115 @@
+"""Fixtures for widgets: what they would send to a page, and a page that takes it as the JavaScript does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comm
+import pytest
+from comm.base_comm import BaseComm
+from ipywidgets import Widget
+
+
+class Sent(list[dict[str, Any]]):
+    """The messages that widgets have sent, each with the id of its widget and its type."""
+
+    def of(self, widget: Widget) -> list[dict[str, Any]]:
+        """The messages of one widget."""
+        return [message for message in self if message["comm_id"] == widget.comm.comm_id]
+
+    def bytes(self) -> int:
+        """How much that is."""
+        return sum(len(json.dumps(message["data"], separators=(",", ":")).encode()) for message in self)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """Everything that crosses the comm, from every widget made in the test."""
+    messages = Sent()
+
+    class RecordingComm(BaseComm):
+        def publish_msg(self, msg_type: str, data: Any = None, **_: Any) -> None:
+            # As it is on the wire, so that later changes don't show.
+            messages.append({"comm_id": self.comm_id, "type": msg_type, "data": json.loads(json.dumps(data))})
+
+    monkeypatch.setattr(comm, "create_comm", RecordingComm)
+    return messages
+
+
+class Page:
+    """Keeps a transcript's blocks as transcript.js does."""
+
+    def __init__(self, view: Any, sent: Sent) -> None:
+        self.view = view
+        self._sent = sent
+        self._read = 0
+        self.seen = -1
+        self.blocks: dict[int, list[Any]] = {}
+        self.gaps = 0
+
+    def open(self) -> None:
+        """Get the state as a page that opens now, and say that it listens."""
+        self._read = len(self._sent)
+        self._load(self.view.get_state("state")["state"])
+        self.view._handle_custom_msg({"hello": self.seen}, [])
+
+    def take(self) -> dict[int, list[Any]]:
+        """Take in all that has been sent since."""
+        new, self._read = self._sent[self._read :], len(self._sent)
+        for message in new:
+            if message["comm_id"] == self.view.comm.comm_id:
+                self._receive(message["data"])
+        return self.blocks
+
+    def texts(self) -> list[str]:
+        """The contents of the blocks in their order."""
+        return [block[2] for block in self.take().values()]
+
+    def _receive(self, data: dict[str, Any]) -> None:
+        if data["method"] == "update" and "state" in data["state"]:
+            self._load(data["state"]["state"])
+        if data["method"] == "custom":
+            number, changes, *order = data["content"]
+            if number == self.seen + 1:
+                self.seen = number
+                self._change(changes, order)
+            elif number > self.seen:
+                self.gaps += 1
+
+    def _load(self, state: list[Any]) -> None:
+        self.seen, blocks = state
+        self.blocks = {block[0]: block for block in blocks}
+
+    def _change(self, changes: list[list[Any]], order: list[list[int]]) -> None:
+        for change in changes:
+            if isinstance(change[1], str):
+                self.blocks[change[0]] = change
+                continue
+            block = list(self.blocks[change[0]])
+            block[2] = spliced(block[2], *change[1:4])
+            if len(change) > 4:
+                block[3] = spliced(block[3], *change[4:7])
+            self.blocks[change[0]] = block
+        if order:
+            self.blocks = {number: self.blocks[number] for number in order[0]}
+
+
+def spliced(old: str, start: int, drop: int, text: str) -> str:
+    """What JavaScript's `old.slice(0, start) + text + old.slice(start + drop)` gives."""
+    units = old.encode("utf-16-le")
+    whole = units[: 2 * start] + text.encode("utf-16-le") + units[2 * (start + drop) :]
+    return whole.decode("utf-16-le")
+
+
+@pytest.fixture
+def page(sent: Sent) -> Callable[[Any], Page]:
+    """Open a page on a transcript view."""
+    return lambda view: Page(view, sent)
+
+
+@pytest.fixture(autouse=True)
+def _close_widgets() -> Iterator[None]:
+    yield
+    Widget.close_all()

@@ -1,0 +1,200 @@
+"""Markdown: safe HTML, the same in whichever pieces it came, finished blocks rendered once."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from nbruns.widgets.highlight import OPEN_END, coloured_html, lexer_for, marks
+from nbruns.widgets.markdown import MarkdownBlocks, markdown_html
+
+TEXT = '''# Title
+Hello **bold** and `code` with [a link](https://example.com/x?y=1 "title") and <b>html</b>.
+
+- one
+- two
+  - nested
+
+  ```py
+  x = 1
+  ```
+1. first
+2. second
+
+| a | b |
+|---|--:|
+| 1 | 2 |
+
+```python
+def f(x: int) -> str:
+    """Doc"""
+    return "😀" + str(x)  # comment
+```
+[ref] before
+
+[ref]: https://ref.example
+Setext [ref]
+---
+> quote
+
+* x
+* * *
+   ~~~~js
+   let a = "😀";
+   ~~~
+   ~~~~
+    indented code
+
+~~gone~~ tail *x*
+```
+never closed
+'''
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[x](javascript:alert(1))",
+    "[x](JaVaScRiPt:alert(1))",
+    "[x](java\tscript:alert(1))",
+    "[x](&#106;avascript:alert(1))",
+    "[x](data:text/html;base64,PHNjcmlwdD4=)",
+    "[x](vbscript:x)",
+    "[x](file:///etc/passwd)",
+    "[x](/lab/tree)",
+    "[x](//evil.example/x)",
+    "<javascript:alert(1)>",
+    "![x](https://evil.example/pixel.png)",
+    "![x](https://evil.example/pixel.png 'a\" onload=\"alert(1)')",
+    '[x](https://ok.example/"onmouseover="alert(1))',
+    '```"><script>alert(1)</script>\ncode\n```',
+    "```<img src=x onerror=alert(1)>\n</code></pre><script>alert(1)</script>\n```",
+    '- a\n\n  ```"onx="y\n  </pre><script>alert(1)</script>\n  ```',
+    "| <script>alert(1)</script> |\n|---|\n| <style>*{display:none}</style> |",
+    "<style>body{display:none}</style>",
+    "<iframe src=https://evil.example></iframe>",
+    "<svg/onload=alert(1)>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "[ref]\n\n[ref]: javascript:alert(1)",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "`<script>alert(1)</script>`",
+]
+TAG = re.compile(r"<\s*(/?)\s*([a-zA-Z][^\s/>]*)([^>]*)>")
+SAFE_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s a span div".split())
+SAFE_TAGS |= set("table thead tbody tr th td".split())
+SAFE_ATTRIBUTES = set("class href title target rel start style data-language".split())
+
+
+def assert_harmless(html: str) -> None:
+    """Every tag and attribute is one of ours, every link leads where links may."""
+    for _, tag, attributes in TAG.findall(html):
+        assert tag in SAFE_TAGS, html
+        for name, value in re.findall(r'([^\s="]+)="([^"]*)"', attributes):
+            assert name in SAFE_ATTRIBUTES, html
+            assert name != "href" or value.partition(":")[0] in ("http", "https", "mailto"), html
+        assert "=" not in re.sub(r'[^\s="]+="[^"]*"', "", attributes), html
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_harmless_at_every_length(text: str) -> None:
+    assert_harmless(markdown_html(text))
+    blocks = MarkdownBlocks("m")
+    for end in range(len(text) + 1):
+        assert_harmless("".join(block.to_html() for block in blocks.update(text[:end])))
+
+
+def test_links_open_safely_and_lead_only_where_links_may() -> None:
+    html = markdown_html(
+        "[a](https://a.example) [b](mailto:b@b.example) [c](ftp://c.example) [d](javascript:d)"
+    )
+    assert html.count("<a ") == 2
+    assert html.count('target="_blank"') == html.count('rel="noopener noreferrer"') == 2
+
+
+def test_images_are_named_and_never_loaded() -> None:
+    html = markdown_html("![a chart](https://evil.example/x.png) ![](https://evil.example/y.png)")
+    assert "<img" not in html
+    assert "[image: a chart]" in html
+    assert "[image: https://evil.example/y.png]" in html
+
+
+def test_the_pieces_make_no_difference() -> None:
+    whole = [(block.key, block.to_html()) for block in MarkdownBlocks("m/").update(TEXT, complete=True)]
+    assert [key for key, _ in whole] == [f"m/{number}" for number in range(len(whole))]
+    for seed in range(12):
+        cuts = random.Random(seed)
+        blocks, end = MarkdownBlocks("m/"), 0
+        while end < len(TEXT):
+            end += cuts.randint(1, 25)
+            blocks.update(TEXT[:end])
+        assert [(block.key, block.to_html()) for block in blocks.update(TEXT, complete=True)] == whole
+
+
+def test_finished_blocks_are_rendered_once() -> None:
+    blocks = MarkdownBlocks("m/")
+    seen: dict[str, object] = {}
+    for end in range(0, len(TEXT), 3):
+        *finished, _open = blocks.update(TEXT[:end]) or [None]
+        for block in finished:
+            assert block is not None
+            assert seen.setdefault(block.key, block) is block
+    assert len(seen) > 8
+
+
+def test_an_open_block_looks_as_it_will() -> None:
+    def shown(text: str) -> str:
+        return "".join(block.content for block in MarkdownBlocks("").update(text))
+
+    assert shown("Here are:\n-") == "<p>Here are:</p>"  # not yet a heading
+    assert shown("So **very") == "<p>So <strong>very</strong></p>"
+    assert shown("Call `f(x") == "<p>Call <code>f(x</code></p>"
+    assert shown("See [the docs](https://exa") == "<p>See the docs</p>"
+    assert shown("Text\n\n| a | b |\n|--") == "<p>Text</p>"
+
+
+def test_a_rewritten_text_starts_anew() -> None:
+    blocks = MarkdownBlocks("m/")
+    blocks.update("One\n\ntwo\n\nthree")
+    assert [block.content for block in blocks.update("Other\n\ntext", complete=True)] == [
+        "<p>Other</p>",
+        "<p>text</p>",
+    ]
+
+
+def test_line_ends_of_other_systems_are_line_ends() -> None:
+    blocks = MarkdownBlocks("m/")
+    text = "One\r\n\r\n- two\r\n- three\rfour"
+    for end in range(len(text)):
+        blocks.update(text[:end])
+    assert [b.content for b in blocks.update(text, complete=True)] == [
+        b.content for b in MarkdownBlocks("m/").update("One\n\n- two\n- three\nfour", complete=True)
+    ]
+
+
+def test_colours_add_up_to_the_code_and_escape_it() -> None:
+    code = 'def f(x):\n    return "<😀>" + x  # & so on'
+    html = coloured_html(code, marks(code, lexer_for("python")))
+    assert re.sub(r"<[^>]*>", "", html) == code.replace("&", "&amp;").replace("<", "&lt;").replace(
+        ">", "&gt;"
+    )
+    assert '<span class="nbruns-k">def</span> <span class="nbruns-f">f</span>' in html
+    assert '<span class="nbruns-s">"&lt;😀&gt;"</span>' in html
+
+
+def test_code_that_streams_has_its_colours_at_once_and_the_right_ones_in_the_end() -> None:
+    code = "".join(f"def function_{i}(x):\n    return x + {i}\n\n" for i in range(OPEN_END // 20))
+    text = f"```python\n{code}"
+    blocks = MarkdownBlocks("m/")
+    for end in range(11, len(text), 97):
+        (block,) = blocks.update(text[:end])
+        coloured = sum(int(length) for length in re.findall(r"[a-z_](\d+)", block.marks))
+        assert coloured == len(block.content)
+    (whole,) = blocks.update(text, complete=True)
+    assert whole.marks == marks(whole.content, lexer_for("python"))
+
+
+def test_code_of_no_or_an_unknown_language_is_plain() -> None:
+    for language in ("", "no-such-language", "../../etc"):
+        (block,) = MarkdownBlocks("m/").update(f"```{language}\nx = 1\n```\n")
+        assert (block.content, block.marks) == ("x = 1", "")

@@ -1,0 +1,390 @@
+"""The live view: it follows a run over its streams, lets its calls be answered, and never loses anything."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import Page, Sent
+from scripted import ScriptedRuns, ScriptedStream, call_json, gate, needs, run_is, run_json, says, step_is
+from test_tool_outputs_form import get_weather, until
+
+from nbruns.errors import APIError, ConnectionError, NbrunsError, StreamError, TimeoutError
+from nbruns.objects import Run
+from nbruns.widgets import RunView, run_view
+from nbruns.widgets.transcript import Transcript
+
+OpenPage = Callable[[Any], Page]
+DONE = [*says("It is ", "12 °C."), run_is("completed", completed_at=int(time.time()) + 1)]
+
+
+def asking(*calls: dict[str, Any]) -> ScriptedStream:
+    calls = calls or (call_json(),)
+    return ScriptedStream(run_is("in_progress"), step_is("in_progress", *calls), needs(*calls))
+
+
+def asked(runs: ScriptedRuns, *calls: dict[str, Any], **options: Any) -> RunView:
+    """A view whose form is there."""
+    view = RunView(runs, asking(*calls), **options)
+    until(lambda: view.form is not None)
+    return view
+
+
+def test_a_run_without_tools_is_followed_to_its_end() -> None:
+    view = RunView(ScriptedRuns(), ScriptedStream(run_is("queued"), *DONE))
+    run = view.wait(5)
+    assert run.status == "completed"
+    assert view.run == run
+    assert view.snapshot.text == "It is 12 °C."
+    assert "12 °C." in view.to_html()
+    assert view.form is None
+
+
+def test_the_cell_returns_at_once_and_text_shows_while_it_streams(sent: Sent, page: OpenPage) -> None:
+    first, pause = gate()
+    second, end = gate()
+    pieces = says("It is ", "12 °C.")
+    view = RunView(
+        ScriptedRuns(), ScriptedStream(run_is("in_progress"), pieces[:2], pause, pieces[2:], end, *DONE[-1:])
+    )
+    opened = page(view._page)
+    opened.open()
+    until(lambda: opened.texts()[1:] == ["<p>It is</p>"])
+    first.set()
+    until(lambda: opened.texts()[1:] == ["<p>It is 12 °C.</p>"])
+    second.set()
+    view.wait(5)
+
+
+def test_submit_goes_on_in_the_same_view(sent: Sent, page: OpenPage) -> None:
+    runs = ScriptedRuns(ScriptedStream(run_is("in_progress"), *DONE))
+    view = asked(runs)
+    opened = page(view._page)
+    opened.open()
+    assert view.form is not None
+    assert list(view.children) == [view._page, view.form]
+    view.form.calls[0].output = "sunny"
+    view.form.submit()
+    assert view.wait(5).status == "completed"
+    assert runs.submitted == [{"call_1": "sunny"}]
+    assert view.form is None
+    assert list(view.children) == [view._page]
+    assert [block[2] for block in opened.take().values()][1:] == [
+        block.content for block in Transcript().blocks(view.snapshot)[1:]
+    ]
+
+
+def test_a_run_may_ask_several_times() -> None:
+    again = ScriptedStream(
+        step_is("in_progress", call_json(id="call_2"), id="step_2"), needs(call_json(id="call_2"))
+    )
+    runs = ScriptedRuns(again, ScriptedStream(*DONE))
+    view = asked(runs)
+    for answer in ("one", "two"):
+        until(lambda: view.form is not None and view.form.state == "open" and not view.form.outputs)
+        form = view.form
+        assert form is not None
+        form.calls[0].output = answer
+        form.submit()
+        until(lambda form=form: view.form is not form)
+    assert view.wait(5).status == "completed"
+    assert runs.submitted == [{"call_1": "one"}, {"call_2": "two"}]
+
+
+def test_a_failed_submit_is_shown_and_what_was_typed_is_still_there() -> None:
+    runs = ScriptedRuns(APIError("the server is on fire", status=500), ScriptedStream(*DONE))
+    view = asked(runs)
+    form = view.form
+    assert form is not None
+    form.calls[0].output = "typed"
+    form._submit.click()
+    until(lambda: "on fire" in form._note.value)
+    assert view.form is form
+    assert form.outputs == {"call_1": "typed"}
+    form._submit.click()
+    assert view.wait(5).status == "completed"
+
+
+def test_auto_answers_with_the_registered_functions() -> None:
+    runs = ScriptedRuns(ScriptedStream(*DONE))
+    view = RunView(runs, asking(), tools=[get_weather], auto=True)
+    assert view.wait(5).status == "completed"
+    assert runs.submitted == [{"call_1": "12 celsius in Oslo"}]
+
+
+def test_auto_reports_what_a_function_raises() -> None:
+    runs = ScriptedRuns(ScriptedStream(*DONE))
+    view = RunView(runs, asking(call_json('{"city": "Atlantis"}')), tools=[get_weather], auto=True)
+    view.wait(5)
+    assert runs.submitted == [{"call_1": "Error: get_weather raised LookupError: no such city"}]
+
+
+def test_auto_leaves_to_the_form_what_no_function_answers() -> None:
+    runs = ScriptedRuns(ScriptedStream(*DONE))
+    view = asked(
+        runs, call_json(), call_json(id="call_2", name="ask_the_user"), tools=[get_weather], auto=True
+    )
+    assert view.form is not None
+    assert view.form.outputs == {"call_1": "12 celsius in Oslo"}
+    view.form.calls[1].output = "blue"
+    view.form.submit()
+    view.wait(5)
+    assert runs.submitted == [{"call_1": "12 celsius in Oslo", "call_2": "blue"}]
+
+
+def test_auto_submits_that_fail_are_shown_and_raised() -> None:
+    runs = ScriptedRuns(ConnectionError("no server there"))
+    view = RunView(runs, asking(), tools=[get_weather], auto=True)
+    until(lambda: view.form is not None)
+    assert view.form is not None
+    assert view.form.outputs == {"call_1": "12 celsius in Oslo"}
+    assert "no server there" in view.form._note.value
+
+
+def test_without_auto_functions_only_offer_themselves() -> None:
+    view = asked(ScriptedRuns(), tools=[get_weather])
+    assert view.form is not None
+    assert view.form.outputs == {}
+    assert view.form.calls[0].can_run
+
+
+def test_a_broken_stream_is_shown_below_and_raised_by_wait() -> None:
+    view = RunView(
+        ScriptedRuns(),
+        ScriptedStream(run_is("in_progress"), *says("Half", complete=False), StreamError("cut off")),
+    )
+    with pytest.raises(StreamError, match="cut off"):
+        view.wait(5)
+    assert "cut off" in view.to_html()
+    assert "Half" in view.to_html()
+    with pytest.raises(StreamError):
+        view.wait(5)
+
+
+def test_any_other_trouble_is_shown_too() -> None:
+    view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), ValueError("<b>odd</b>")))
+    with pytest.raises(ValueError, match="odd"):
+        view.wait(5)
+    assert "ValueError: &lt;b&gt;odd" in view.to_html()
+
+
+def test_a_stream_that_somebody_closed_is_no_end() -> None:
+    view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress")))
+    with pytest.raises(StreamError, match="closed before the run had ended"):
+        view.wait(5)
+
+
+def test_a_wait_that_is_over_leaves_all_as_it_was() -> None:
+    runs = ScriptedRuns(ScriptedStream(*DONE))
+    view = asked(runs)
+    form = view.form
+    assert form is not None
+    form.calls[0].output = "typed"
+    with pytest.raises(TimeoutError, match=r"not ended after 0\.1 s; its status: requires action"):
+        view.wait(0.1)
+    assert view.form is form
+    assert form.outputs == {"call_1": "typed"}
+    assert form.state == "open"
+    form.submit()
+    assert view.wait(5).status == "completed"
+
+
+def test_an_interrupted_wait_leaves_all_as_it_was() -> None:
+    import signal
+
+    view = asked(ScriptedRuns(ScriptedStream(*DONE)))
+    form = view.form
+    assert form is not None
+    threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        view.wait(10)
+    assert view.form is form
+    form.calls[0].output = "sunny"
+    form.submit()
+    assert view.wait(5).status == "completed"
+
+
+def test_it_can_be_awaited() -> None:
+    opened, pause = gate()
+
+    async def main() -> Run:
+        view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), pause, *DONE))
+        asyncio.get_running_loop().call_later(0.1, opened.set)
+        return await view
+
+    assert asyncio.run(main()).status == "completed"
+
+
+def test_on_done_is_called_once_with_the_run() -> None:
+    opened, pause = gate()
+    view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), pause, *DONE))
+    early: list[Run] = []
+    view.on_done(early.append)
+    assert early == []
+    opened.set()
+    view.wait(5)
+    until(lambda: early)
+    late: list[Run] = []
+    view.on_done(late.append)
+    assert [run.status for run in early + late] == ["completed", "completed"]
+
+
+def test_an_error_in_a_callback_is_shown() -> None:
+    view = RunView(ScriptedRuns(), ScriptedStream(*DONE))
+    view.wait(5)
+    view.on_done(lambda run: {}["nope"])
+    assert "KeyError" in view.to_html()
+
+
+def test_cancel_while_streaming() -> None:
+    opened, pause = gate()
+    runs = ScriptedRuns()
+    view = RunView(
+        runs, ScriptedStream(run_is("in_progress"), pause, run_is("cancelling"), run_is("cancelled"))
+    )
+    until(lambda: view._page.cancellable)
+    view._page._handle_custom_msg({"cancel": True}, [])
+    until(lambda: runs.cancelled == 1)
+    opened.set()
+    assert view.wait(5).status == "cancelled"
+    assert "The run was cancelled." in view.to_html()
+    assert view._page.cancellable is False
+
+
+def test_cancel_while_the_form_waits() -> None:
+    runs = ScriptedRuns()
+    runs.followed = lambda: ScriptedStream(run_is("cancelling"), run_is("cancelled"))
+    view = asked(runs)
+    view.cancel()
+    assert view.wait(5).status == "cancelled"
+    assert view.form is None
+
+
+def test_a_cancel_that_fails_is_shown_and_the_button_comes_back() -> None:
+    class Refusing(ScriptedRuns):
+        def cancel(self, run: Run) -> Run:
+            raise APIError("can't cancel that", status=400)
+
+    view = asked(Refusing())
+    view._page._handle_custom_msg({"cancel": True}, [])
+    until(lambda: view._page.refusals == 1)
+    assert "can&#x27;t cancel that" in view.to_html()
+    assert view._page.cancellable is True
+
+
+def test_cancelling_nothing_says_so() -> None:
+    opened, pause = gate()
+    view = RunView(ScriptedRuns(), ScriptedStream(pause, *DONE))
+    with pytest.raises(NbrunsError, match="no run to cancel yet"):
+        view.cancel()
+    opened.set()
+    view.wait(5)
+
+
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often whether somebody else has answered."""
+    monkeypatch.setattr(run_view, "LOOK_FIRST", 0.05)
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_run_answered_elsewhere_closes_the_form_and_goes_on() -> None:
+    runs = ScriptedRuns()
+    runs.followed = lambda: ScriptedStream(*DONE)
+    view = asked(runs)
+    form = view.form
+    assert form is not None
+    runs.now = run_json("in_progress")
+    assert view.wait(5).status == "completed"
+    assert view.form is None
+    assert "elsewhere" in view.to_html()
+    assert runs.submitted == []
+    with pytest.raises(NbrunsError):
+        form.submit()
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_run_that_expires_meanwhile_ends_the_view() -> None:
+    runs = ScriptedRuns(now=run_json("expired"))
+    runs.followed = lambda: ScriptedStream(run_is("expired"))
+    view = RunView(runs, asking())
+    assert view.wait(5).status == "expired"
+    assert "expired" in view.to_html()
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_server_that_is_away_for_a_while_changes_nothing() -> None:
+    class Away(ScriptedRuns):
+        asked = 0
+
+        def retrieve(self, run: Run) -> Run:
+            self.asked += 1
+            raise ConnectionError("away")
+
+    runs = Away(ScriptedStream(*DONE))
+    view = asked(runs)
+    until(lambda: runs.asked >= 2)
+    assert view.form is not None
+    view.form.calls[0].output = "sunny"
+    view.form.submit()
+    assert view.wait(5).status == "completed"
+
+
+def test_a_page_that_opens_late_shows_everything(sent: Sent, page: OpenPage) -> None:
+    view = asked(ScriptedRuns())
+    late = page(view._page)
+    late.open()
+    assert [block[1] for block in late.blocks.values()] == ["head", "call"]
+    assert view.form is not None
+    assert view.get_state("children")["children"] == [
+        f"IPY_MODEL_{w.model_id}" for w in (view._page, view.form)
+    ]
+
+
+def test_at_most_twenty_updates_a_second(sent: Sent, page: OpenPage) -> None:
+    pieces = says(*["word "] * 400)
+    slow = [step for piece in pieces for step in (lambda: time.sleep(0.001), piece)]
+    view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), slow, run_is("completed")))
+    opened = page(view._page)
+    opened.open()
+    began = time.monotonic()
+    view.wait(10)
+    took = time.monotonic() - began
+    messages = [m for m in sent.of(view._page) if m["data"].get("method") == "custom"]
+    assert 3 <= len(messages) <= 20 * took + 3
+    assert opened.texts()[-1].count("word") == 400
+
+
+def test_several_views_do_not_mix() -> None:
+    views = [
+        RunView(ScriptedRuns(), ScriptedStream(says(f"I am {n}."), run_is("completed"))) for n in range(5)
+    ]
+    for number, view in enumerate(views):
+        view.wait(5)
+        assert view.snapshot.text == f"I am {number}."
+
+
+def test_in_a_plain_python_it_works_and_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    view = RunView(ScriptedRuns(), ScriptedStream(*DONE))
+    view.wait(5)
+    assert capsys.readouterr().out == ""
+
+
+def test_html_of_a_run_that_goes_on_says_so_and_how_to_pick_it_up() -> None:
+    view = asked(ScriptedRuns())
+    assert "client.runs.watch(run=&quot;run_1&quot;, thread=&quot;thread_1&quot;)" in view.to_html()
+
+
+def test_threads_end_with_the_run() -> None:
+    before = set(threading.enumerate())
+    opened, pause = gate()
+    view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), pause, *DONE))
+    until(lambda: view.run is not None)
+    assert {t.name for t in set(threading.enumerate()) - before} == {"nbruns-view", "nbruns-reader"}
+    opened.set()
+    view.wait(5)
+    until(lambda: not set(threading.enumerate()) - before)

@@ -1,0 +1,285 @@
+"""The form: every call answered, nothing typed ever lost, nothing submitted twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from conftest import Sent
+from ipywidgets import Widget
+from scripted import call_json, needs
+from test_transcript import EVIL
+
+from nbruns.errors import BadRequestError, NbrunsError
+from nbruns.objects import Run
+from nbruns.widgets import ToolOutputsForm
+
+
+def get_weather(city: str, unit: str = "celsius", days: int = 1) -> str:
+    """The weather in a city."""
+    if city == "Atlantis":
+        raise LookupError("no such city")
+    return f"12 {unit} in {city}"
+
+
+def run(*calls: dict[str, Any], **fields: Any) -> Run:
+    return Run(needs(*(calls or [call_json()]), **fields)[1])
+
+
+def until(condition: Any, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def words(form: ToolOutputsForm) -> str:
+    return str(form._note.value)
+
+
+def controls(form: ToolOutputsForm) -> list[Widget]:
+    """Every control that one can type into or click."""
+    found, todo = [], [form]
+    while todo:
+        widget = todo.pop()
+        todo += getattr(widget, "children", ())
+        found += [widget] if hasattr(widget, "disabled") else []
+    return found
+
+
+def test_it_collects_an_answer_for_every_call() -> None:
+    taken: list[dict[str, str]] = []
+    form = ToolOutputsForm(run(call_json(), call_json(id="call_2")), on_submit=taken.append)
+    assert [card.call.id for card in form.calls] == ["call_1", "call_2"]
+    form.calls[0].output = "sunny"
+    form.calls[1].error = "the service is down"
+    assert form.calls[1].error == "the service is down"
+    form.submit()
+    assert taken == [{"call_1": "sunny", "call_2": "Error: the service is down"}]
+    assert form.state == "submitted"
+
+
+def test_submitted_empty_it_says_which_call_is_unanswered() -> None:
+    taken: list[Any] = []
+    form = ToolOutputsForm(run(call_json(), call_json(id="call_2")), on_submit=taken.append)
+    form.calls[0].output = "sunny"
+    form.calls[1].output = "   "
+    with pytest.raises(NbrunsError, match=r"get_weather \(call_2\) is unanswered"):
+        form.submit()
+    assert "unanswered" in form.calls[1]._note.value
+    assert form.calls[0]._note.value == ""
+    assert (form.state, taken) == ("open", [])
+    form.calls[1].output = "rain"
+    assert form.calls[1]._note.value == ""  # the message goes when it no longer holds
+
+
+def test_a_failed_submit_keeps_everything_and_can_be_repeated() -> None:
+    answers: list[Any] = [BadRequestError("no such run", status=400), ConnectionResetError("reset"), None]
+    taken: list[dict[str, str]] = []
+
+    def on_submit(outputs: dict[str, str]) -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+        taken.append(outputs)
+
+    form = ToolOutputsForm(run(), tools=[get_weather], on_submit=on_submit)
+    form.calls[0]._editor._fields["city"].control.value = "Bergen"
+    form.calls[0].output = "typed with care"
+    for kind, told in (
+        (BadRequestError, "no such run"),
+        (ConnectionResetError, "ConnectionResetError: reset"),
+    ):
+        with pytest.raises(kind):
+            form.submit()
+        assert told in words(form)
+        assert form.state == "open"
+        assert form.outputs == {"call_1": "typed with care"}
+        assert form.calls[0].arguments == {"city": "Bergen"}
+        assert not any(control.disabled for control in controls(form))
+    form.submit()
+    assert taken == [{"call_1": "typed with care"}]
+
+
+def test_it_can_not_be_submitted_twice() -> None:
+    entered, go = threading.Event(), threading.Event()
+    taken: list[Any] = []
+
+    def on_submit(outputs: dict[str, str]) -> None:
+        entered.set()
+        assert go.wait(5)
+        taken.append(outputs)
+
+    form = ToolOutputsForm(run(), on_submit=on_submit)
+    form.calls[0].output = "sunny"
+    for _ in range(3):
+        form._submit.click()
+    assert entered.wait(5)
+    assert form.state == "submitting"
+    assert all(control.disabled for control in controls(form))
+    with pytest.raises(NbrunsError, match="submitting"):
+        form.submit()
+    go.set()
+    until(lambda: form.state == "submitted")
+    with pytest.raises(NbrunsError, match="submitted"):
+        form.submit()
+    assert taken == [{"call_1": "sunny"}]
+
+
+def test_a_click_never_holds_the_kernel() -> None:
+    go = threading.Event()
+    form = ToolOutputsForm(run(), on_submit=lambda _: go.wait(5))
+    form.calls[0].output = "sunny"
+    began = time.monotonic()
+    form._submit.click()
+    assert time.monotonic() - began < 1
+    go.set()
+    until(lambda: form.state == "submitted")
+
+
+def test_functions_fill_it_in_with_the_arguments_as_edited() -> None:
+    form = ToolOutputsForm(run(call_json(), call_json(id="call_2", name="unknown")), tools=[get_weather])
+    assert form.calls[0].arguments == {"city": "Oslo"}
+    form.calls[0]._editor._fields["unit"].control.value = "fahrenheit"
+    form.run_tools()
+    assert form.outputs == {"call_1": "12 fahrenheit in Oslo"}
+    assert not form.calls[1].can_run
+    with pytest.raises(ValueError, match="No function is registered for unknown"):
+        form.calls[1].run()
+
+
+def test_run_tools_leaves_typed_answers_alone() -> None:
+    form = ToolOutputsForm(run(), tools=[get_weather])
+    form.calls[0].output = "my own"
+    form.run_tools()
+    assert form.outputs == {"call_1": "my own"}
+
+
+def test_what_a_function_raises_is_an_error_to_report_and_to_see() -> None:
+    form = ToolOutputsForm(run(call_json('{"city": "Atlantis"}')), tools=[get_weather])
+    form.calls[0]._run.click()
+    until(lambda: form.calls[0].error is not None)
+    assert form.calls[0].error == "get_weather raised LookupError: no such city"
+    assert form.outputs == {"call_1": "Error: get_weather raised LookupError: no such city"}
+
+
+def test_an_empty_text_that_a_function_gives_is_an_answer() -> None:
+    def get_weather(city: str) -> str:
+        return ""
+
+    form = ToolOutputsForm(run(), tools=[get_weather])
+    form.run_tools()
+    assert form.outputs == {"call_1": ""}
+    form.calls[0]._output.value = "x"
+    form.calls[0]._output.value = ""
+    assert form.outputs == {}
+
+
+@pytest.mark.parametrize("arguments", ["not json", '["Oslo"]', '{"city": "Os', '"Oslo"'])
+def test_arguments_that_no_field_can_show_are_edited_as_they_came(arguments: str) -> None:
+    form = ToolOutputsForm(run(call_json(arguments)), tools=[get_weather])
+    assert form.calls[0].arguments == arguments
+    form.run_tools()
+    assert form.calls[0].error is not None
+    form.calls[0].output = None
+    form.calls[0]._editor._raw.value = '{"city": "Oslo"}'
+    form.run_tools()
+    assert form.outputs == {"call_1": "12 celsius in Oslo"}
+
+
+def test_a_wrong_field_says_so_and_the_function_is_not_run() -> None:
+    form = ToolOutputsForm(run(), tools=[get_weather])
+    days = form.calls[0]._editor._fields["days"]
+    days.control.value = "two"
+    form.run_tools()
+    assert form.outputs == {}
+    assert "not a whole number" in days._note.value
+    days.control.value = "2"
+    assert days._note.value == ""
+    form.run_tools()
+    assert form.outputs == {"call_1": "12 celsius in Oslo"}
+
+
+def test_arguments_that_the_schema_does_not_know_are_kept() -> None:
+    form = ToolOutputsForm(run(call_json('{"city": "Oslo", "mood": {"good": true}}')), tools=[get_weather])
+    assert form.calls[0].arguments == {"city": "Oslo", "mood": {"good": True}}
+
+
+def test_when_the_time_is_over_it_closes_and_keeps_what_was_typed() -> None:
+    form = ToolOutputsForm(run(expires_at=time.time() + 0.3), on_submit=lambda _: None)
+    form.calls[0].output = "too late"
+    assert form.state == "open"
+    until(lambda: form.state == "expired")
+    assert "expired" in words(form)
+    assert all(control.disabled for control in controls(form))
+    assert form.outputs == {"call_1": "too late"}
+    with pytest.raises(NbrunsError, match="expired"):
+        form.submit()
+
+
+def test_a_run_without_a_deadline_stays_open() -> None:
+    form = ToolOutputsForm(run(expires_at=None))
+    assert form._head.expires_at is None
+    assert form.state == "open"
+
+
+def test_hostile_text_is_text_in_every_place(sent: Sent) -> None:
+    call = call_json(arguments=EVIL, id=EVIL, name=EVIL)
+    function = {"name": EVIL, "description": EVIL, "parameters": {"type": "object"}}
+    form = ToolOutputsForm(run(call, tools=[{"type": "function", "function": function}]))
+    with pytest.raises(NbrunsError):
+        form.submit()
+    form.finish(EVIL)
+    html = [
+        value
+        for message in sent
+        for name, value in message["data"].get("state", {}).items()
+        if name == "value" and isinstance(value, str)
+    ]
+    assert any("alert(1)" in value for value in html)
+    assert not any("<script" in value or "<img" in value for value in html)
+    assert all(not w.description_allow_html for w in controls(form) if hasattr(w, "description_allow_html"))
+
+
+def test_hostile_schemas_and_arguments_are_text_in_the_fields(sent: Sent) -> None:
+    import json
+
+    from nbruns.widgets.arguments import ArgumentsEditor
+
+    schema = {
+        "type": "object",
+        "properties": {
+            EVIL: {"type": "integer", "description": EVIL},
+            "choice": {"enum": [EVIL, 1]},
+            "odd": {"type": EVIL},
+        },
+        "required": [EVIL],
+    }
+    editor = ArgumentsEditor(json.dumps({EVIL: EVIL, "choice": EVIL, "odd": EVIL}), schema)
+    with pytest.raises(ValueError, match="is not of type"):
+        editor.read()
+    notes = [field._note.value for field in editor._fields.values()]
+    assert any("alert(1)" in note for note in notes)
+    assert not any("<script" in note or "<img" in note for note in notes)
+
+
+def test_every_control_is_labelled() -> None:
+    form = ToolOutputsForm(run(), tools=[get_weather])
+    unlabelled = [control for control in controls(form) if not getattr(control, "description", "")]
+    assert unlabelled == []
+
+
+def test_closing_takes_every_widget_along(sent: Sent) -> None:
+    form = ToolOutputsForm(run(), tools=[get_weather])
+    form.close()
+    shown = {
+        m["comm_id"]: m["data"]["state"]["_model_name"]
+        for m in sent
+        if m["type"] == "comm_open" and m["data"]["state"].get("_model_module") != "@jupyter-widgets/base"
+    }
+    closed = {m["comm_id"] for m in sent if m["type"] == "comm_close"}
+    left = {name for comm_id, name in shown.items() if comm_id not in closed}
+    assert len(shown) > 10
+    assert {name for name in left if not name.endswith("StyleModel")} == set()
