@@ -39,22 +39,20 @@ _STOP_TIMEOUT = 15.0
 class LocalServer:
     """The server behind a `local()` client: `url` is where it listens, `stop()` ends it."""
 
-    def __init__(self, folder: Path, url: str, pid: int) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.url = url
         self._folder = folder
-        self._pid = pid
 
     def __repr__(self) -> str:
         return f"LocalServer({self.url}, data in {self._folder})"
 
     def stop(self) -> None:
         """End the server. Runs that were active go on when it is started again; nothing is lost."""
-        if not is_serving(self._folder):
-            return
         # Whoever serves the folder now: the process joined then may be gone, and its number another's.
-        pid = _pid(self._folder) or self._pid
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        pid = _pid(self._folder) if is_serving(self._folder) else None
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_TIMEOUT
         while is_serving(self._folder) and _pid(self._folder) in (pid, None):
             if time.monotonic() > deadline:
@@ -164,7 +162,7 @@ def _joined(folder: Path) -> LocalServer | None:
     while is_serving(folder):
         address = _address(folder)
         if address is not None:
-            server = LocalServer(folder, address["url"], address["pid"])
+            server = LocalServer(folder, address["url"])
             if address.get("version") != __version__:
                 server.stop()  # its runs go on under the version that is installed now
                 return None
@@ -204,7 +202,7 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
                 f"The local server did not start within {_START_TIMEOUT:.0f} s; see {folder}/server.log."
             )
         time.sleep(0.02)
-    return LocalServer(folder, address["url"], process.pid)
+    return LocalServer(folder, address["url"])
 
 
 def _await_health(url: str) -> None:
@@ -227,7 +225,9 @@ def _address(folder: Path) -> dict[str, Any] | None:
         address = json.loads((folder / "server.json").read_text())
     except (OSError, ValueError):
         return None
-    return address if isinstance(address, dict) and {"url", "pid"} <= address.keys() else None
+    # stop() signals this process, and a pid of 0 or below would mean many.
+    told = isinstance(address, dict) and isinstance(address.get("url"), str)
+    return address if told and type(address.get("pid")) is int and address["pid"] > 1 else None
 
 
 def _pid(folder: Path) -> int | None:

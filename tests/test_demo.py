@@ -69,7 +69,7 @@ def test_the_demo_shows_a_run_of_each_model_and_what_they_used(tmp_path: Path) -
             )
         assert "Next: `make lab` opens the tour" in usage
     finally:
-        LocalServer(tmp_path, "", -1).stop()
+        LocalServer(tmp_path, "").stop()
 
 
 def test_a_model_that_is_not_here_is_told_of_after_the_tables(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 import nbruns
+from nbruns import local_server
 from nbruns.local_server import LocalServer, data_folder, is_serving, serving, tell_address, token_of
 
 REPOSITORY = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "data"
     yield folder
     if folder.is_dir():
-        LocalServer(folder, "", -1).stop()
+        LocalServer(folder, "").stop()
 
 
 def address(folder: Path) -> dict[str, object]:
@@ -77,7 +78,8 @@ def test_a_server_that_was_killed_is_replaced(folder: Path) -> None:
     first = nbruns.local(folder)
     thread = first.threads.create("Remember me.")
     killed = address(folder)["pid"]
-    os.kill(int(str(killed)), signal.SIGKILL)
+    assert isinstance(killed, int) and killed > 1  # a signal to less would go to many processes
+    os.kill(killed, signal.SIGKILL)
     until(lambda: not is_serving(folder))
 
     second = nbruns.local(folder)
@@ -150,6 +152,13 @@ def test_a_server_of_another_version_is_replaced(folder: Path) -> None:
     assert address(folder)["version"] == nbruns.__version__
     assert address(folder)["pid"] != old["pid"]
     assert second.api_key == first.api_key
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1, True, None, "5", 5.0])
+def test_an_address_whose_process_is_no_single_one_is_no_address(tmp_path: Path, pid: object) -> None:
+    # A signal to 0 or -1 goes to many processes. Only the reading is tested: nothing is signalled here.
+    (tmp_path / "server.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": pid}))
+    assert local_server._address(tmp_path) is None
 
 
 def test_the_folder_is_named_by_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
