@@ -149,7 +149,7 @@ async def update_thread(call: Call) -> JSON:
 
 async def delete_thread(call: Call) -> JSON:
     active = await call.db.read(store.active_run, call.thread_id)
-    if not await call.db.write(lambda tx: store.delete_thread(tx.conn, call.thread_id)):
+    if not await call.db.write(lambda tx: store.delete_thread(tx, call.thread_id)):
         raise not_found("thread", call.thread_id)
     if active is not None:
         call.rooms.engine.abandon(active["id"])

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -42,27 +42,34 @@ class Transaction:
 
     conn: sa.Connection
     emitted: list[tuple[str, str, str]] = field(default_factory=list)
+    #: Runs that have been deleted; nothing of them is logged any more.
+    gone: set[str] = field(default_factory=set)
 
     def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> None:
         """Log an event, and publish it when the transaction has been committed."""
         self.emitted.append((run_id, name, encode(payload)))
 
 
+class Log(Protocol):
+    """Numbers a transaction's events and writes them down."""
+
+    def write(self, transaction: Transaction) -> list[Event]: ...
+
+    def forget(self) -> None:
+        """Whatever has been remembered may be wrong: the transaction was undone."""
+
+
 @dataclass
 class _Job:
     work: Callable[[Transaction], Any]
-    done: Future[Any]
-    #: Whether the work can fail half-way and must then be undone on its own.
-    guarded: bool
+    #: Who waits for it; work that nobody waits for only emits, and can't fail half-way.
+    done: Future[Any] | None = None
 
 
 class Database:
-    """An open database. `log` writes a transaction's events down and returns them numbered; `on_events` is
-    called with them from the writing thread."""
+    """An open database. `log` writes events down; `on_events` is called with them from the writing thread."""
 
-    def __init__(
-        self, url: str, log: Callable[[sa.Connection, list[tuple[str, str, str]]], list[Event]]
-    ) -> None:
+    def __init__(self, url: str, log: Log) -> None:
         self.engine = _engine(url)
         self.on_events: Callable[[list[Event]], None] = lambda events: None
         self._log = log
@@ -86,16 +93,14 @@ class Database:
         self, change: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """What `change` returns, when it has been committed; if it raises, nothing of it has been."""
-        job = _Job(lambda transaction: change(transaction, *args, **kwargs), Future(), guarded=True)
+        job = _Job(lambda transaction: change(transaction, *args, **kwargs), Future())
         self._jobs.put(job)
-        result: T = await asyncio.wrap_future(job.done)
+        result: T = await asyncio.wrap_future(cast("Future[T]", job.done))
         return result
 
-    def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> asyncio.Future[None]:
-        """Log an event behind all writes asked for so far; the future is done when it is committed."""
-        job = _Job(lambda transaction: transaction.emit(run_id, name, payload), Future(), guarded=False)
-        self._jobs.put(job)
-        return asyncio.wrap_future(job.done)
+    def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> None:
+        """Log an event behind all writes asked for so far, and wait for nothing."""
+        self._jobs.put(_Job(lambda transaction: transaction.emit(run_id, name, payload)))
 
     def close(self) -> None:
         """Commit what was asked for, then let go of the database."""
@@ -122,22 +127,25 @@ class Database:
         try:
             results, events = self._transact(jobs)
         except Exception as error:
+            self._log.forget()
             results, events = [(job, None, error) for job in jobs], []
         if events:
             self.on_events(events)
         for job, value, failure in results:
-            _deliver(job.done, value, failure)
+            if job.done is not None:
+                _deliver(job.done, value, failure)
 
     def _transact(self, jobs: list[_Job], attempts: int = 3) -> tuple[list[_Result], list[Event]]:
         try:
             with self.engine.connect().execution_options(writes=True) as conn, conn.begin():
                 transaction = Transaction(conn)
                 results = [_attempt(job, transaction) for job in jobs]
-                return results, self._log(conn, transaction.emitted)
+                return results, self._log.write(transaction)
         except sa.exc.IntegrityError:
             # Another process has logged an event of the same run at the same moment; ours come behind it.
             if attempts == 1:
                 raise
+            self._log.forget()
             return self._transact(jobs, attempts - 1)
 
 
@@ -152,7 +160,7 @@ def encode(payload: object) -> str:
 def _attempt(job: _Job, transaction: Transaction) -> _Result:
     emitted = len(transaction.emitted)
     try:
-        if not job.guarded:
+        if job.done is None:
             return job, job.work(transaction), None
         with transaction.conn.begin_nested():
             return job, job.work(transaction), None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbruns.server import prompt, store, transitions, wire
-from nbruns.server.database import Database
+from nbruns.server.database import Database, Transaction
 from nbruns.server.models import Delta, Finish, ModelError, Models, TextDelta, ToolCallDelta
 from nbruns.server.transitions import Made
 
@@ -152,7 +152,11 @@ class Leg:
         return self._tool_step | {"step_details": details}
 
     async def _emit(self, name: str, payload: JSON) -> None:
-        committed = self._db.emit(self._run["id"], name, payload)
+        self._db.emit(self._run["id"], name, payload)
         self._deltas += 1
         if self._deltas % _IN_FLIGHT == 0:
-            await committed
+            await self._db.write(_nothing)
+
+
+def _nothing(tx: Transaction) -> None:
+    """Waiting for this is waiting for all that was emitted before."""

@@ -12,14 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from nbruns.objects import TERMINAL_STATUSES
 from nbruns.server import store
 from nbruns.server.database import Database, Event
 
 BUFFER = 256
 KEEP_ALIVE_SECONDS = 15.0
-#: The events with which a stream ends; after `requires_action` the next one begins with the tool outputs.
-LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *TERMINAL_STATUSES))
 DONE = b"event: done\ndata: [DONE]\n\n"
 # No blank line behind it: SDKs that remember the last id would take one for the end of an empty event.
 KEEP_ALIVE = b": keep-alive\n"
@@ -58,7 +55,7 @@ class Hub:
                     new = _up_to_end(new, until)
                     last = new[-1].number
                     yield b"".join(map(frame, new))
-                    if last >= until and new[-1].name in LAST_EVENTS:
+                    if last >= until and new[-1].name in store.LAST_EVENTS:
                         break
                     until = max(until, last + 1)
                 elif behind:
@@ -120,7 +117,7 @@ def frame(event: Event) -> bytes:
 
 def _up_to_end(events: list[Event], until: int) -> list[Event]:
     for index, event in enumerate(events):
-        if event.number >= until and event.name in LAST_EVENTS:
+        if event.number >= until and event.name in store.LAST_EVENTS:
             return events[: index + 1]
     return events
 

@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, listener: socket.socket, settings: Settings, on_ready: Callable[[str], None]) -> None:
         self._settings, self._on_ready = settings, on_ready
-        self._db = Database(settings.database_url, store.log_events)
+        self._db = Database(settings.database_url, store.EventLog())
         try:
             store.prepare(self._db.engine)
         except BaseException:

@@ -8,20 +8,23 @@ however many objects there are.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from nbruns.errors import SetupError
-from nbruns.server.database import Event
+from nbruns.objects import TERMINAL_STATUSES
+from nbruns.server.database import Event, Transaction
 from nbruns.server.refusal import Refused
 
 JSON = dict[str, Any]
 
 #: Counts up with every change of the tables; a database with a higher number is from a newer nbruns.
 SCHEMA_VERSION = 1
+#: The events behind which nothing comes before somebody acts: streams end with them.
+LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *TERMINAL_STATUSES))
 ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
 
 metadata = sa.MetaData()
@@ -166,13 +169,14 @@ def delete(conn: sa.Connection, table: sa.Table, id: str, **owner: str) -> bool:
     return conn.execute(sa.delete(table).where(table.c.id == id, *_matches(table, owner))).rowcount > 0
 
 
-def delete_thread(conn: sa.Connection, thread_id: str) -> bool:
+def delete_thread(tx: Transaction, thread_id: str) -> bool:
     """Delete a thread with its messages, runs, steps and events."""
     its_runs = sa.select(runs.c.id).where(runs.c.thread_id == thread_id)
-    conn.execute(sa.delete(events).where(events.c.run_id.in_(its_runs)))
+    tx.gone.update(tx.conn.scalars(its_runs))
+    tx.conn.execute(sa.delete(events).where(events.c.run_id.in_(its_runs)))
     for table in (messages, steps, runs):
-        conn.execute(sa.delete(table).where(table.c.thread_id == thread_id))
-    return delete(conn, threads, thread_id)
+        tx.conn.execute(sa.delete(table).where(table.c.thread_id == thread_id))
+    return delete(tx.conn, threads, thread_id)
 
 
 def listed(
@@ -269,24 +273,45 @@ def last_event(conn: sa.Connection, run_id: str) -> int:
     return conn.scalar(sa.select(sa.func.max(events.c.number)).where(events.c.run_id == run_id)) or 0
 
 
-def log_events(conn: sa.Connection, emitted: Sequence[tuple[str, str, str]]) -> list[Event]:
-    """Number events and write them down; those of runs that are gone are dropped."""
-    last = {run_id: last_event(conn, run_id) for run_id in {run_id for run_id, _, _ in emitted}}
-    gone = {run_id for run_id, number in last.items() if not number and get(conn, runs, run_id) is None}
-    logged = []
-    for run_id, name, data in emitted:
-        if run_id not in gone:
-            last[run_id] += 1
-            logged.append(Event(run_id, last[run_id], name, data))
-    if logged:
-        conn.execute(sa.insert(events), [event._asdict() for event in logged])
-    return logged
-
-
 def events_after(conn: sa.Connection, run_id: str, number: int, limit: int) -> list[Event]:
     """Up to `limit` of a run's events that follow the one of that number."""
     query = sa.select(events).where(events.c.run_id == run_id, events.c.number > number)
     return [Event(*row) for row in conn.execute(query.order_by(events.c.number).limit(limit))]
+
+
+class EventLog:
+    """The log of all runs' events. It remembers the last number of the runs that are being worked on."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def write(self, tx: Transaction) -> list[Event]:
+        """Number a transaction's events and write them down, but for those of runs that are gone."""
+        for run_id in tx.gone:
+            self._last.pop(run_id, None)
+        logged = []
+        for run_id, name, data in tx.emitted:
+            last = self._last_number(tx, run_id, name)
+            if last is not None:
+                self._last[run_id] = last + 1
+                logged.append(Event(run_id, last + 1, name, data))
+            if name in LAST_EVENTS:
+                self._last.pop(run_id, None)
+        if logged:
+            tx.conn.execute(sa.insert(events), [event._asdict() for event in logged])
+        return logged
+
+    def forget(self) -> None:
+        """Ask the database for the numbers again."""
+        self._last.clear()
+
+    def _last_number(self, tx: Transaction, run_id: str, name: str) -> int | None:
+        last = self._last.get(run_id)
+        if last is None and run_id not in tx.gone:
+            last = last_event(tx.conn, run_id)
+            # A run's first event is written with it. None yet, and no run: it has been deleted meanwhile.
+            return last if last or get(tx.conn, runs, run_id) is not None else None
+        return last
 
 
 def upsert(conn: sa.Connection, table: sa.Table, row: JSON) -> None:

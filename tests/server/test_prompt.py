@@ -19,7 +19,7 @@ QUESTION = {"role": "user", "content": "What should I wear?"}
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    db = Database(f"sqlite:///{tmp_path / 'prompt.sqlite'}", store.log_events)
+    db = Database(f"sqlite:///{tmp_path / 'prompt.sqlite'}", store.EventLog())
     store.prepare(db.engine)
     yield db
     db.close()
