@@ -39,7 +39,8 @@ _MODULES = {
     "local_server": ("local",),
     "stream": ("RunStream",),
     "tools": ("tool",),
-    "widgets": ("RunView", "ToolOutputsForm"),
+    "widgets.run_view": ("RunView",),
+    "widgets.tool_outputs_form": ("ToolOutputsForm",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -69,8 +70,8 @@ if TYPE_CHECKING:
     from nbruns.local_server import local as local
     from nbruns.stream import RunStream as RunStream
     from nbruns.tools import tool as tool
-    from nbruns.widgets import RunView as RunView
-    from nbruns.widgets import ToolOutputsForm as ToolOutputsForm
+    from nbruns.widgets.run_view import RunView as RunView
+    from nbruns.widgets.tool_outputs_form import ToolOutputsForm as ToolOutputsForm
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from nbruns.transport import Check, Transport, path_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nbruns.widgets import RunView
+    from nbruns.widgets.run_view import RunView
 
 AssistantArg = str | Assistant
 ThreadArg = str | Thread
@@ -330,7 +330,7 @@ class Runs(Resource):
         answer by themselves. The cell returns at once; `view.wait()` waits for the end.
         """
         stream = self._watched(thread, assistant, run, params)
-        from nbruns.widgets import RunView
+        from nbruns.widgets.run_view import RunView
 
         return RunView(self, stream, tools=tools, auto=auto)
 

@@ -9,10 +9,12 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints, overload
 
 from nbruns.errors import ToolError, excerpt
-from nbruns.objects import JSON
+
+if TYPE_CHECKING:
+    from nbruns.objects import JSON
 
 F = TypeVar("F", bound=Callable[..., Any])
 
