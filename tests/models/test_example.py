@@ -123,7 +123,7 @@ SCHEMAS: dict[str, Any] = {
     "anyOf of which one is impossible": one(anyOf=[False, {"type": "string"}]),
     "oneOf": VEHICLES,
     "oneOf that overlap": one(oneOf=[{"type": "integer"}, {"type": "integer", "minimum": 5}]),
-    "allOf": one(allOf=[{"type": "integer", "minimum": 3}, {"minimum": 80, "maximum": 81}]),
+    "allOf": one(allOf=[{"type": "integer", "minimum": 3}, {"minimum": 80}]),
     "allOf of objects": {
         "allOf": [
             {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
@@ -200,7 +200,7 @@ HOSTILE: dict[str, Any] = {
     "a contradiction": one(type="integer", minimum=5, maximum=4),
     "a pattern that is none": one(type="string", pattern="(["),
     "a pattern of another dialect": one(type="string", pattern=r"^\p{Lu}+$"),
-    "a pattern that wants too much": one(type="string", pattern="^((((a{1000}){1000}){1000}){1000}){1000}$"),
+    "a pattern that wants too much": one(type="string", pattern="^(a{1000}){1000}$"),
     "too many items": one(type="array", items={"type": "string"}, minItems=10**9),
     "too long a string": one(type="string", minLength=10**12),
     "too many properties": one(type="object", minProperties=10**9),
