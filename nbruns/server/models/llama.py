@@ -26,6 +26,9 @@ GUIDANCE = {
     }
 }
 
+#: The engine's slots; they share one context, and each remembers the prompt that it read last.
+ANSWERS, TRIALS = 0, 1
+
 _engines: dict[tuple[Path, int, int], Any] = {}
 _loading = Lock()
 
@@ -38,7 +41,7 @@ def generate(engine: Any, request: dict[str, Any], on_chunk: Callable[[Chunk], b
     grammar = request.get("grammar", "")
     if grammar.startswith("%llguidance") and not _binds(engine, grammar):
         request = {**request, "grammar": object_grammar({})}
-    engine.handle_chat_completions(request, on_chunk)
+    engine.handle_chat_completions({**request, "id_slot": ANSWERS}, on_chunk)
 
 
 def load(path: Path, context: int, threads: int) -> Any:
@@ -67,7 +70,7 @@ def choice_grammar(texts: list[str]) -> str:
 
 def _binds(engine: Any, grammar: str) -> bool:
     """Tell whether a grammar is followed; one that does not compile is passed over in silence."""
-    trial = {"prompt": "The", "max_tokens": 1, "grammar": grammar, "temperature": 0}
+    trial = {"prompt": "The", "max_tokens": 1, "grammar": grammar, "temperature": 0, "id_slot": TRIALS}
     answer = engine.handle_completions(trial)
     return "error" not in answer and bool(answer["choices"][0]["text"].startswith("{"))
 
@@ -78,7 +81,7 @@ def _loaded(path: Path, context: int, threads: int) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx = context
-    params.n_parallel = 1
+    params.n_parallel, params.kv_unified = 2, True
     params.verbosity = -1
     params.warmup = params.ui = False
     params.offline = True
