@@ -15,7 +15,6 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from nbruns.errors import SetupError
-from nbruns.objects import TERMINAL_STATUSES
 from nbruns.server.database import Event, Transaction
 from nbruns.server.refusal import Refused
 
@@ -23,9 +22,10 @@ JSON = dict[str, Any]
 
 #: Counts up with every change of the tables; a database with a higher number is from a newer nbruns.
 SCHEMA_VERSION = 1
-#: The events behind which nothing comes before somebody acts: streams end with them.
-LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *TERMINAL_STATUSES))
 ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
+ENDED = ("cancelled", "failed", "completed", "incomplete", "expired")
+#: The events behind which nothing comes before somebody acts: streams end with them.
+LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *ENDED))
 
 metadata = sa.MetaData()
 
