@@ -22,13 +22,13 @@ def answer_form(page: NotebookPage, cell: int) -> None:
     """Run the registered function in its card, write the other output by hand, submit."""
     form = page.output(cell).locator(".nbruns-form")
     form.wait_for()
-    weather, sunset = form.locator(".nbruns-card").all()
+    weather, daylight = form.locator(".nbruns-card").all()
     form.get_by_role("button", name="Submit").click()
     page.page.get_by_text("Unanswered").first.wait_for()
     weather.get_by_role("button", name="Run get_weather").click()
-    sunset.get_by_label("Output").fill("15:34, says the almanac")
+    daylight.get_by_label("Output").fill("dark from 15:34, says the almanac")
     page.page.wait_for_function(
-        "card => card.querySelector('textarea').value.includes('light rain')", arg=weather.element_handle()
+        "card => card.querySelector('textarea').value.includes('Light rain')", arg=weather.element_handle()
     )
     page.screenshot("tour-form", page.cell(cell))
     form.get_by_role("button", name="Submit").click()
@@ -50,7 +50,7 @@ def test_the_tour(notebook_page: Callable[..., NotebookPage]) -> None:
     output = page.output(watched)
     assert "completed" in (output.locator(".nbruns-badge").text_content() or "")
     assert output.locator(".nbruns-form").count() == 0
-    assert "15:34, says the almanac" in (output.text_content() or "")
+    assert "dark from 15:34, says the almanac" in (output.text_content() or "")
     assert page.error_output() == []
     small = page.output(cell_of(page, "tools=[get_weather], auto=True)")).text_content() or ""
     assert "get_weather" in small and "completed" in small
@@ -64,5 +64,5 @@ def test_the_tour(notebook_page: Callable[..., NotebookPage]) -> None:
     page.lab.stop_kernels()
     reopened = notebook_page(TOUR, kernel=False)
     transcript = reopened.output(watched)
-    assert "15:34, says the almanac" in (transcript.text_content() or "")
+    assert "dark from 15:34, says the almanac" in (transcript.text_content() or "")
     assert "Error displaying widget" not in (reopened.page.text_content("body") or "")
