@@ -40,7 +40,7 @@ CALL = (
 OUTPUTS = {"tool_outputs": [{"tool_call_id": "call_oslo", "output": "-3 °C"}]}
 ANSWER = (TextDelta("Take "), TextDelta("a coat."), Finish("stop", usage(30, 5)))
 
-Turn = tuple[Delta | Exception | threading.Event | float, ...]
+Turn = Iterable[Delta | Exception | threading.Event | float]
 
 
 class Scripted:

@@ -41,17 +41,38 @@ def test_a_leg_that_is_done_again_is_asked_what_it_was_asked_the_first_time(db: 
         run = await run_in_progress(
             db, [{"role": "user", "content": [wire.text_part("What should I wear?")]}]
         )
-        before = await db.read(prompt.build, run)
-        message = wire.answer(run, "msg_1", 1) | {"content": [wire.text_part("Let me see.")]}
-        details = {"type": "message_creation", "message_creation": {"message_id": "msg_1"}}
-        step = wire.step(run, "step_1", details, 1)
-        await db.write(transitions.complete_message, run["id"], message, step, wire.NO_USAGE)
-        details = {"type": "tool_calls", "tool_calls": []}
-        await db.write(transitions.save, run["id"], [Made(store.steps, wire.step(run, "step_2", details, 1))])
-        assert await db.read(prompt.build, run) == before
-        assert before.messages == [QUESTION]
+        await assert_asked_again(db, run, 1)
+        call = {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "f", "arguments": "{}", "output": None},
+        }
+        step = wire.step(run, "step_calls_1", {"type": "tool_calls", "tool_calls": [call]}, 1)
+        await db.write(transitions.require_action, run["id"], step, wire.NO_USAGE)
+        outputs = [{"tool_call_id": "call_1", "output": "cold"}]
+        await db.write(transitions.submit, run["thread_id"], run["id"], outputs)
+        second = await db.write(transitions.begin_leg, run["id"], 2)
+        assert second is not None
+        assert [message["role"] for message in await assert_asked_again(db, second, 2)] == [
+            "user",
+            "assistant",
+            "tool",
+        ]
 
     asyncio.run(scenario())
+
+
+async def assert_asked_again(db: Database, run: JSON, leg: int) -> list[JSON]:
+    """What a leg has made before it is cut off is no part of what the next attempt is asked."""
+    before = await db.read(prompt.build, run)
+    message = wire.answer(run, f"msg_{leg}", 1) | {"content": [wire.text_part("Let me see.")]}
+    details: JSON = {"type": "message_creation", "message_creation": {"message_id": f"msg_{leg}"}}
+    step = wire.step(run, f"step_{leg}", details, 1)
+    await db.write(transitions.complete_message, run["id"], message, step, wire.NO_USAGE)
+    calls = wire.step(run, f"step_calls_{leg}", {"type": "tool_calls", "tool_calls": []}, 1)
+    await db.write(transitions.save, run["id"], [Made(store.steps, calls)])
+    assert await db.read(prompt.build, run) == before
+    return before.messages if leg > 1 else []
 
 
 def test_what_is_no_text_is_named(db: Database) -> None:

@@ -53,18 +53,21 @@ class TestStore:
         published: list[Event] = []
         db.on_events = published.extend
 
-        def fail(tx: Transaction) -> None:
-            run_on(tx)
+        def fail(tx: Transaction, run: JSON) -> None:
+            transitions.begin_leg(tx, run["id"], 1)
             raise Refused("no")
 
         async def scenario() -> None:
+            run = await db.write(run_on)
             results = await asyncio.gather(
-                db.write(run_on), db.write(fail), db.write(run_on), return_exceptions=True
+                db.write(run_on), db.write(fail, run), db.write(run_on), return_exceptions=True
             )
             assert [type(result).__name__ for result in results] == ["dict", "Refused", "dict"]
             runs, _ = await db.read(store.listed, store.runs, store.Page())
-            assert runs == [results[2], results[0]]
-            assert {event.run_id for event in published} == {run["id"] for run in runs}
+            assert runs == [results[2], results[0], run]
+            assert [event.run_id for event in published] == [
+                made["id"] for made in reversed(runs) for _ in range(2)
+            ]
 
         asyncio.run(scenario())
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPResponse
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from served import (
     ANSWER,
     CALL,
     OUTPUTS,
+    TOKEN,
     WEATHER,
     Api,
     Scripts,
@@ -21,6 +27,7 @@ from served import (
 )
 
 from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
+from nbruns.sse import iter_events
 
 JSON = dict[str, Any]
 
@@ -136,15 +143,52 @@ def test_rejoining_while_a_run_waits_ends_and_after_the_submission_goes_on(api: 
 
 
 def test_a_reader_that_reads_nothing_holds_back_nobody_and_misses_nothing(api: Api, script: Scripts) -> None:
-    words = [TextDelta(f"{'x' * 8000}{number} ") for number in range(800)]
+    words = [TextDelta(f"{'x' * 10_000}{number} ") for number in range(800)]
     assistant = script((*words, Finish("stop", usage(1, 800)))).assistant()
     run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
-    slow = api.rejoin(run)
-    first = next(slow)
-    assert api.until(run, "completed")["usage"]["completion_tokens"] == 800
-    text = [event for event in slow if event.name == "thread.message.delta"]
-    assert first.name == "thread.run.created"
+    with slow_connection(api, f"/v1{api.run_path(run)}/stream") as slow:
+        assert api.until(run, "completed")["usage"]["completion_tokens"] == 800
+        events = iter_events(iter(lambda: slow.read1(65536), b""))
+        text = [event for event in events if event.event == "thread.message.delta"]
     assert len(text) == 800
+
+
+@contextmanager
+def slow_connection(api: Api, path: str) -> Iterator[HTTPResponse]:
+    """A request whose answer is not read, on a socket that takes in little of it."""
+    url = urlsplit(api.url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        connection.connect((url.hostname, url.port))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {url.netloc}\r\napi-key: {TOKEN}\r\n\r\n".encode())
+        response = HTTPResponse(connection)
+        response.begin()
+        yield response
+
+
+def test_a_model_that_never_pauses_does_not_run_ahead_of_its_readers(api: Api, script: Scripts) -> None:
+    said: list[int] = []
+
+    def hasty() -> Iterator[TextDelta]:
+        for number in range(20_000):
+            said.append(number)
+            yield TextDelta(f"{number} ")
+
+    stream = api.stream("/threads/runs", {"assistant_id": script(hasty()).assistant()})
+    events = [next(stream)]
+    while events[-1].name != "thread.message.delta":
+        events.append(next(stream))
+    assert len(said) < 20_000
+    api.post(f"{api.run_path(events[1].data)}/cancel")
+
+
+def test_answers_do_not_wait_for_acknowledgements(api: Api) -> None:
+    times = []
+    for _ in range(60):
+        began = time.perf_counter()
+        api.get("/threads", limit=1)
+        times.append(time.perf_counter() - began)
+    assert sorted(times[30:])[7] < 0.03  # delayed acknowledgements would make it 0.04 for all
 
 
 @pytest.mark.parametrize(
