@@ -126,7 +126,8 @@ class Engine:
         try:
             ending, why = await _outcome(work, run["expires_at"])
         finally:
-            self._working.pop(run["id"], None)
+            if self._working.get(run["id"]) is work:  # the run's next leg may have begun
+                del self._working[run["id"]]
         if ending is not None:
             await self._db.write(transitions.end, run["id"], ending, leg.unfinished(), **why)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 import uvicorn
 
+from nbruns.errors import SetupError
 from nbruns.server import store
 from nbruns.server.access import LOOPBACK, Gate
 from nbruns.server.app import Rooms, create_app
@@ -40,9 +41,19 @@ class Settings:
 
 
 def file_of(database_url: str) -> str | None:
-    """The file that a SQLite URL names; None for other databases."""
-    url = sa.make_url(database_url)
-    return url.database if url.get_backend_name() == "sqlite" else None
+    """The file that a SQLite URL names; None for PostgreSQL. Raises SetupError for what is neither."""
+    try:
+        url = sa.make_url(database_url)
+    except sa.exc.ArgumentError:
+        url = sa.make_url("unreadable://")
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        return url.database
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise SetupError(
+            "The database URL names neither a SQLite file nor PostgreSQL. Write --database-url sqlite:///FILE or "
+            "--database-url postgresql://USER@HOST/NAME."
+        )
+    return None
 
 
 class Server(uvicorn.Server):

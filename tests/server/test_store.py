@@ -217,6 +217,14 @@ class TestOpening:
             serve(port=0, database_url=f"sqlite:///{file}", token=None)
         assert file.read_text().startswith("This is a letter")
 
+    @pytest.mark.parametrize(
+        "url", ["", "db.sqlite", "sqlite://", "sqlite:///:memory:", "mysql://u:secret@h/d"]
+    )
+    def test_a_url_that_names_no_database_of_ours_is_refused(self, url: str) -> None:
+        with pytest.raises(SetupError, match="neither a SQLite file nor PostgreSQL") as refused:
+            serve(port=0, database_url=url, token=None)
+        assert "secret" not in str(refused.value)
+
     def test_a_folder_that_can_not_be_made_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(SetupError, match="file/db cannot be opened for writing"):
