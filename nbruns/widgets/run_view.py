@@ -21,7 +21,7 @@ from nbruns.widgets.saved import SavedDisplays, in_notebook
 from nbruns.widgets.tool_outputs_form import ToolOutputsForm
 from nbruns.widgets.transcript import Transcript, to_html
 from nbruns.widgets.transcript_view import TranscriptView
-from nbruns.widgets.waiting import wait_for
+from nbruns.widgets.waiting import usable_widgets, wait_for
 
 if TYPE_CHECKING:
     from nbruns.resources import Runs
@@ -112,6 +112,9 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
                 f"The run has not ended after {timeout:g} s; its status: {status}. "
                 "It goes on: wait() again, answer its form, or cancel() it."
             )
+        return self._outcome()
+
+    def _outcome(self) -> Run:
         if self._error is not None:
             raise self._error
         assert self.run is not None  # without a run there is an error
@@ -119,12 +122,15 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def __await__(self) -> Generator[Any, None, Run]:
         """`await view` is `view.wait()` for a cell that shares the kernel."""
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Run:
         self._show_once()
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
         self._when_ended(lambda: loop.call_soon_threadsafe(ended.set))
-        yield from ended.wait().__await__()
-        return self.wait()
+        with usable_widgets():
+            await ended.wait()
+        return self._outcome()
 
     def cancel(self) -> None:
         """Cancel the run. The view follows until the server says that it is cancelled."""

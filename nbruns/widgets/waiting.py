@@ -9,11 +9,13 @@ Run All) are put back in their order when the wait is over.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from typing import Any
 
 #: Seconds between two looks at what has come in.
 TURN = 0.05
@@ -21,15 +23,35 @@ TURN = 0.05
 
 def wait_for(event: threading.Event, timeout: float | None = None) -> bool:
     """Wait until `event` is set, at most `timeout` seconds; tells whether it is. Widgets stay usable."""
-    kernel = _kernel()
-    if kernel is None or threading.current_thread() is not threading.main_thread():
-        return event.wait(timeout)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    with _Pump(kernel) as pump:
+    with usable_widgets() as pump:
+        if pump is None:
+            return event.wait(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
         while not event.is_set() and (deadline is None or time.monotonic() < deadline):
             pump.turn()
             event.wait(TURN)
     return event.is_set()
+
+
+@contextlib.contextmanager
+def usable_widgets() -> Iterator[_Pump | None]:
+    """Widgets are usable in this block, also one that awaits. None where there is no kernel to take them from."""
+    global _pump
+    kernel = _kernel()
+    if kernel is None or threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    _pump = _pump or _Pump(kernel)
+    _pump.start()
+    try:
+        yield _pump
+    finally:
+        if _pump.stop():
+            _pump = None
+
+
+#: The one that pumps, while somebody waits; only the main thread has a hand on it.
+_pump: _Pump | None = None
 
 
 def _kernel() -> Any:
@@ -49,46 +71,57 @@ def _stream(kernel: Any) -> Any:
 
 
 class _Pump:
-    """Takes the kernel's messages for as long as the `with` block lasts."""
+    """Takes the kernel's messages for as long as somebody waits: views that are awaited together share it."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
         self._stream = _stream(kernel)
         self._callback, self._copy = self._stream._recv_callback, self._stream._recv_copy
         self._others: list[Any] = []
+        self._users = 0
+        self._cell = kernel._parent_ident["shell"], kernel.get_parent("shell")
 
-    def __enter__(self) -> Self:
-        self._stream.on_recv(self._receive, copy=False)
-        return self
+    def start(self) -> None:
+        """One more waits."""
+        self._users += 1
+        if self._users == 1:
+            self._stream.on_recv(self._receive, copy=False)
+            for message in _read_ahead(self._kernel, self._is_for_widgets):
+                self._receive(message)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        # on_recv() also looks whether more has come in since, which the loop would otherwise not notice.
-        self._stream.on_recv(self._callback, copy=self._copy)
-        for message in self._others:
-            self._stream.io_loop.add_callback(self._callback, message)
+    def stop(self) -> bool:
+        """One less waits; tells whether nobody does."""
+        self._users -= 1
+        if self._users == 0:
+            self._back_to_the_cell()  # an interrupt may have come while a message was handled
+            # on_recv() also looks whether more has come in since, which the loop would otherwise not notice.
+            self._stream.on_recv(self._callback, copy=self._copy)
+            for message in self._others:
+                self._stream.io_loop.add_callback(self._callback, message)
+        return self._users == 0
 
     def turn(self) -> None:
         """Handle what has come in."""
         self._stream.flush()
 
     def _receive(self, message: list[Any]) -> None:
-        session = self._kernel.session
-        idents, frames = session.feed_identities(message, copy=False)
-        if len(message) > 1 and self._is_for_widgets(session.deserialize(frames, content=False, copy=False)):
-            self._handle(idents, session.deserialize(frames, content=True, copy=False))
+        if self._is_for_widgets(message):
+            self._handle(message)
         else:
             self._others.append(message)
 
-    @staticmethod
-    def _is_for_widgets(message: dict[str, Any]) -> bool:
-        return str(message["header"]["msg_type"]).startswith("comm_")
+    def _is_for_widgets(self, frames: list[Any]) -> bool:
+        if len(frames) < 2:  # the kernel's word to itself that cells may run again
+            return False
+        session = self._kernel.session
+        _, (_signature, header, *_) = session.feed_identities(frames, copy=False)
+        return str(session.unpack(header.bytes)["msg_type"]).startswith("comm_")
 
-    def _handle(self, idents: Any, message: dict[str, Any]) -> None:
-        """What the kernel does with a message, but at once: and then the waiting cell's output is its own again."""
+    def _handle(self, frames: list[Any]) -> None:
+        """What the kernel does with a message, but at once; then the waiting cell's output is its own again."""
         kernel = self._kernel
-        cell, cell_ident = kernel.get_parent("shell"), kernel._parent_ident["shell"]
+        idents, frames = kernel.session.feed_identities(frames, copy=False)
+        message = kernel.session.deserialize(frames, content=True, copy=False)
         kernel.set_parent(idents, message, channel="shell")
         kernel._publish_status("busy", "shell")
         try:
@@ -96,5 +129,48 @@ class _Pump:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            kernel._publish_status("idle", "shell")
-            kernel.set_parent(cell_ident, cell, channel="shell")
+            kernel._publish_status("idle", "shell", parent=message)
+            self._back_to_the_cell()
+
+    def _back_to_the_cell(self) -> None:
+        """What is printed and displayed from now on belongs to the cell that waits."""
+        self._kernel.set_parent(*self._cell, channel="shell")
+
+
+def _read_ahead(kernel: Any, wanted: Callable[[list[Any]], bool]) -> list[list[Any]]:
+    """The wanted messages that the kernel has read already, but would handle only after the cell that waits:
+    taken from it."""
+    if hasattr(kernel, "msg_queue"):
+        return _queued(kernel.msg_queue, wanted)
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    in_order = sorted(tasks, key=lambda task: (len(task.get_name()), task.get_name()))  # Task-9, Task-10
+    found = filter(None, map(_frames_of, in_order))
+    return [_taken(frames) for frames in found if wanted(frames)]
+
+
+def _queued(messages: Any, wanted: Callable[[list[Any]], bool]) -> list[list[Any]]:
+    """Before ipykernel 7: they are in a queue, as (number, handler, arguments)."""
+    entries = [messages.get_nowait() for _ in range(messages.qsize())]
+    is_wanted = [bool(arguments) and wanted(arguments[-1]) for _, _, arguments in entries]
+    for entry, taken in zip(entries, is_wanted, strict=True):
+        if not taken:
+            messages.put_nowait(entry)
+    return [entry[2][-1] for entry, taken in zip(entries, is_wanted, strict=True) if taken]
+
+
+def _frames_of(task: asyncio.Task[Any]) -> list[Any] | None:
+    """Since ipykernel 7: each is an argument of a task that waits for its turn."""
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    if frame is None or frame.f_code.co_name not in ("shell_main", "run_in_context"):
+        return None
+    given = frame.f_locals
+    frames = given.get("msg") if "msg" in given else (given.get("args") or (None,))[-1]
+    started = "coro" in given or "comm_task" in given  # then a task of its own has them
+    return frames if isinstance(frames, list) and not started else None
+
+
+def _taken(frames: list[Any]) -> list[Any]:
+    """A copy of the frames; their task is left with a message that the kernel skips."""
+    copied = list(frames)
+    frames[:] = [type(frames[0])(b"stop aborting")]
+    return copied

@@ -81,9 +81,33 @@ HOSTILE = [
     "`<script>alert(1)</script>`",
 ]
 TAG = re.compile(r"<\s*(/?)\s*([a-zA-Z][^\s/>]*)([^>]*)>")
-SAFE_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s a span div".split())
-SAFE_TAGS |= set("table thead tbody tr th td".split())
-SAFE_ATTRIBUTES = set("class href title target rel start style data-language".split())
+SAFE_TAGS = set(
+    [
+        "p",
+        "br",
+        "hr",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "ul",
+        "ol",
+        "li",
+        "blockquote",
+        "pre",
+        "code",
+        "em",
+        "strong",
+        "s",
+        "a",
+        "span",
+        "div",
+    ]
+)
+SAFE_TAGS |= set(["table", "thead", "tbody", "tr", "th", "td"])
+SAFE_ATTRIBUTES = set(["class", "href", "title", "target", "rel", "start", "style", "data-language"])
 
 
 def assert_harmless(html: str) -> None:

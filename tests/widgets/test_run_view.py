@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from test_tool_outputs_form import get_weather, until
 
 from nbruns.errors import APIError, ConnectionError, NbrunsError, StreamError, TimeoutError
 from nbruns.objects import Run
-from nbruns.widgets import RunView, run_view
+from nbruns.widgets import run_view
+from nbruns.widgets.run_view import RunView
 from nbruns.widgets.transcript import Transcript
 
 OpenPage = Callable[[Any], Page]
@@ -194,12 +196,12 @@ def test_a_wait_that_is_over_leaves_all_as_it_was() -> None:
 
 
 def test_an_interrupted_wait_leaves_all_as_it_was() -> None:
-    import signal
-
     view = asked(ScriptedRuns(ScriptedStream(*DONE)))
     form = view.form
     assert form is not None
-    threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         view.wait(10)
     assert view.form is form

@@ -14,7 +14,7 @@ from test_transcript import EVIL
 
 from nbruns.errors import BadRequestError, NbrunsError
 from nbruns.objects import Run
-from nbruns.widgets import ToolOutputsForm
+from nbruns.widgets.tool_outputs_form import ToolOutputsForm
 
 
 def get_weather(city: str, unit: str = "celsius", days: int = 1) -> str:

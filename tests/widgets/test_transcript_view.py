@@ -114,7 +114,23 @@ def test_splices_make_the_new_text_in_javascripts_counting() -> None:
 @pytest.mark.parametrize("step", [80, 400])
 def test_traffic_is_at_most_three_times_the_text(step: int, sent: Sent, page: OpenPage) -> None:
     words = random.Random(3)
-    vocabulary = "weather rain **Oslo** `wind` and the model returns a value for every city over time".split()
+    vocabulary = [
+        "weather",
+        "rain",
+        "**Oslo**",
+        "`wind`",
+        "and",
+        "the",
+        "model",
+        "returns",
+        "a",
+        "value",
+        "for",
+        "every",
+        "city",
+        "over",
+        "time",
+    ]
     prose = "\n\n".join(" ".join(words.choices(vocabulary, k=80)) for _ in range(20))
     items = "\n".join(f"- {' '.join(words.choices(vocabulary, k=9))}" for _ in range(60))
     table = "| a | b |\n|---|---|\n" + "\n".join(

@@ -1,0 +1,158 @@
+"""`wait()` in a cell of a real kernel: the form works meanwhile, the next cells wait, the output becomes HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kernel_cells import Cells, kernel
+
+ASK = """
+import time
+from scripted import *
+from nbruns.widgets.run_view import RunView
+done = ScriptedStream([*says("It is ", "12 degrees."), run_is("completed")])
+view = RunView(ScriptedRuns(done), ScriptedStream(run_is("in_progress"), needs(call_json())))
+while view.form is None:
+    time.sleep(0.01)
+print(view.form.calls[0]._output.model_id, view.form._submit.model_id)
+"""
+
+
+@pytest.fixture(scope="module")
+def cells() -> Iterator[Cells]:
+    with kernel() as cells:
+        yield cells
+
+
+@pytest.fixture(params=["main shell", "subshell"])
+def asked(cells: Cells, request: pytest.FixtureRequest) -> tuple[Cells, str, str]:
+    """A kernel in which a run waits for an answer; the ids of the form's output and Submit."""
+    cells.subshell = None
+    if request.param == "subshell":
+        if "subshell" not in str(
+            cells.client.kernel_info(reply=True, timeout=10)["content"].get("supported_features")
+        ):
+            pytest.skip("this ipykernel has no subshells")
+        cells.use_subshell()
+    output, submit = cells.run(ASK).split()
+    return cells, output, submit
+
+
+def test_the_form_can_be_answered_while_a_cell_waits(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    waiting = cells.start("print('waits'); print(view.wait(20).status)")
+    following = cells.start("print('next')")
+    cells.until(lambda: "waits" in cells.printed(waiting), "the cell to wait")
+    cells.until_idle(cells.set(output, value="sunny"))
+    cells.until_idle(cells.click(submit))
+    cells.until_idle(following)
+    assert cells.printed(waiting) == "waits\ncompleted\n"
+    assert cells.printed(following) == "next\n"
+    assert cells.run("print(view._runs.submitted)") == "[{'call_1': 'sunny'}]\n"
+
+
+def test_the_waiting_cell_shows_the_view_and_holds_html_before_it_ends(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    waiting = cells.start("view.wait(20); print('over')")
+    cells.until(lambda: cells.of(waiting, "display_data"), "the view to be shown")
+    cells.set(output, value="sunny")
+    cells.click(submit)
+    cells.until_idle(waiting)
+    (shown,) = cells.of(waiting, "display_data")
+    assert "application/vnd.jupyter.widget-view+json" in shown["content"]["data"]
+    updates = [m for m in cells.messages if m["msg_type"] == "update_display_data"]
+    updates = [m for m in updates if m["content"]["transient"] == shown["content"]["transient"]]
+    (replaced,) = updates
+    assert set(replaced["content"]["data"]) == {"text/plain", "text/html"}
+    assert "It is 12 degrees." in replaced["content"]["data"]["text/html"]
+    (over,) = cells.of(waiting, "stream")
+    assert cells.messages.index(replaced) < cells.messages.index(over)
+
+
+def test_a_view_that_is_shown_already_is_not_shown_again(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    showing = cells.start("view")
+    waiting = cells.start("view.wait(20); view")
+    cells.set(output, value="sunny")
+    cells.click(submit)
+    cells.until_idle(waiting)
+    assert len(cells.of(showing, "display_data")) == 1
+    (shown,) = cells.of(waiting, "display_data")
+    assert set(shown["content"]["data"]) == {
+        "text/plain",
+        "text/html",
+    }  # when it has ended there is no widget
+
+
+def test_interrupting_the_kernel_leaves_run_and_form_as_they_were(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    waiting = cells.start("print('waits'); view.wait(20)")
+    cells.until(lambda: "waits" in cells.printed(waiting), "the cell to wait")
+    cells.until_idle(cells.set(output, value="typed"))
+    cells.manager.interrupt_kernel()
+    cells.until_idle(waiting)
+    assert [m["content"]["ename"] for m in cells.of(waiting, "error")] == ["KeyboardInterrupt"]
+    assert cells.run("print(view.form.state, view.form.outputs)") == "open {'call_1': 'typed'}\n"
+    cells.click(submit)
+    assert cells.run("print(view.wait(20).status)").endswith("completed\n")
+
+
+def test_a_wait_that_is_over_says_so_and_the_next_cell_runs(asked: tuple[Cells, str, str]) -> None:
+    cells, output, _ = asked
+    waiting = cells.start("view.wait(0.3)")
+    cells.set(output, value="typed")
+    cells.until_idle(waiting)
+    assert [m["content"]["ename"] for m in cells.of(waiting, "error")] == ["TimeoutError"]
+    assert cells.run("print(view.form.outputs)") == "{'call_1': 'typed'}\n"
+
+
+def test_await_lets_the_form_work_too(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    waiting = cells.start("print('waits'); print((await view).status)")
+    cells.until(lambda: "waits" in cells.printed(waiting), "the cell to wait")
+    cells.set(output, value="sunny")
+    cells.click(submit)
+    cells.until_idle(waiting)
+    assert cells.printed(waiting) == "waits\ncompleted\n"
+
+
+def test_what_a_cell_prints_stays_its_own_while_widgets_work(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    cells.run(
+        "view.on_done(lambda run: None); view.form.calls[0]._output.observe(lambda c: print('heard'), 'value')"
+    )
+    waiting = cells.start("print('before'); view.wait(20); print('after')")
+    cells.until(lambda: "before" in cells.printed(waiting), "the cell to wait")
+    cells.until_idle(cells.set(output, value="sunny"))
+    cells.click(submit)
+    cells.until_idle(waiting)
+    assert cells.printed(waiting).replace("heard\n", "") == "before\nafter\n"
+
+
+def test_what_was_typed_and_clicked_before_the_cell_waits_is_heard(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    for _ in range(5):  # some of these are read by the kernel before the cell waits, which ones is chance
+        cells.start("view")
+        waiting = cells.start("print(view.wait(10).status)")
+        for typed in ("s", "su", "sunny"):
+            cells.set(output, value=typed)
+        cells.click(submit)
+        following = cells.start("print('next')")
+        cells.until_idle(following)
+        assert cells.printed(waiting) == "completed\n"
+        assert cells.run("print(view._runs.submitted)") == "[{'call_1': 'sunny'}]\n"
+        output, submit = cells.run(ASK).split()
+
+
+def test_views_that_are_awaited_together_leave_the_kernel_as_it_was(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    cells.run(
+        "other = RunView(ScriptedRuns(), ScriptedStream(run_is('in_progress'), lambda: time.sleep(0.3), done.script[0]))"
+    )
+    waiting = cells.start("import asyncio; print([run.status for run in await asyncio.gather(view, other)])")
+    cells.set(output, value="sunny")
+    cells.click(submit)
+    cells.until_idle(waiting)
+    assert cells.printed(waiting) == "['completed', 'completed']\n"
+    assert cells.run("print('alive')") == "alive\n"
