@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Table
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
@@ -89,7 +89,7 @@ def create_app(rooms: Rooms) -> Starlette:
         await rooms.engine.stop()
 
     routes = [Route(path, _endpoint(rooms, handler), methods=[method]) for method, path, handler in ROUTES]
-    handlers = {Refused: _refused, HTTPException: _http_error, Exception: _server_error}
+    handlers = {HTTPException: _http_error}
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
 
 
@@ -280,11 +280,25 @@ ROUTES: list[tuple[str, str, Handler]] = [
 
 def _endpoint(rooms: Rooms, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        body = _parsed(await _read(request)) if request.method == "POST" else {}
-        answer = await handler(Call(rooms, request.path_params, request.query_params, request.headers, body))
-        return answer if isinstance(answer, Response) else _json(answer)
+        try:
+            answer = await handler(await _call(rooms, request))
+            return answer if isinstance(answer, Response) else _json(answer)
+        except Refused as refusal:
+            return _json(refusal.body, refusal.status)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
+        except Exception as error:
+            return _server_error(request, error)
 
     return endpoint
+
+
+async def _call(rooms: Rooms, request: Request) -> Call:
+    path, query = request.path_params, request.query_params
+    if any("\0" in value for value in (*path.values(), *query.values())):
+        raise Refused("Neither an id nor a filter has the character NUL.", code="invalid_value")
+    body = _parsed(await _read(request)) if request.method == "POST" else {}
+    return Call(rooms, path, query, request.headers, body)
 
 
 async def _read(request: Request) -> bytes:
@@ -376,10 +390,6 @@ def _json(payload: JSON, status: int = 200, headers: Mapping[str, str] | None = 
     return Response(encode(payload), status, headers, "application/json")
 
 
-async def _refused(request: Request, refusal: Refused) -> Response:
-    return _json(refusal.body, refusal.status)
-
-
 async def _http_error(request: Request, error: HTTPException) -> Response:
     method, path = request.method, request.url.path
     known = {404: f"Invalid URL ({method} {path})", 405: f"Not allowed to {method} on {path}"}
@@ -387,7 +397,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     return _json(refusal.body, error.status_code, error.headers)
 
 
-async def _server_error(request: Request, error: Exception) -> Response:
+def _server_error(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     message = "The server had an error while processing your request; its log says more."
     return _json(Refused(message, type="server_error").body, 500)

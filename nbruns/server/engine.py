@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -193,9 +194,20 @@ def _workflow_id(run_id: str, leg: int) -> str:
     return f"{run_id}:{leg}"
 
 
+class _Connection(sqlite3.Connection):
+    """From Python 3.12 on, DBOS asks SQLite for unixepoch('subsec'), which it knows since 3.42 only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if sqlite3.sqlite_version_info < (3, 42):
+            self.create_function("unixepoch", 1, lambda _: time.time())
+
+
 def _dbos_config(db: Database) -> Any:
+    on_sqlite = db.engine.dialect.name == "sqlite"
     return {
         "name": "nbruns",
+        "db_engine_kwargs": {"connect_args": {"factory": _Connection}} if on_sqlite else {},
         "system_database_url": _workflow_database(db.engine.url).render_as_string(hide_password=False),
         "application_version": _WORKFLOW_VERSION,
         "log_level": "CRITICAL",

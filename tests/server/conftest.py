@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from served import Api, Script, Scripted, Turn, thread_server
+from served import Api, Registry, Script, Scripted, Turn, thread_server
 
 from nbruns.server.models import Models
 
@@ -15,7 +15,7 @@ _names = (f"scripted-{number}" for number in itertools.count(1))
 
 @pytest.fixture(scope="session")
 def models() -> Models:
-    return Models()
+    return Registry()
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ from nbruns.sse import iter_events
 
 JSON = dict[str, Any]
 TOKEN = "correct horse"
+BROKEN = "broken"
 REPOSITORY = Path(__file__).parent.parent.parent
 #: A function tool, and a call of it in the pieces in which models send one.
 WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Weather in a city"}}
@@ -61,6 +62,15 @@ class Scripted:
                 await asyncio.sleep(item)
             else:
                 yield item
+
+
+class Registry(Models):
+    """Models, one of which makes the server stumble when it is named."""
+
+    def knows(self, name: str) -> bool:
+        if name == BROKEN:
+            raise ValueError("secret detail")
+        return super().knows(name)
 
 
 class Slow:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from served import (
+    BROKEN,
     OUTPUTS,
     WEATHER,
     Api,
@@ -138,6 +139,18 @@ def test_a_body_without_end_is_refused(api: Api) -> None:
     response = api.session.post(f"{api.url}/v1/threads", data=(b" " * 1024 * 1024 for _ in range(17)))
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "request_too_large"
+
+
+def test_a_nul_is_refused_before_a_database_chokes_on_it(api: Api) -> None:
+    for path in ("/threads/thread%00", "/runs?status=queued%00"):
+        assert api.refused("GET", path)[0] == 400
+
+
+def test_an_error_of_the_server_is_an_answer_like_others(api: Api) -> None:
+    for _ in range(2):  # on the same connection
+        status, error = api.refused("POST", A, {"model": BROKEN})
+        assert (status, error["type"], error["code"]) == (500, "server_error", None)
+        assert "secret" not in error["message"]
 
 
 def test_a_method_that_a_path_lacks_is_refused(api: Api) -> None:
