@@ -17,7 +17,8 @@ import uvicorn
 from nbruns.errors import SetupError
 from nbruns.server import store
 from nbruns.server.access import LOOPBACK, Gate
-from nbruns.server.app import Rooms, create_app
+from nbruns.server.app import create_app
+from nbruns.server.call import Rooms
 from nbruns.server.database import Database
 from nbruns.server.engine import LIFETIME_SECONDS, Engine
 from nbruns.server.live import Hub
