@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import sys
 import threading
 import time
@@ -159,14 +160,22 @@ def _queued(messages: Any, wanted: Callable[[list[Any]], bool]) -> list[list[Any
 
 
 def _frames_of(task: asyncio.Task[Any]) -> list[Any] | None:
-    """Since ipykernel 7: each is an argument of a task that waits for its turn."""
+    """Since ipykernel 7: each is an argument of a task, in the order in which they came, that waits for its turn."""
     frame = getattr(task.get_coro(), "cr_frame", None)
-    if frame is None or frame.f_code.co_name not in ("shell_main", "run_in_context"):
+    if frame is None or frame.f_code.co_name != "run_in_context":
         return None
-    given = frame.f_locals
-    frames = given.get("msg") if "msg" in given else (given.get("args") or (None,))[-1]
-    started = "coro" in given or "comm_task" in given  # then a task of its own has them
-    return frames if isinstance(frames, list) and not started else None
+    frames = (frame.f_locals.get("args") or (None,))[-1]
+    return frames if isinstance(frames, list) and not _is_handled(frame.f_locals.get("coro")) else None
+
+
+def _is_handled(shell_main: Any) -> bool:
+    """Whether the kernel is at it: shell_main() has ended, or its own task for the message has begun."""
+    if shell_main is None:
+        return False
+    if shell_main.cr_frame is None:
+        return True
+    task = shell_main.cr_frame.f_locals.get("comm_task")
+    return task is not None and inspect.getcoroutinestate(task.get_coro()) != inspect.CORO_CREATED
 
 
 def _taken(frames: list[Any]) -> list[Any]:

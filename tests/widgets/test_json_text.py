@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html import unescape
+from itertools import pairwise
 
 import pytest
 
@@ -43,10 +44,7 @@ def test_cut_off_json_is_shown_as_far_as_it_goes() -> None:
 def test_growing_json_only_grows_once_it_is_long() -> None:
     text = json.dumps({"text": "word " * 50})
     shown = [pretty_json_html(text[:end]) for end in range(ONE_LINE + 1, len(text) - 2)]
-    assert all(
-        later.startswith(earlier.removesuffix("</span>"))
-        for earlier, later in zip(shown, shown[1:], strict=False)
-    )
+    assert all(later.startswith(earlier.removesuffix("</span>")) for earlier, later in pairwise(shown))
 
 
 @pytest.mark.parametrize("text", ["sunny, 12 °C", "", "}}", "null", '<script>alert("x")</script>'])

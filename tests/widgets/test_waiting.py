@@ -148,7 +148,8 @@ def test_what_was_typed_and_clicked_before_the_cell_waits_is_heard(asked: tuple[
 def test_views_that_are_awaited_together_leave_the_kernel_as_it_was(asked: tuple[Cells, str, str]) -> None:
     cells, output, submit = asked
     cells.run(
-        "other = RunView(ScriptedRuns(), ScriptedStream(run_is('in_progress'), lambda: time.sleep(0.3), done.script[0]))"
+        "slow = ScriptedStream(run_is('in_progress'), lambda: time.sleep(0.3), done.script[0])\n"
+        "other = RunView(ScriptedRuns(), slow)"
     )
     waiting = cells.start("import asyncio; print([run.status for run in await asyncio.gather(view, other)])")
     cells.set(output, value="sunny")
