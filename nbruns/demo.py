@@ -26,10 +26,9 @@ _BOLD, _DIM, _BLUE, _GREEN, _END = (
 
 
 @tool
-def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -> dict[str, object]:
+def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -> str:
     """Tell the weather in a city."""
-    degrees = 3 if unit == "celsius" else 37
-    return {"city": city, "sky": "light rain", "temperature": degrees, "unit": unit, "wind": "8 m/s"}
+    return "Light rain, 3 °C, wind 8 m/s" if unit == "celsius" else "Light rain, 37 °F, wind 18 mph"
 
 
 def demonstrate(client: Client) -> None:

@@ -101,6 +101,6 @@ def test_nothing_but_text_goes_where_there_is_no_terminal(tmp_path: Path) -> Non
 
 
 def test_the_demos_tool_is_one_that_a_model_can_call() -> None:
-    assert '"temperature":37' in get_weather.call('{"city": "Oslo", "unit": "fahrenheit"}')
+    assert "37 °F" in get_weather.call('{"city": "Oslo", "unit": "fahrenheit"}')
     with pytest.raises(ToolError, match="unit"):
         get_weather.call('{"city": "Oslo", "unit": "kelvin"}')
