@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
@@ -113,6 +113,10 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
             self.say("The function was not run: see the arguments above.")
             raise ValueError(f"{self.call.name}: {error}") from error
         self.answer = answer(self._tool, arguments)
+
+    def on_edit(self, callback: Callable[[], object]) -> None:
+        """Call `callback` whenever the answer changes."""
+        self._output.observe(lambda _: callback(), "value")
 
     def say(self, message: str) -> None:
         """Show a message at the card's end."""

@@ -64,6 +64,8 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._submit.on_click(lambda _: self._submit_clicked())
         self._note = ipywidgets.HTML()
         self._note.add_class("nbruns-invalid")
+        for card in self.calls:
+            card.on_edit(self._edited)
         super().__init__([self._head, *self.calls, self._footer()])
         self.add_class("nbruns-form")
         self._deadline = self._start_clock()
@@ -158,6 +160,10 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def _say(self, words: str) -> None:
         self._note.value = f'<span role="alert">{escape(words)}</span>' if words else ""
+
+    def _edited(self) -> None:
+        if self._state == "open":  # what was wrong may be right now; Submit will say
+            self._say("")
 
     def _submit_clicked(self) -> None:
         # In a thread: the kernel stays free, and the page hears that the button is disabled.

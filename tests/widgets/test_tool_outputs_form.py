@@ -72,7 +72,7 @@ def test_submitted_empty_it_says_which_call_is_unanswered() -> None:
     assert form.calls[0]._note.value == ""
     assert (form.state, taken) == ("open", [])
     form.calls[1].output = "rain"
-    assert form.calls[1]._note.value == ""  # the message goes when it no longer holds
+    assert form.calls[1]._note.value == words(form) == ""  # the messages go when they no longer hold
 
 
 def test_a_failed_submit_keeps_everything_and_can_be_repeated() -> None:
