@@ -128,7 +128,8 @@ class RunStream:
                 if name == "done":
                     return
                 self.snapshot.apply(name, payload)
-                self._ended = self._ended or name in _ENDS
+                if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
+                    self._ended = name in _ENDS  # a stream that is joined late passes an answered requires_action
                 yield Event(name, parse_object(payload), received.id)
         except (errors.ConnectionError, errors.TimeoutError):
             if not self._ended:

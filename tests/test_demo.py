@@ -51,7 +51,7 @@ def test_the_demo_shows_a_run_of_each_model_and_what_they_used(tmp_path: Path) -
         for model in ("demo", "smollm2"):
             assert f"user  {QUESTION}\n" in shown[model]
             assert re.search(
-                r'^tool  get_weather\({.*"city": ?"Oslo".*}\)\n      {"city":"Oslo","sky"', shown[model], re.M
+                r'^tool  get_weather\({.*"city": ?"Oslo".*}\)\n      Light rain, 3 °C', shown[model], re.M
             )
             said = shown[model].partition("assistant\n")[2]
             assert len(said) > 20 and "rain" in said

@@ -238,6 +238,14 @@ def test_outputs_carry_the_snapshot_on() -> None:
     }
 
 
+def test_an_answered_requires_action_on_the_way_is_no_end() -> None:
+    asked = ("thread.run.requires_action", {**RUN, "status": "requires_action"})
+    body = wire([asked, *EVENTS[:4]])
+    with SocketServer(KeptRun(body, len(body), False)) as server, create(server) as events:
+        assert events.until_done().status == "completed"
+    assert events.snapshot.text == "Hé you"
+
+
 def test_closing_ends_a_reader_in_another_thread() -> None:
     over = threading.Event()
 
