@@ -136,6 +136,11 @@ def test_links_open_safely_and_lead_only_where_links_may() -> None:
     assert html.count('target="_blank"') == html.count('rel="noopener noreferrer"') == 2
 
 
+def test_html_is_text() -> None:
+    assert markdown_html("A <b>bold</b> word").count("&lt;b&gt;bold&lt;/b&gt;") == 1
+    assert "&lt;p&gt;" in markdown_html("<p>block</p>")
+
+
 def test_images_are_named_and_never_loaded() -> None:
     html = markdown_html("![a chart](https://evil.example/x.png) ![](https://evil.example/y.png)")
     assert "<img" not in html
@@ -208,6 +213,7 @@ def test_colours_add_up_to_the_code_and_escape_it() -> None:
 
 def test_code_that_streams_has_its_colours_at_once_and_the_right_ones_in_the_end() -> None:
     code = "".join(f"def function_{i}(x):\n    return x + {i}\n\n" for i in range(OPEN_END // 20))
+    code += '"""' + "\ndef not_code(x):\n    pass\n" * (OPEN_END // 10) + '"""\n'
     text = f"```python\n{code}"
     blocks = MarkdownBlocks("m/")
     for end in range(11, len(text), 97):

@@ -62,6 +62,19 @@ def test_the_cell_returns_at_once_and_text_shows_while_it_streams(sent: Sent, pa
     view.wait(5)
 
 
+def test_the_view_folds_a_snapshot_of_its_own_while_the_stream_folds_another() -> None:
+    first, pause = gate()
+    second, end = gate()
+    created, delta, *_ = says("once")
+    view = RunView(ScriptedRuns(), ScriptedStream(created, pause, delta, end, *DONE))
+    until(lambda: view.snapshot.messages)
+    first.set()
+    until(lambda: view.snapshot.text)
+    assert view.snapshot.text == "once"
+    second.set()
+    view.wait(5)
+
+
 def test_submit_goes_on_in_the_same_view(sent: Sent, page: OpenPage) -> None:
     runs = ScriptedRuns(ScriptedStream(run_is("in_progress"), *DONE))
     view = asked(runs)
@@ -305,7 +318,8 @@ def test_a_run_answered_elsewhere_closes_the_form_and_goes_on() -> None:
     assert view.form is None
     assert "elsewhere" in view.to_html()
     assert runs.submitted == []
-    with pytest.raises(NbrunsError):
+    assert form.state == "closed"
+    with pytest.raises(NbrunsError, match="closed"):
         form.submit()
 
 
