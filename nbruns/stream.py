@@ -128,8 +128,9 @@ class RunStream:
                 if name == "done":
                     return
                 self.snapshot.apply(name, payload)
+                # Not for good: a stream that is joined late passes an answered requires_action.
                 if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
-                    self._ended = name in _ENDS  # a stream that is joined late passes an answered requires_action
+                    self._ended = name in _ENDS
                 yield Event(name, parse_object(payload), received.id)
         except (errors.ConnectionError, errors.TimeoutError):
             if not self._ended:
