@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from nbruns.errors import SetupError
-from nbruns.resources import Assistants, MessagesOfThreads, Runs, Threads
+from nbruns.resources import Assistants, MessagesOfThreads, Threads
+from nbruns.runs import Runs
 from nbruns.transport import TokenProvider, Transport
 
 

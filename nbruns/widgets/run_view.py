@@ -24,7 +24,7 @@ from nbruns.widgets.transcript_view import TranscriptView
 from nbruns.widgets.waiting import usable_widgets, wait_for
 
 if TYPE_CHECKING:
-    from nbruns.resources import Runs
+    from nbruns.runs import Runs
     from nbruns.stream import RunStream
 
 #: Seconds between two updates of the page, at least: twice as much where few events have come, because each

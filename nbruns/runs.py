@@ -1,0 +1,265 @@
+"""Runs and their steps: a method per operation of the API, and what waits for a run or watches it.
+
+Source of the operations: the OpenAPI description of the Assistants API.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from nbruns import accessor as accessor  # registers df.runs
+from nbruns import frames
+from nbruns.errors import TimeoutError
+from nbruns.objects import JSON, Run, RunStep, Thread
+from nbruns.resource import AssistantArg, Resource, RunArg, ThreadArg, id_of, place_of, query_of, with_tools
+from nbruns.snapshot import RunSnapshot
+from nbruns.stream import RunStream, iter_pages
+from nbruns.tools import Tool, as_text
+from nbruns.transport import Check, Transport, path_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nbruns.widgets.run_view import RunView
+
+#: Tool outputs: {tool_call_id: value} or the wire's list.
+Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+_POLL_FIRST, _POLL_MOST = 0.3, 5.0
+_LISTED_AT_ONCE = 8
+
+
+class RunSteps(Resource):
+    """`client.runs.steps`"""
+
+    def retrieve(
+        self, step: str | RunStep, run: RunArg, thread: ThreadArg | None = None, **params: Any
+    ) -> RunStep:
+        """Ask for a step of a run."""
+        return RunStep(self._get(*place_of("runs", run, thread), "steps", id_of(step), **query_of(params)))
+
+    def iter(
+        self,
+        run: RunArg,
+        thread: ThreadArg | None = None,
+        *,
+        limit: int | None = None,
+        order: str = "asc",
+        **params: Any,
+    ) -> Iterator[RunStep]:
+        """A run's steps, in the order in which they were made."""
+        path = path_of(*place_of("runs", run, thread), "steps")
+        pages = iter_pages(self._transport, path, {"order": order, **query_of(params)}, limit)
+        return map(RunStep, pages)
+
+    def list(self, run: RunArg, thread: ThreadArg | None = None, **params: Any) -> pd.DataFrame:
+        """A run's steps as a DataFrame, in the order in which they were made."""
+        return frames.steps_frame(self.iter(run, thread, **params))
+
+
+class Runs(Resource):
+    """`client.runs`"""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self.steps = RunSteps(transport)
+
+    def create(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> Run:
+        """Start a run on a thread. Raises ActiveRunError while another run of the thread is active."""
+        path, query, body, check = self._creation(thread, assistant, params)
+        return Run(self._transport.request("POST", path, params=query, json=body, check=check).payload)
+
+    def create_stream(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> RunStream:
+        """Start a run on a thread and stream its events."""
+        path, query, body, check = self._creation(thread, assistant, params)
+        opened = self._transport.open_stream(
+            "POST", path, params=query, json=body | {"stream": True}, check=check
+        )
+        return RunStream(self._transport, opened, check=check)
+
+    def retrieve(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
+        """Ask for a run as it is now."""
+        return Run(self._get(*place_of("runs", run, thread)))
+
+    def retrieve_stream(self, run: RunArg, thread: ThreadArg | None = None) -> RunStream:
+        """Follow a run that exists: its events from the start where the server keeps them, else its end."""
+        return RunStream(self._transport, self._get(*place_of("runs", run, thread)))
+
+    def update(self, run: RunArg, *, metadata: Mapping[str, str], thread: ThreadArg | None = None) -> Run:
+        """Replace a run's metadata."""
+        return Run(self._post(*place_of("runs", run, thread), body={"metadata": dict(metadata)}))
+
+    def iter(
+        self, thread: ThreadArg | None = None, *, limit: int | None = None, order: str = "desc", **params: Any
+    ) -> Iterator[Run]:
+        """A thread's runs, newest first; without a thread those of all, where the server lists them (ours does)."""
+        path = "/runs" if thread is None else path_of("threads", id_of(thread), "runs")
+        return map(Run, iter_pages(self._transport, path, {"order": order, **params}, limit))
+
+    def list(
+        self,
+        threads: ThreadArg | Iterable[ThreadArg] | None = None,
+        *,
+        limit: int | None = None,
+        order: str = "desc",
+        after: str | None = None,
+        before: str | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """The runs of one thread or of many as a DataFrame, all pages; `limit` counts per thread.
+
+        Without threads those of all threads, where the server lists them (ours does). Columns: see
+        `nbruns.runs_frame`.
+        """
+        params |= {"limit": limit, "order": order, "after": after, "before": before}
+        if threads is None or isinstance(threads, (str, Thread)):
+            return frames.runs_frame(self.iter(threads, **params))
+        with ThreadPoolExecutor(_LISTED_AT_ONCE, thread_name_prefix="nbruns-list") as pool:
+            lists = pool.map(lambda thread: [*self.iter(thread, **params)], threads)
+            return frames.runs_frame(run for runs in lists for run in runs)
+
+    def cancel(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
+        """Ask the server to cancel a run; it is `cancelling` first, `cancelled` soon."""
+        return Run(self._post(*place_of("runs", run, thread), "cancel", body={}))
+
+    def submit_tool_outputs(self, run: RunArg, outputs: Outputs, thread: ThreadArg | None = None) -> Run:
+        """Answer all tool calls of a run that requires action, all in a single submission.
+
+        `outputs`: {tool_call_id: value}, values that are not text go as JSON; or the wire's list.
+        """
+        path, body, check = self._submission(run, outputs, thread)
+        return Run(self._transport.request("POST", path, json=body, check=check).payload)
+
+    def submit_tool_outputs_stream(
+        self,
+        run: RunArg,
+        outputs: Outputs,
+        thread: ThreadArg | None = None,
+        *,
+        snapshot: RunSnapshot | None = None,
+    ) -> RunStream:
+        """Answer all tool calls of a run and stream what follows; `snapshot` carries an earlier stream's on."""
+        path, body, check = self._submission(run, outputs, thread)
+        opened = self._transport.open_stream("POST", path, json=body | {"stream": True}, check=check)
+        return RunStream(self._transport, opened, snapshot=snapshot)
+
+    def wait(
+        self,
+        run: RunArg,
+        *,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        thread: ThreadArg | None = None,
+    ) -> Run:
+        """Ask until the run ends or requires action; `timeout` and `poll_interval` in seconds.
+
+        Without `poll_interval` the server's `openai-poll-after-ms` decides, else pauses grow from 0.3 to 5 s.
+        Raises TimeoutError when `timeout` is over; the run goes on.
+        """
+        path = path_of(*place_of("runs", run, thread))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _POLL_FIRST
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(
+                    f"Run {id_of(run)} was still going on after {timeout} s; wait again, or cancel it."
+                )
+            patience = None if left is None else max(0.01, min(left, self._transport.timeout))
+            payload, headers = self._transport.request("GET", path, timeout=patience)
+            now = Run(payload)
+            if now.is_terminal or now.status == "requires_action":
+                return now
+            told = _number(headers.get("openai-poll-after-ms"), 0.001)
+            wanted = poll_interval if poll_interval is not None else told if told is not None else pause
+            pause = min(pause * 1.5, _POLL_MOST)
+            time.sleep(wanted if left is None else max(0.0, min(wanted, left)))
+
+    def watch(
+        self,
+        thread: ThreadArg | None = None,
+        assistant: AssistantArg | None = None,
+        *,
+        run: RunArg | None = None,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        auto: bool = False,
+        **params: Any,
+    ) -> RunView:
+        """Start a run and show it live, or show the `run` that exists.
+
+        Its tool calls are answered in a form, which `tools` (Python functions) can fill in; with `auto=True` they
+        answer by themselves. The cell returns at once; `view.wait()` waits for the end.
+        """
+        stream = self._watched(thread, assistant, run, params)
+        from nbruns.widgets.run_view import RunView
+
+        return RunView(self, stream, tools=tools, auto=auto)
+
+    def _watched(
+        self,
+        thread: ThreadArg | None,
+        assistant: AssistantArg | None,
+        run: RunArg | None,
+        params: Mapping[str, Any],
+    ) -> RunStream:
+        if run is not None:
+            return self.retrieve_stream(run, thread)
+        if thread is None or assistant is None:
+            raise TypeError("watch() takes a thread and an assistant to start a run, or run=… to show one.")
+        return self.create_stream(thread, assistant, **params)
+
+    def _creation(
+        self, thread: ThreadArg, assistant: AssistantArg, params: Mapping[str, Any]
+    ) -> tuple[str, JSON, JSON, Check]:
+        body = {"assistant_id": id_of(assistant), **with_tools(params)}
+        query = {"include[]": body.pop("include", None)}
+        started = time.monotonic()
+        path = path_of("threads", id_of(thread), "runs")
+        return path, query, body, lambda: self._created_since(path, started, body)
+
+    def _created_since(self, path: str, started: float, body: JSON) -> JSON | None:
+        """The run that a request for one has made, if its answer was lost: made since, for the same assistant."""
+        page, headers = self._transport.request("GET", path, params={"order": "desc", "limit": 20})
+        # By the server's clock, of which both the timestamps and the Date header are; they count whole seconds.
+        since = _server_time(headers) - (time.monotonic() - started) - 2
+        runs = (run for run in page.get("data") or () if isinstance(run, dict))
+        same = (run for run in runs if run.get("assistant_id") == body["assistant_id"])
+        wanted = body.get("metadata") or {}
+        return next(
+            (r for r in same if (r.get("created_at") or 0) >= since and (r.get("metadata") or {}) == wanted),
+            None,
+        )
+
+    def _submission(self, run: RunArg, outputs: Outputs, thread: ThreadArg | None) -> tuple[str, JSON, Check]:
+        place = place_of("runs", run, thread)
+        if isinstance(outputs, Mapping):
+            wire = [{"tool_call_id": call, "output": as_text(value)} for call, value in outputs.items()]
+        else:
+            wire = [dict(output) for output in outputs]
+        answered = {output.get("tool_call_id") for output in wire}
+
+        def taken() -> JSON | None:
+            now = Run(self._get(*place))
+            waits = now.status == "requires_action" and answered & {call.id for call in now.tool_calls}
+            return None if waits else now.to_dict()
+
+        return path_of(*place, "submit_tool_outputs"), {"tool_outputs": wire}, taken
+
+
+def _server_time(headers: Mapping[str, str]) -> float:
+    try:
+        return parsedate_to_datetime(headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return datetime.now(UTC).timestamp()
+
+
+def _number(text: str | None, unit: float) -> float | None:
+    try:
+        return float(text or "") * unit
+    except ValueError:
+        return None
