@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbruns import accessor as accessor  # registers df.runs
 from nbruns import frames
-from nbruns.errors import TimeoutError
+from nbruns.errors import NbrunsError, TimeoutError
 from nbruns.objects import JSON, Run, RunStep, Thread
 from nbruns.resource import AssistantArg, Resource, RunArg, ThreadArg, id_of, place_of, query_of, with_tools
 from nbruns.snapshot import RunSnapshot
@@ -170,8 +170,12 @@ class Runs(Resource):
                 raise TimeoutError(
                     f"Run {id_of(run)} was still going on after {timeout} s; wait again, or cancel it."
                 )
-            patience = None if left is None else max(0.01, min(left, self._transport.timeout))
-            payload, headers = self._transport.request("GET", path, timeout=patience)
+            try:
+                payload, headers = self._transport.request("GET", path, timeout=left)
+            except NbrunsError:
+                if deadline is None or time.monotonic() + _POLL_FIRST < deadline:
+                    raise
+                continue  # to the words above: it is the wait that is over
             now = Run(payload)
             if now.is_terminal or now.status == "requires_action":
                 return now

@@ -15,7 +15,7 @@ from nbruns.errors import StreamError, excerpt
 from nbruns.objects import JSON, TERMINAL_STATUSES, APIObject, Message, MessageDelta, Run, parse_object
 from nbruns.snapshot import RunSnapshot
 from nbruns.sse import ServerSentEvent, iter_events
-from nbruns.transport import Check, Transport, iter_chunks, path_of
+from nbruns.transport import Check, Transport, hang_up, iter_chunks, path_of
 
 #: Seconds for which a dropped stream is carried on without any news from the server.
 CARRY_ON_DEADLINE = 60.0
@@ -107,7 +107,7 @@ class RunStream:
         """Stop reading, also while another thread does. The run itself goes on: `client.runs.cancel` ends it."""
         self._closed = True
         if self._response is not None:
-            _hang_up(self._response)
+            hang_up(self._response)
 
     def _iterate(self) -> Iterator[Event]:
         damage: errors.NbrunsError | None = None
@@ -279,11 +279,3 @@ def _object_with_braces_behind(data: str) -> Any:
     except ValueError:
         return None
     return payload if not data.lstrip()[end:].strip("} \t\r\n") else None
-
-
-def _hang_up(response: requests.Response) -> None:
-    try:
-        response.raw.shutdown()  # wakes a thread that reads
-    except (AttributeError, ValueError, OSError, RuntimeError):
-        pass  # the connection is back in the pool, or closed already
-    response.close()

@@ -6,6 +6,8 @@ import json as jsonlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -101,20 +103,24 @@ class Transport:
         """Send a request, and again as the rules for repeating allow; gives the server's JSON object.
 
         `path` is below the base URL, its parts quoted (see `path_of`). With `check`, a POST of which it is
-        not known whether it was carried out is asked after before it is repeated. `timeout` replaces the
-        client's. Raises the APIError of the answer, ConnectionError or TimeoutError.
+        not known whether it was carried out is asked after before it is repeated. `timeout` in
+        seconds is for all of it, repetitions too, whatever the server does.
+        Raises the APIError of the answer, ConnectionError or TimeoutError.
         """
 
+        deadline = None if timeout is None else time.monotonic() + timeout
+
         def once() -> Answer:
-            response = self._send(method, path, params=params, json=json, timeout=timeout)
-            with response:
+            left = None if deadline is None else max(0.01, deadline - time.monotonic())
+            response = self._send(method, path, params=params, json=json, timeout=left)
+            with response, _hung_up_at(deadline, response):
                 return Answer(self._read_json(response), response.headers)
 
         def found() -> Answer | None:
             known = check() if check else None
             return None if known is None else Answer(known, {})
 
-        return self._repeat(once, method, found if check else None)
+        return self._repeat(once, method, found if check else None, deadline)
 
     def open_stream(
         self,
@@ -188,8 +194,14 @@ class Transport:
             request.headers["Authorization"] = f"Bearer {self.api_key}"
         return request
 
-    def _repeat(self, once: Callable[[], T], method: str, found: Callable[[], T | None] | None) -> T:
-        started = time.monotonic()
+    def _repeat(
+        self,
+        once: Callable[[], T],
+        method: str,
+        found: Callable[[], T | None] | None,
+        deadline: float | None = None,
+    ) -> T:
+        deadline = time.monotonic() + RETRY_DEADLINE if deadline is None else deadline
         for attempt in range(self.max_retries + 1):
             try:
                 return once()
@@ -206,7 +218,7 @@ class Transport:
                     raise
                 error = refused
             pause = _backoff(attempt, getattr(error, "retry_after", None))
-            if attempt == self.max_retries or time.monotonic() + pause - started > RETRY_DEADLINE:
+            if attempt == self.max_retries or time.monotonic() + pause > deadline:
                 raise error
             time.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -231,9 +243,10 @@ class Transport:
 
     def _read_json(self, response: requests.Response) -> JSON:
         try:
-            body = response.content
-        except requests.RequestException as error:
-            raise self._unsent(error, *_route(response)) from error
+            body = b"".join(iter_chunks(response))
+        except errors.NbrunsError as broken:
+            kind = requests.Timeout if isinstance(broken, errors.TimeoutError) else requests.ConnectionError
+            raise self._unsent(kind(), *_route(response)) from broken
         try:
             payload = jsonlib.loads(body)
         except ValueError:
@@ -297,10 +310,38 @@ def iter_chunks(response: requests.Response) -> Iterator[bytes]:
         while chunk := raw.read1(65536, decode_content=True):
             yield chunk
     except urllib3.exceptions.ReadTimeoutError as error:
-        raise errors.TimeoutError("The stream fell silent.") from error
+        raise errors.TimeoutError("The answer fell silent.") from error
     except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
         # ValueError and AttributeError are what reading from a connection gives that another thread closes.
-        raise errors.ConnectionError("The stream's connection broke.") from error
+        raise errors.ConnectionError("The connection broke.") from error
+
+
+def hang_up(response: requests.Response) -> None:
+    """Close a response's connection, also while another thread reads from it: that one is woken."""
+    try:
+        response.raw.shutdown()
+    except (AttributeError, ValueError, OSError, RuntimeError):
+        pass  # the connection is back in the pool, or closed already
+    response.close()
+
+
+@contextmanager
+def _hung_up_at(deadline: float | None, response: requests.Response) -> Iterator[None]:
+    """Hang up when time is over: a socket's own time-out starts anew with each byte that trickles in."""
+    if deadline is None:
+        yield
+        return
+    timer = Timer(max(0.0, deadline - time.monotonic()), hang_up, [response])
+    timer.start()
+    try:
+        yield
+    except (APIError, _MaybeTaken) as broken:
+        if time.monotonic() < deadline:
+            raise
+        method, path = _route(response)
+        raise errors.TimeoutError(f"{method} {path}: the answer did not end in time. Try again.") from broken
+    finally:
+        timer.cancel()
 
 
 def _token(provider: TokenProvider) -> str:

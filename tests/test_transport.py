@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from socket_server import Received, SocketServer, answer, hang_up, stream
+from socket_server import Answer, Received, SocketServer, answer, hang_up, stream
 
 import nbruns
 from nbruns import errors
@@ -273,6 +274,37 @@ def test_waiting_has_a_deadline() -> None:
         with pytest.raises(nbruns.TimeoutError, match=r"run_1 was still going on after 0\.2 s"):
             client(server).runs.wait("run_1", timeout=0.2, thread="thread_1")
     assert len(server.received) > 2  # the server asked to be asked every 10 ms
+
+
+def trickle(connection: socket.socket, request: Received) -> None:
+    """An answer that goes on and on, a byte at a time."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    while True:
+        connection.sendall(b" ")
+        time.sleep(0.01)
+
+
+def silent(connection: socket.socket, request: Received) -> None:
+    """Half an answer, then nothing until the client gives up."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{")
+    connection.recv(1)
+
+
+@pytest.mark.parametrize("hangs", [trickle, silent])
+def test_waiting_keeps_its_deadline_whatever_the_server_does(hangs: Answer) -> None:
+    outcome: list[str] = []
+
+    def wait(of: Client) -> None:
+        with pytest.raises(nbruns.TimeoutError) as caught:
+            of.runs.wait("run_1", timeout=0.3, thread="thread_1")
+        outcome.append(str(caught.value))
+
+    with SocketServer(hangs) as server:
+        waiting = threading.Thread(target=wait, args=[client(server, timeout=60.0)])
+        waiting.start()
+        waiting.join(10)  # far from 0.3, and far from the client's own 60 s
+        assert not waiting.is_alive()
+    assert "still going on after 0.3 s" in outcome[0]
 
 
 @pytest.mark.parametrize(
