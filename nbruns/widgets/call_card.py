@@ -18,10 +18,16 @@ from nbruns.widgets.json_text import pretty_json_html
 
 
 class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
-    """The card of one call. `output` and `error` are the answer, to be read or set; `run()` calls the function."""
+    """The card of one call. `output` and `error` are the answer, to be read or set; `run()` calls the function.
 
-    def __init__(self, call: ToolCall, function: Mapping[str, Any], tool: Tool | None) -> None:
+    `place` tells apart the calls of one function: "2nd call".
+    """
+
+    def __init__(
+        self, call: ToolCall, function: Mapping[str, Any], tool: Tool | None, place: str = ""
+    ) -> None:
         self.call = call
+        self._place = place
         self._tool = tool
         self._empty_is_meant = False  # the function gave an empty text: that is an answer, too
         self._editor = None if tool is None else ArgumentsEditor(call.arguments, tool.parameters)
@@ -41,7 +47,9 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     def _parts(self, description: str) -> list[Any]:
         told = f'<span class="nbruns-hint">{escape(description)}</span>' if description else ""
-        head = ipywidgets.HTML(f'<span class="nbruns-name">{escape(self.call.name)}</span>{told}')
+        name = f'<span class="nbruns-name">{escape(self.call.name)}</span>'
+        place = f' <span class="nbruns-place">{self._place}</span>' if self._place else ""
+        head = ipywidgets.HTML(name + place + told)
         below = ipywidgets.HBox([self._is_error])
         below.add_class("nbruns-below")
         shown = [head, *self._argument_parts(), self._output, below, self._note]
@@ -56,6 +64,11 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
                 f'<p class="nbruns-label">Arguments</p><pre class="nbruns-given">{arguments}</pre>'
             )
         ]
+
+    @property
+    def title(self) -> str:
+        """What people call this call: the function's name, and which call of it where there are several."""
+        return f"{self.call.name} ({self._place})" if self._place else str(self.call.name)
 
     @property
     def arguments(self) -> dict[str, Any] | str:

@@ -58,7 +58,10 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._lock = threading.Lock()
         known, functions = tools_by_name(tools), _functions(run)
         #: A card for each call, in the order of the run's tool calls.
-        self.calls = [_card(call, functions, known) for call in run.tool_calls]
+        self.calls = [
+            _card(call, functions, known, place)
+            for call, place in zip(run.tool_calls, _places(run.tool_calls), strict=True)
+        ]
         self._head = FormHead(title=_title(run.tool_calls), expires_at=run.expires_at)
         self._submit = ipywidgets.Button(description="Submit", button_style="primary")
         self._submit.on_click(lambda _: self._submit_clicked())
@@ -133,9 +136,9 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
                 raise NbrunsError(f"The form can't be submitted: it is {self._state}.")
             unanswered = [card for card in self.calls if card.output is None]
             for card in unanswered:
-                card.say("This call is unanswered: enter an output, or report an error.")
+                card.say(f"{card.title} is unanswered: enter an output, or report an error.")
             if unanswered:
-                names = ", ".join(f"{card.call.name} ({card.call.id})" for card in unanswered)
+                names = ", ".join(card.title for card in unanswered)
                 words = f"Not submitted: {names} {'is' if len(unanswered) == 1 else 'are'} unanswered."
                 self._say(words)
                 raise NbrunsError(words)
@@ -200,9 +203,25 @@ def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
     return {str(function.get("name")): function for function in declared if isinstance(function, Mapping)}
 
 
-def _card(call: ToolCall, functions: Mapping[str, Mapping[str, Any]], tools: Mapping[str, Tool]) -> CallCard:
+def _card(
+    call: ToolCall, functions: Mapping[str, Mapping[str, Any]], tools: Mapping[str, Tool], place: str
+) -> CallCard:
     tool = tools.get(call.name) if call.type == "function" else None
-    return CallCard(call, functions.get(call.name, {}), tool)
+    return CallCard(call, functions.get(call.name, {}), tool, place)
+
+
+def _places(calls: list[ToolCall]) -> list[str]:
+    """For each call which of its function it is; nothing where it is the only one."""
+    names = [call.name for call in calls]
+    return [
+        f"{_ordinal(names[:i].count(name) + 1)} call" if names.count(name) > 1 else ""
+        for i, name in enumerate(names)
+    ]
+
+
+def _ordinal(number: int) -> str:
+    teen = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
 def _title(calls: list[ToolCall]) -> str:

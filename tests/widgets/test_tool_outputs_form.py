@@ -66,13 +66,29 @@ def test_submitted_empty_it_says_which_call_is_unanswered() -> None:
     form = ToolOutputsForm(run(call_json(), call_json(id="call_2")), on_submit=taken.append)
     form.calls[0].output = "sunny"
     form.calls[1].output = "   "
-    with pytest.raises(NbrunsError, match=r"get_weather \(call_2\) is unanswered"):
+    with pytest.raises(NbrunsError, match=r"get_weather \(2nd call\) is unanswered"):
         form.submit()
-    assert "unanswered" in form.calls[1]._note.value
+    assert "get_weather (2nd call) is unanswered" in form.calls[1]._note.value
     assert form.calls[0]._note.value == ""
     assert (form.state, taken) == ("open", [])
     form.calls[1].output = "rain"
     assert form.calls[1]._note.value == words(form) == ""  # the messages go when they no longer hold
+
+
+def test_calls_are_named_as_people_would() -> None:
+    names = ["get_weather", "get_sunset", "get_weather", *["ask"] * 22]
+    form = ToolOutputsForm(run(*[call_json(id=f"call_{i}", name=name) for i, name in enumerate(names)]))
+    titles = [card.title for card in form.calls]
+    assert titles[:3] == ["get_weather (1st call)", "get_sunset", "get_weather (2nd call)"]
+    assert [titles[2 + n] for n in (3, 4, 11, 12, 13, 21, 22)] == [
+        f"ask ({place} call)" for place in ("3rd", "4th", "11th", "12th", "13th", "21st", "22nd")
+    ]
+    assert [place in form.calls[0].children[0].value for place in ("1st call", "2nd call")] == [True, False]
+    with pytest.raises(NbrunsError) as refused:
+        form.submit()
+    shown = "".join([str(refused.value), words(form), *(card._note.value for card in form.calls)])
+    assert "Not submitted: get_weather (1st call), get_sunset, get_weather (2nd call), " in shown
+    assert "call_" not in shown  # ids mean nothing to a person
 
 
 def test_a_failed_submit_keeps_everything_and_can_be_repeated() -> None:
