@@ -1,0 +1,154 @@
+"""Every operation of the client, against a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+
+import nbruns
+from nbruns.client import Client
+from nbruns.objects import Assistant, Run, RunStep, Thread
+
+
+@nbruns.tool
+def get_weather(city: str) -> str:
+    """Tell the weather in a city."""
+    return f"Light rain in {city}"
+
+
+@pytest.fixture(scope="module")
+def assistant(client: Client) -> Assistant:
+    return client.assistants.create("demo", name="Wardrobe", tools=[get_weather], metadata={"made": "here"})
+
+
+@pytest.fixture
+def thread(client: Client) -> Thread:
+    return client.threads.create("What should I wear in Oslo?")
+
+
+@pytest.fixture
+def waiting(client: Client, assistant: Assistant, thread: Thread) -> Iterator[Run]:
+    """A run that requires action."""
+    run = client.runs.wait(client.runs.create(thread, assistant), timeout=20)
+    yield run
+    if not client.runs.retrieve(run).is_terminal:
+        client.runs.wait(client.runs.cancel(run), timeout=20)
+
+
+def outputs_of(run: Run) -> dict[str, str]:
+    return {call.id: get_weather.call(call.arguments) for call in run.tool_calls}
+
+
+def test_assistants(client: Client) -> None:
+    made = client.assistants.create("demo", name="One", tools=[get_weather, get_weather.to_dict()])
+    assert made.tools[0] == made.tools[1] and made.tools[0]["function"]["name"] == "get_weather"
+    changed = client.assistants.update(made, name="Two", tools=[])
+    assert (changed.id, changed.name, changed.tools) == (made.id, "Two", [])
+    assert client.assistants.retrieve(made.id) == changed
+    assert made.id in set(client.assistants.list()["id"])
+    client.assistants.delete(made)
+    with pytest.raises(nbruns.NotFoundError, match=made.id):
+        client.assistants.retrieve(made)
+
+
+def test_threads(client: Client) -> None:
+    made = client.threads.create(["One", {"role": "assistant", "content": "Two"}], metadata={"a": "b"})
+    assert list(client.messages.list(made)["role"]) == ["user", "assistant"]
+    assert client.threads.update(made, metadata={"c": "d"}).metadata == {"c": "d"}
+    assert client.threads.retrieve(made).metadata == {"c": "d"}
+    assert made.id in set(client.threads.list(limit=5)["id"])
+    client.threads.delete(made)
+    with pytest.raises(nbruns.NotFoundError):
+        client.threads.retrieve(made)
+
+
+def test_messages(client: Client, thread: Thread) -> None:
+    made = client.messages.create(thread, "And in Bergen?", metadata={"n": "1"})
+    assert made.text == "And in Bergen?" and client.messages.retrieve(made) == made
+    assert client.messages.update(made, metadata={"n": "2"}).metadata == {"n": "2"}
+    assert client.messages.retrieve(made.id, thread).metadata == {"n": "2"}
+    assert list(client.messages.list(thread)["text"]) == ["What should I wear in Oslo?", "And in Bergen?"]
+    assert [m.id for m in client.messages.iter(thread, order="desc", limit=1)] == [made.id]
+    client.messages.delete(made)
+    assert len(client.messages.list(thread)) == 1
+
+
+def test_a_run_from_creation_to_its_end(client: Client, waiting: Run) -> None:
+    assert waiting.status == "requires_action" and [c.name for c in waiting.tool_calls] == ["get_weather"]
+    with pytest.raises(nbruns.ActiveRunError) as caught:
+        client.runs.create(waiting.thread_id, waiting.assistant_id)
+    assert caught.value.run_id == waiting.id
+    with pytest.raises(nbruns.BadRequestError, match="call_nobody_made"):
+        client.runs.submit_tool_outputs(waiting, {"call_nobody_made": "x"})
+    ended = client.runs.wait(client.runs.submit_tool_outputs(waiting, outputs_of(waiting)), timeout=20)
+    assert ended.status == "completed" and ended.usage is not None and ended.usage.total_tokens > 0
+    assert client.runs.retrieve(ended.id, ended.thread_id) == ended
+    assert client.runs.update(ended, metadata={"seen": "yes"}).metadata == {"seen": "yes"}
+    steps = list(client.runs.steps.iter(ended))
+    assert [step.type for step in steps] == ["tool_calls", "message_creation"]
+    assert steps[0].tool_calls[0].output == "Light rain in Oslo"
+    assert isinstance(client.runs.steps.retrieve(steps[1].id, ended), RunStep)
+    frame = client.runs.steps.list(ended)
+    assert (
+        list(frame["tool_names"]) == [["get_weather"], []]
+        and frame["total_tokens"].sum() == ended.usage.total_tokens
+    )
+    answer = client.messages.list(ended.thread_id, run_id=ended.id)
+    assert "Light rain in Oslo" in answer["text"].iloc[0]
+
+
+def test_streams_fold_to_what_the_server_keeps(client: Client, assistant: Assistant, thread: Thread) -> None:
+    with client.runs.create_stream(thread, assistant) as asking:
+        run = asking.until_done()
+    with client.runs.submit_tool_outputs_stream(run, outputs_of(run), snapshot=asking.snapshot) as answering:
+        pieces = list(answering.text_deltas())
+    snapshot = answering.snapshot
+    assert snapshot.run == client.runs.retrieve(run)
+    assert snapshot.steps == list(client.runs.steps.iter(run))
+    assert snapshot.messages == list(client.messages.iter(thread, run_id=run.id))
+    assert len(pieces) > 5 and "".join(pieces) == snapshot.text
+    with client.runs.retrieve_stream(run.id, thread) as again:
+        again.until_done()
+    assert (again.snapshot.run, again.snapshot.steps, again.snapshot.messages) == (
+        snapshot.run,
+        snapshot.steps,
+        snapshot.messages,
+    )
+
+
+def test_a_thread_and_its_run_in_one(client: Client, assistant: Assistant) -> None:
+    run = client.threads.create_and_run(assistant, "What should I wear in Oslo?", tool_choice="none")
+    assert client.runs.wait(run, timeout=20).status == "completed"
+    with client.threads.create_and_run_stream(assistant, "And in Bergen?", tool_choice="none") as stream:
+        first = next(stream)
+        assert stream.until_done().status == "completed"
+    assert first.event == "thread.created" and stream.snapshot.thread == first.data
+
+
+def test_cancelling(client: Client, waiting: Run) -> None:
+    assert client.runs.cancel(waiting).status in ("cancelling", "cancelled")
+    assert client.runs.wait(waiting, timeout=20).status == "cancelled"
+    with pytest.raises(nbruns.BadRequestError, match="cancelled"):
+        client.runs.submit_tool_outputs(waiting, outputs_of(waiting))
+
+
+def test_runs_of_one_thread_of_many_and_of_all(client: Client, assistant: Assistant) -> None:
+    made = [client.threads.create_and_run(assistant, "Hello", tool_choice="none") for _ in range(3)]
+    ended = [client.runs.wait(run, timeout=20) for run in made]
+    threads = [run.thread_id for run in ended]
+    one, many, everything = client.runs.list(threads[0]), client.runs.list(threads), client.runs.list(limit=3)
+    assert list(one["id"]) == [ended[0].id]
+    assert list(many["id"]) == [run.id for run in ended]
+    assert set(everything["id"]) == {run.id for run in ended}
+    assert one.dtypes.astype(str).to_dict() == client.runs.list([]).dtypes.astype(str).to_dict()
+    usage = many.runs.usage(by="model")
+    assert isinstance(usage, pd.DataFrame) and usage.loc["demo", "runs"] == 3
+
+
+def test_a_model_that_does_not_exist(client: Client) -> None:
+    with pytest.raises(
+        nbruns.BadRequestError, match=r"'gpt-4o' does not exist here; there are 'demo', 'smollm2'"
+    ):
+        client.assistants.create("gpt-4o")
