@@ -92,13 +92,15 @@ def _awaited(run: Run | None) -> dict[str, ToolCall]:
 
 
 def to_html(blocks: list[Block]) -> str:
-    """The blocks as HTML that needs nothing else: with its style, and readable without."""
+    """The blocks as HTML that needs nothing else: with its style, and readable without.
+
+    It is shown whole: only what grows needs a region that scrolls and stays at its end.
+    """
     head = "".join(block.to_html() for block in blocks if block.kind == "head")
     body = "".join(block.to_html() for block in blocks if block.kind != "head")
     return (
         f'<div class="nbruns nbruns-saved"><style>{STYLE}</style><div class="nbruns-bar">{head}</div>'
-        '<div class="nbruns-scroll" tabindex="0" role="region" aria-label="Transcript of the run">'
-        f'<div class="nbruns-blocks">{body}</div></div></div>'
+        f'<div class="nbruns-blocks">{body}</div></div>'
     )
 
 

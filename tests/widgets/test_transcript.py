@@ -206,6 +206,11 @@ def test_saved_html_needs_nothing_from_outside() -> None:
     assert not re.search(r"https?:|url\(|@import|<script|<link", html)
 
 
+def test_saved_html_is_shown_whole() -> None:
+    html = to_html(Transcript().blocks(folded(run_is("completed"), says("Hello")))).replace(STYLE, "")
+    assert 'class="nbruns-scroll"' not in html
+
+
 def test_durations_as_people_say_them() -> None:
     assert [duration(s) for s in (-3, 0.4, 59, 60, 3599, 3600, 7384)] == [
         "0 s", "0 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "2 h 03 min",
