@@ -65,6 +65,8 @@ def test_the_waiting_cell_shows_the_view_and_holds_html_before_it_ends(asked: tu
     updates = [m for m in updates if m["content"]["transient"] == shown["content"]["transient"]]
     (replaced,) = updates
     assert set(replaced["content"]["data"]) == {"text/plain", "text/html"}
+    assert "while the run was going on" in shown["content"]["data"]["text/html"]
+    assert "while the run was going on" not in replaced["content"]["data"]["text/html"]
     assert "It is 12 degrees." in replaced["content"]["data"]["text/html"]
     (over,) = cells.of(waiting, "stream")
     assert cells.messages.index(replaced) < cells.messages.index(over)
