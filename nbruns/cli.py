@@ -1,4 +1,4 @@
-"""`nbruns serve | lab | demo`: each command's arguments, and what they set off."""
+"""`nbruns serve | stop | lab | demo`: each command's arguments, and what they set off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nbruns import __version__
 from nbruns.errors import NbrunsError, SetupError
-from nbruns.local_server import data_folder, local, serving, tell_address, token_of
+from nbruns.local_server import data_folder, local, server_of, serving, tell_address, token_of
 
 PORT = 8765
 _TOUR = Path("notebooks/01_tour.ipynb")
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="nbruns", description="Runs of the Assistants API, on your own machine.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"nbruns {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="serve | lab | demo")
+    commands = parser.add_subparsers(required=True, metavar="serve | stop | lab | demo")
 
     serve = commands.add_parser(
         "serve",
@@ -72,6 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         help="Chat Completions endpoint for all other model names; its key is "
         "NBRUNS_UPSTREAM_API_KEY or OPENAI_API_KEY in the environment",
     )
+
+    stop = commands.add_parser(
+        "stop",
+        allow_abbrev=False,
+        help="end the server that serves a data folder",
+        description="End the server that serves a data folder, whoever started it. Its runs go on with the next start.",
+    )
+    stop.set_defaults(command=_stop)
+    _add_data(stop)
 
     lab = commands.add_parser(
         "lab",
@@ -134,6 +143,15 @@ def _serve(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _stop(asked: argparse.Namespace) -> int:
+    folder = data_folder(asked.data)
+    server = server_of(folder)
+    if server is not None:
+        server.stop()
+    print(f"No server serves {folder}." if server is None else f"Ended: {server!r}")
+    return 0
+
+
 def _check(asked: argparse.Namespace) -> None:
     if not 0 <= asked.port <= 65535:
         raise SetupError(f"--port {asked.port}: ports are 0 to 65535; 0 takes any free one.")
@@ -142,8 +160,9 @@ def _check(asked: argparse.Namespace) -> None:
         ("--database-url", asked.database_url, ("sqlite", "postgresql", "postgresql+psycopg")),
     ):
         if url is not None and not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            begin = " or ".join(f"{scheme}://" for scheme in schemes)
             # Not the whole URL: it may hold a password.
-            raise SetupError(f"{option} {url.partition(':')[0]}…: write a URL of {' or '.join(schemes)}://…")
+            raise SetupError(f"{option} {url.partition(':')[0]}…: write a URL that begins with {begin}")
 
 
 def _named_file(text: str) -> tuple[str, Path]:

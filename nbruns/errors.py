@@ -101,7 +101,7 @@ class BadRequestError(APIError):
 
 
 class ActiveRunError(BadRequestError):
-    """400: the thread already has an active run; `run_id` names it where the server does."""
+    """400: the thread has an active run, so it takes no other run or message; `run_id` names it if the server does."""
 
     remedy = "Wait for that run, cancel it, or use another thread."
 

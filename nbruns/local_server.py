@@ -85,6 +85,12 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
     return client
 
 
+def server_of(folder: Path) -> LocalServer | None:
+    """The server that serves a folder now; None if none does."""
+    address = _address(folder) if is_serving(folder) else None
+    return None if address is None else LocalServer(folder, str(address.get("url")))
+
+
 def data_folder(data: str | Path | None = None) -> Path:
     """The folder of a server's data, made if need be, for its owner's eyes only. Raises SetupError."""
     folder = Path(data or os.environ.get("NBRUNS_DATA") or platformdirs.user_data_path("nbruns")).expanduser()
@@ -126,7 +132,8 @@ def serving(folder: Path) -> Iterator[Path]:
     except Timeout:
         url = (_address(folder) or {}).get("url", "an address of its own")
         raise SetupError(
-            f"{folder} is served already, at {url}. Use that server, or name another --data."
+            f"{folder} is served already, at {url}. Use that server, end it (nbruns stop), "
+            "or name another --data."
         ) from None
     address.unlink(missing_ok=True)  # of a server that was killed
     before = os.umask(0o077)  # the folder may be one that others can enter

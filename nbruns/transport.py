@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ _NOT_TAKEN = frozenset({409, 429, 503})
 #: Past these seconds since the first try, nothing is repeated any more.
 RETRY_DEADLINE = 120.0
 _POOL = 16
+
+
+# The API has no code for it. The second is for a message that is added meanwhile.
+_ACTIVE_RUN = re.compile(r"already has an active run|while a run \S+ is active")
 
 
 class Answer(NamedTuple):
@@ -178,7 +183,7 @@ class Transport:
                 allow_redirects=False,  # requests would take an api-key header along to another host
             )
         except requests.RequestException as error:
-            raise self._unsent(error, method, path) from error
+            raise self._unsent(error, method, urlsplit(self.base_url).path + path) from error
         if response.status_code >= 300:
             with response:
                 raise self._classified(response)
@@ -279,7 +284,7 @@ class Transport:
         kind = errors.BY_STATUS.get(response.status_code)
         if kind is None:
             kind = errors.ServerError if response.status_code >= 500 else APIError
-        if kind is errors.BadRequestError and "already has an active run" in message:
+        if kind is errors.BadRequestError and _ACTIVE_RUN.search(message):
             kind = errors.ActiveRunError
         method, path = _route(response)
         made = kind(

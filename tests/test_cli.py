@@ -29,6 +29,7 @@ OPTIONS = {
         "--model",
         "--upstream",
     ],
+    "stop": ["--data"],
     "lab": ["--data", "notebook"],
     "demo": ["--data"],
 }
@@ -162,10 +163,20 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "server.json").exists()
 
 
+def test_stop_ends_the_server_of_a_folder(tmp_path: Path) -> None:
+    with served(tmp_path) as (process, url, _):
+        done = run("stop", "--data", tmp_path)
+        assert done.returncode == 0 and f"Ended: LocalServer({url.removesuffix('/v1')}, " in done.stdout
+        assert process.wait(10) == 0
+    again = run("stop", "--data", tmp_path)
+    assert (again.returncode, again.stdout) == (0, f"No server serves {tmp_path}.\n")
+
+
 def test_a_folder_served_already_is_one_line(tmp_path: Path) -> None:
     with served(tmp_path) as (process, url, _):
         line = is_one_line(run("serve", "--data", tmp_path, "--port", 0))
         assert f"{tmp_path} is served already, at {url.removesuffix('/v1')}" in line and "--data" in line
+        assert "nbruns stop" in line
         assert process.poll() is None
         assert (tmp_path / "server.json").exists()  # still the first one's
 
@@ -183,11 +194,14 @@ def test_a_model_that_is_no_file_is_one_line(tmp_path: Path, model: str) -> None
     [
         (["--port", 65536], "--port 65536: ports are 0 to 65535"),
         (["--port", -1], "--port -1: ports are 0 to 65535"),
-        (["--host", "192.0.2.1"], "on 192.0.2.1 can't be listened on"),
-        (["--upstream", "example.org/v1"], "--upstream example.org/v1…: write a URL of http or https://…"),
+        (["--host", "192.0.2.1"], "Name another --host or --port"),
+        (
+            ["--upstream", "example.org/v1"],
+            "--upstream example.org/v1…: write a URL that begins with http:// or https://",
+        ),
         (
             ["--database-url", "mysql://me:secret@db/x"],
-            "--database-url mysql…: write a URL of sqlite or postgresql",
+            "--database-url mysql…: write a URL that begins with sqlite:// or postgresql://",
         ),
         (["--database-url", "postgresql://me:secret@127.0.0.1:1/x"], "cannot be opened for writing"),
         (["--data", "/dev/null"], "/dev/null: File exists. Name another folder"),

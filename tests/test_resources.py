@@ -80,6 +80,9 @@ def test_a_run_from_creation_to_its_end(client: Client, waiting: Run) -> None:
     with pytest.raises(nbruns.ActiveRunError) as caught:
         client.runs.create(waiting.thread_id, waiting.assistant_id)
     assert caught.value.run_id == waiting.id
+    with pytest.raises(nbruns.ActiveRunError, match="Wait for that run") as caught:
+        client.messages.create(waiting.thread_id, "And in Bergen?")
+    assert caught.value.run_id == waiting.id
     with pytest.raises(nbruns.BadRequestError, match="call_nobody_made"):
         client.runs.submit_tool_outputs(waiting, {"call_nobody_made": "x"})
     ended = client.runs.wait(client.runs.submit_tool_outputs(waiting, outputs_of(waiting)), timeout=20)

@@ -257,7 +257,9 @@ def test_other_posts_are_not_repeated_when_they_may_have_been_taken() -> None:
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(errors.ConnectionError, match="Is the server running"):
+    with pytest.raises(
+        errors.ConnectionError, match=f"POST 127.0.0.1:{port}/v1/threads.*Is the server running"
+    ):
         Client(f"http://127.0.0.1:{port}/v1").runs.create("thread_1", "asst_1")
 
 

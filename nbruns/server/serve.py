@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -60,10 +61,12 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             why = "is in use" if taken else f"can't be listened on ({error.strerror or error})"
-            raise SetupError(
-                f"Port {port} on {host} {why}. Stop what is using it, or name another with --port "
-                "(--port 0 takes any free one)."
-            ) from None
+            mend = (
+                "Stop what is using it, or name another with --port"
+                if taken
+                else "Name another --host or --port"
+            )
+            raise SetupError(f"Port {port} on {host} {why}. {mend} (--port 0 takes any free one).") from None
         listener.listen(512)
         yield listener
 
@@ -75,6 +78,8 @@ def _only_server_of(file: str | None) -> Iterator[None]:
         yield
         return
     try:
+        if not Path(file).absolute().parent.is_dir():  # FileLock would make it: a slip of the pen would serve
+            raise NotADirectoryError(errno.ENOENT, "no such folder")
         lock = FileLock(f"{file}-lock")
         lock.acquire(timeout=0)
     except Timeout:

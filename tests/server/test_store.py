@@ -230,6 +230,11 @@ class TestOpening:
         with pytest.raises(SetupError, match="file/db cannot be opened for writing"):
             serve(port=0, database_url=f"sqlite:///{tmp_path}/file/db", token=None)
 
+    def test_a_folder_that_is_not_there_is_not_made(self, tmp_path: Path) -> None:
+        with pytest.raises(SetupError, match="no such folder"):
+            serve(port=0, database_url=f"sqlite:///{tmp_path}/typo/db", token=None)
+        assert not (tmp_path / "typo").exists()
+
     def test_a_port_that_is_taken_is_named(self, tmp_path: Path, url: str) -> None:
         port = int(url.rpartition(":")[2])
         with pytest.raises(SetupError, match=f"Port {port} on 127.0.0.1 is in use"):
