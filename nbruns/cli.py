@@ -195,7 +195,9 @@ def _lab(asked: argparse.Namespace) -> int:
         flush=True,
     )
     environment = {**os.environ, "NBRUNS_DATA": str(folder)}
-    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)], environment)
+    # Containers have nobody but root; elsewhere, whoever starts this as root has been warned by their system.
+    as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", *as_root, str(notebook)], environment)
 
 
 def _demo(asked: argparse.Namespace) -> int:
