@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,7 +221,7 @@ class NotebookPage:
         self.page = page
         self.lab = lab
         self.path = path
-        page.goto(f"{lab.url}/doc?reset")
+        page.goto(f"{lab.url}/doc/workspaces/{uuid.uuid4().hex}")
         page.wait_for_function("window.jupyterapp")
         page.evaluate("jupyterapp.restored")
         preference = {} if kernel else {"shouldStart": False, "canStart": False}
