@@ -12,8 +12,8 @@ from pathlib import Path
 from nbruns import __version__
 from nbruns.errors import NbrunsError, SetupError
 from nbruns.local_server import data_folder, local, server_of, serving, tell_address, token_of
+from nbruns.server.serve import DEFAULT_PORT
 
-PORT = 8765
 _TOUR = Path("notebooks/01_tour.ipynb")
 
 
@@ -50,7 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
     )
     serve.add_argument(
-        "--port", type=int, default=PORT, help="port to listen at (default: %(default)s; 0: any free one)"
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="port to listen at (default: %(default)s; 0: any free one)",
     )
     serve.add_argument(
         "--database-url", metavar="URL", help="a database other than the folder's SQLite file: postgresql://…"

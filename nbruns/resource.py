@@ -8,7 +8,7 @@ from typing import Any
 from nbruns.errors import excerpt
 from nbruns.objects import JSON, Assistant, Run, Thread
 from nbruns.tools import tool_json
-from nbruns.transport import Check, Transport, path_of
+from nbruns.transport import Transport, path_of
 
 AssistantArg = str | Assistant
 ThreadArg = str | Thread
@@ -27,8 +27,8 @@ class Resource:
     def _get(self, *parts: str, **params: Any) -> JSON:
         return self._transport.request("GET", path_of(*parts), params=params).payload
 
-    def _post(self, *parts: str, body: JSON, check: Check | None = None, **params: Any) -> JSON:
-        return self._transport.request("POST", path_of(*parts), params=params, json=body, check=check).payload
+    def _post(self, *parts: str, body: JSON) -> JSON:
+        return self._transport.request("POST", path_of(*parts), json=body).payload
 
     def _delete(self, *parts: str) -> None:
         self._transport.request("DELETE", path_of(*parts))
