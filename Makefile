@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PINNED := .venv/.pinned
 READY := .venv/.ready
+DEVELOP := .venv/.develop
+NODE := tests/node/node_modules/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo lab serve test check format bench requirements
@@ -21,49 +23,60 @@ lab: $(READY)  ## The tour in JupyterLab, against the demo's server
 serve: $(READY)  ## The server on its own: make serve ARGS="--port 8123"
 	@$(BIN)/nbruns serve $(ARGS)
 
-test: $(READY)  ## All tests: make test ARGS="tests/test_sse.py -k bom"
+test: $(DEVELOP) $(NODE)  ## All tests: make test ARGS="tests/test_sse.py -k bom"
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY)  ## Lint, format, types and import layers
+check: $(DEVELOP)  ## Lint, format, types and import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
-format: $(READY)  ## Sort imports, mend what can be mended, format
+format: $(DEVELOP)  ## Sort imports, mend what can be mended, format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY)  ## The measurements: make bench ARGS="-k stream"
+bench: $(DEVELOP)  ## The measurements: make bench ARGS="-k stream"
 	@$(BIN)/python -m pytest -s -q -o python_files='bench_*.py' -o python_functions='bench_*' tests/benchmarks $(ARGS)
 
-# Each part of the stack is named once, in pyproject.toml. No index URLs and no paths: the list is the same
-# whatever machine compiled it. Only wheels: nothing is compiled at installation.
-requirements:  ## Compile requirements.txt anew (needs uv): make requirements ARGS="--upgrade-package NAME"
-	@uv pip compile pyproject.toml --output-file requirements.txt \
-	  --universal --python-version 3.11 --all-extras --group dev --group weights \
-	  --generate-hashes --only-binary :all: --no-annotate \
-	  --custom-compile-command "make requirements" --quiet $(ARGS)
+# Each part of the stack is named once, in pyproject.toml; requirements.txt is what its commands need, and
+# requirements-dev.txt that and what developing needs. No index URLs and no paths: the lists are the same whatever
+# machine compiled them. Only wheels: nothing is compiled at installation.
+COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group build --group notebooks --group weights \
+	--generate-hashes --only-binary :all: --no-annotate --custom-compile-command "make requirements" --quiet
+requirements:  ## Compile both pinned lists anew (needs uv): make requirements ARGS="--upgrade-package NAME"
+	@$(COMPILE) --group dev --group docs --output-file requirements-dev.txt $(ARGS)
+	@$(COMPILE) --constraints requirements-dev.txt --output-file requirements.txt $(ARGS)
+
+install = if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python --no-deps $(1); \
+	else $(BIN)/python -m pip install --quiet --no-deps $(1); fi
 
 $(PINNED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'nbruns needs Python 3.11 or newer, and $(PYTHON) is not one. Name one that is: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
-	@echo 'Setting up .venv, once: about 160 packages, 1.1 GB, a minute or so'
+	@echo 'Setting up .venv, once: about 150 packages, 1.2 GB, a minute or so'
 	@rm -rf .venv
 	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv && \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --only-binary :all: -r requirements.txt; \
+	  uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; \
 	else \
-	  $(PYTHON) -m venv .venv && \
-	  $(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements.txt; \
+	  $(PYTHON) -m venv .venv; \
 	fi
+	@$(call install,--require-hashes --only-binary :all: -r requirements.txt)
 	@touch $@
 
 # hatchling is in the list, so that building the package asks no registry.
 $(READY): $(PINNED) pyproject.toml
-	@if command -v uv >/dev/null; then \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
-	else \
-	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
-	fi
+	@$(call install,--no-build-isolation -e .)
 	@touch $@
+
+$(DEVELOP): $(READY) requirements-dev.txt
+	@echo 'Adding what tests, checks and docs need, once'
+	@$(call install,--require-hashes --only-binary :all: -r requirements-dev.txt)
+	@touch $@
+
+# Exact versions in package.json, and no lock file: that would name a registry's host. Without npm the tests that
+# need these packages are skipped and say so.
+$(NODE): tests/node/package.json
+	@if command -v npm >/dev/null; then \
+	  npm install --prefix tests/node --no-package-lock --no-audit --no-fund --silent && touch $@; \
+	fi

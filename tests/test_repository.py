@@ -65,36 +65,48 @@ def _project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def _pinned() -> dict[str, set[str]]:
+LISTS = ["requirements.txt", "requirements-dev.txt"]
+
+
+def _pinned(file: str) -> dict[str, set[str]]:
     """Package name to its pinned versions: more than one where they differ by Python version."""
     pins: dict[str, set[str]] = {}
-    for name, version in re.findall(
-        r"^([\w.-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE
-    ):
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", (ROOT / file).read_text(), re.MULTILINE):
         pins.setdefault(canonicalize_name(name), set()).add(version)
     return pins
 
 
-def _declared() -> list[Requirement]:
+def _declared() -> list[tuple[str, str]]:
+    """Each requirement, and the list that must pin it."""
     data = _project()
-    lists = [
-        data["build-system"]["requires"],
-        data["project"]["dependencies"],
-        *data["project"]["optional-dependencies"].values(),
-        *data["dependency-groups"].values(),
+    groups = data["dependency-groups"]
+    developing = [*groups.pop("dev"), *groups.pop("docs")]
+    running = [
+        *data["build-system"]["requires"],
+        *data["project"]["dependencies"],
+        *(line for lines in data["project"]["optional-dependencies"].values() for line in lines),
+        *(line for lines in groups.values() for line in lines),
     ]
-    return [Requirement(line) for lines in lists for line in lines]
+    return [(line, LISTS[0]) for line in running] + [(line, LISTS[1]) for line in developing]
 
 
-@pytest.mark.parametrize("requirement", _declared(), ids=str)
-def test_what_is_declared_is_pinned(requirement: Requirement) -> None:
-    versions = _pinned().get(canonicalize_name(requirement.name), set())
-    assert versions, f"{requirement} is not in requirements.txt: run `make requirements`"
+@pytest.mark.parametrize(("line", "file"), _declared())
+def test_what_is_declared_is_pinned(line: str, file: str) -> None:
+    requirement = Requirement(line)
+    versions = _pinned(file).get(canonicalize_name(requirement.name), set())
+    assert versions, f"{line} is not in {file}: run `make requirements`"
     assert all(requirement.specifier.contains(version) for version in versions)
 
 
-def test_every_pin_has_a_hash() -> None:
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+def test_developing_only_adds_to_what_is_pinned() -> None:
+    developing = _pinned("requirements-dev.txt")
+    running = _pinned("requirements.txt")
+    assert {name: developing.get(name) for name in running} == running
+
+
+@pytest.mark.parametrize("file", LISTS)
+def test_every_pin_has_a_hash(file: str) -> None:
+    lines = (ROOT / file).read_text().splitlines()
     pins = [number for number, line in enumerate(lines) if "==" in line.split(";")[0]]
     assert pins
     assert [lines[number] for number in pins if "--hash=sha256:" not in lines[number + 1]] == []
