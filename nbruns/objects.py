@@ -157,7 +157,7 @@ class ToolCall(APIObject):
     @property
     def _detail(self) -> Mapping[str, Any]:
         detail = self._payload.get(str(self._payload.get("type")))
-        return detail if isinstance(detail, Mapping) else {}
+        return detail if isinstance(detail, Mapping) else self._payload  # Azure's MCP calls have theirs flat
 
     @property
     def name(self) -> str:

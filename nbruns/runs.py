@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbruns import accessor as accessor  # registers df.runs
 from nbruns import frames
-from nbruns.errors import NbrunsError, TimeoutError
+from nbruns.errors import NbrunsError, TimeoutError, excerpt
 from nbruns.objects import JSON, Run, RunStep, Thread
 from nbruns.resource import AssistantArg, Resource, RunArg, ThreadArg, id_of, place_of, query_of, with_tools
 from nbruns.snapshot import RunSnapshot
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Tool outputs: {tool_call_id: value} or the wire's list.
 Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+#: Tool approvals: {tool_call_id: whether it may run} or the wire's list, whose entries can carry `headers` too.
+Approvals = Mapping[str, bool] | Sequence[Mapping[str, Any]]
 
 _POLL_FIRST, _POLL_MOST = 0.3, 5.0
 _LISTED_AT_ONCE = 8
@@ -132,8 +134,7 @@ class Runs(Resource):
 
         `outputs`: {tool_call_id: value}, values that are not text go as JSON; or the wire's list.
         """
-        path, body, check = self._submission(run, outputs, thread)
-        return Run(self._transport.request("POST", path, json=body, check=check).payload)
+        return self._submit(run, {"tool_outputs": _outputs(outputs)}, thread)
 
     def submit_tool_outputs_stream(
         self,
@@ -144,9 +145,28 @@ class Runs(Resource):
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
         """Answer all tool calls of a run and stream what follows; `snapshot` carries an earlier stream's on."""
-        path, body, check = self._submission(run, outputs, thread)
-        opened = self._transport.open_stream("POST", path, json=body | {"stream": True}, check=check)
-        return RunStream(self._transport, opened, snapshot=snapshot)
+        return self._submit_stream(run, {"tool_outputs": _outputs(outputs)}, thread, snapshot)
+
+    def submit_tool_approvals(
+        self, run: RunArg, approvals: Approvals, thread: ThreadArg | None = None
+    ) -> Run:
+        """Allow or forbid the tool calls of a run whose `required_action` is of the type `submit_tool_approval`.
+
+        Azure AI Foundry asks so before it calls a tool of an MCP server. `approvals`: {tool_call_id: True or False};
+        or the wire's list of {"tool_call_id", "approve"}, in which "headers" are for the MCP server.
+        """
+        return self._submit(run, {"tool_approvals": _approvals(approvals)}, thread)
+
+    def submit_tool_approvals_stream(
+        self,
+        run: RunArg,
+        approvals: Approvals,
+        thread: ThreadArg | None = None,
+        *,
+        snapshot: RunSnapshot | None = None,
+    ) -> RunStream:
+        """Allow or forbid tool calls and stream what follows; `snapshot` carries an earlier stream's on."""
+        return self._submit_stream(run, {"tool_approvals": _approvals(approvals)}, thread, snapshot)
 
     def wait(
         self,
@@ -239,20 +259,54 @@ class Runs(Resource):
             None,
         )
 
-    def _submission(self, run: RunArg, outputs: Outputs, thread: ThreadArg | None) -> tuple[str, JSON, Check]:
+    def _submit(self, run: RunArg, body: JSON, thread: ThreadArg | None) -> Run:
+        path, check = self._submission(run, body, thread)
+        return Run(self._transport.request("POST", path, json=body, check=check).payload)
+
+    def _submit_stream(
+        self, run: RunArg, body: JSON, thread: ThreadArg | None, snapshot: RunSnapshot | None
+    ) -> RunStream:
+        path, check = self._submission(run, body, thread)
+        opened = self._transport.open_stream("POST", path, json=body | {"stream": True}, check=check)
+        return RunStream(self._transport, opened, snapshot=snapshot)
+
+    def _submission(self, run: RunArg, body: JSON, thread: ThreadArg | None) -> tuple[str, Check]:
         place = place_of("runs", run, thread)
-        if isinstance(outputs, Mapping):
-            wire = [{"tool_call_id": call, "output": as_text(value)} for call, value in outputs.items()]
-        else:
-            wire = [dict(output) for output in outputs]
-        answered = {output.get("tool_call_id") for output in wire}
+        answered = {answer.get("tool_call_id") for answers in body.values() for answer in answers}
 
         def taken() -> JSON | None:
             now = Run(self._get(*place))
             waits = now.status == "requires_action" and answered & {call.id for call in now.tool_calls}
             return None if waits else now.to_dict()
 
-        return path_of(*place, "submit_tool_outputs"), {"tool_outputs": wire}, taken
+        return path_of(*place, "submit_tool_outputs"), taken
+
+
+def _outputs(given: Outputs) -> list[JSON]:
+    if isinstance(given, Mapping):
+        return [{"tool_call_id": call, "output": as_text(value)} for call, value in given.items()]
+    return _listed(given)
+
+
+def _approvals(given: Approvals) -> list[JSON]:
+    if isinstance(given, Mapping):
+        wire: list[JSON] = [{"tool_call_id": call, "approve": approve} for call, approve in given.items()]
+    else:
+        wire = _listed(given)
+    for approval in wire:
+        # Anything else would be taken for true or false on its way, and no tool may run by mistake.
+        if not isinstance(approval.get("approve"), bool):
+            call, was = excerpt(approval.get("tool_call_id")), excerpt(repr(approval.get("approve")))
+            raise TypeError(f"Call {call} is approved with True or False, not with {was}.")
+    return wire
+
+
+def _listed(given: Any) -> list[JSON]:
+    if isinstance(given, str) or not all(isinstance(answer, Mapping) for answer in given):
+        raise TypeError(
+            f"Answers are {{tool_call_id: answer}}, or a list of the API's objects, not {excerpt(repr(given))}."
+        )
+    return [dict(answer) for answer in given]
 
 
 def _server_time(headers: Mapping[str, str]) -> float:
