@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,22 @@ class LocalServer:
                     f"{self!r} has not ended within {_STOP_TIMEOUT:.0f} s; its process is {pid}."
                 )
             time.sleep(0.05)
+
+    def add_history(
+        self, runs: int, *, days: float = 30, until: datetime | None = None, seed: int = 1
+    ) -> int:
+        """Put a made-up history into the database, to try things on: runs that have ended, with their assistants,
+        threads, messages and steps; gives how many runs were put there.
+
+        It reaches `days` back from `until` (default: now). The same `seed` makes the same history, and what is there
+        already is not put there again. Raises SetupError where the folder's server keeps its data elsewhere.
+        """
+        from nbruns.server.history import write_history
+
+        file = self._folder / "nbruns.sqlite"
+        if not file.exists():
+            raise SetupError(f"{self!r} does not keep its data in {file}, so no history can be put there.")
+        return write_history(f"sqlite:///{file}", runs=runs, days=days, until=until, seed=seed)
 
 
 def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT, **options: float) -> Client:
