@@ -81,5 +81,10 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext nbruns` adds `%%ask`: a cell's text as a message to an assistant."""
+    import_module("nbruns.magic").register(shell)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -31,7 +31,7 @@ LAYERS = (
     {"resources", "runs"},
     {"client"},
     {"local_server"},
-    {"demo"},
+    {"demo", "magic"},
     {"cli"},
     {"__init__", "__main__"},
 )

@@ -1,0 +1,139 @@
+"""`%%ask`: a cell's text is a message to an assistant, and the cell shows the run. `%load_ext nbruns` brings it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, cell_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+from IPython.display import display
+
+from nbruns.local_server import local
+from nbruns.tools import Tool, as_tool
+
+if TYPE_CHECKING:
+    from nbruns.client import Client
+    from nbruns.widgets.run_view import RunView
+
+
+@magics_class
+class AskMagic(Magics):
+    """The `%%ask` cell magic, and the assistants that it has made."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._names: dict[str, Any] = shell.user_ns
+        self._made: dict[str, Any] = {}
+
+    @magic_arguments()
+    @argument("assistant", nargs="?", help="variable or id of an assistant; without it one is made")
+    @argument("-m", "--model", help="model of the assistant that is made, or instead of the assistant's own")
+    @argument("-i", "--instructions", help="what it should always do, in quotes")
+    @argument("-t", "--tool", action="append", default=[], help="a function of the notebook; can be repeated")
+    @argument("-a", "--auto", action="store_true", help="tools answer by themselves")
+    @argument("--thread", help="variable of the thread to carry on (made if there is none), or its id")
+    @argument("-w", "--wait", action="store_true", help="wait for the end; the form stays usable")
+    @argument("-o", "--out", help="variable that gets the RunView")
+    @argument("-c", "--client", help="variable of the Client; else `client`, else nbruns.local()")
+    @cell_magic
+    def ask(self, line: str, cell: str) -> RunView | None:
+        """Ask an assistant, and show its run live.
+
+            %%ask --model demo --tool get_weather
+            What should I wear in Oslo?
+
+        The cell's value is the RunView; `--out name` keeps it.
+        """
+        options = _options(self.ask, line)
+        message = cell.strip()
+        if not message:
+            raise UsageError("%%ask takes the message in the lines below it, and there is none.")
+        client = self._client(options.client)
+        assistant, tools = self._assistant(client, options)
+        thread = self._thread(client, options.thread)
+        client.messages.create(thread, message)
+        overrides = (
+            {"model": options.model, "instructions": options.instructions} if options.assistant else {}
+        )
+        sent = {name: value for name, value in overrides.items() if value}
+        view: RunView = client.runs.watch(thread, assistant, tools=tools, auto=options.auto, **sent)
+        if options.out:
+            self._names[options.out] = view
+        if not options.wait:
+            return view
+        display(view)
+        view.wait()
+        return None
+
+    def _client(self, name: str | None) -> Client:
+        from nbruns.client import Client
+
+        found = self._names.get(name or "client")
+        if isinstance(found, Client):
+            return found
+        if name:
+            raise UsageError(f"{name} is no nbruns.Client. Make one first: {name} = nbruns.local()")
+        return local()
+
+    def _assistant(self, client: Client, options: Namespace) -> tuple[Any, list[Tool]]:
+        tools = [self._tool(name) for name in options.tool]
+        if not options.assistant:
+            return self._new_assistant(client, options, tools), tools
+        assistant = self._names.get(options.assistant, options.assistant)
+        if isinstance(assistant, str):
+            assistant = client.assistants.retrieve(assistant)
+        return assistant, tools or self._tools_of(assistant)
+
+    def _new_assistant(self, client: Client, options: Namespace, tools: list[Tool]) -> Any:
+        if not options.model and client.server is None:
+            raise UsageError("%%ask needs an assistant, or --model NAME to make one with.")
+        wanted = {
+            "model": options.model or "demo",
+            "instructions": options.instructions,
+            "tools": [tool.to_dict() for tool in tools],
+        }
+        key = json.dumps([client.base_url, wanted])
+        if key not in self._made:
+            self._made[key] = client.assistants.create(name="%%ask", **wanted)
+        return self._made[key]
+
+    def _tool(self, name: str) -> Tool:
+        function = self._names.get(name)
+        if not callable(function):
+            raise UsageError(f"There is no function {name} in this notebook. Define it above this cell.")
+        return as_tool(function)
+
+    def _tools_of(self, assistant: Any) -> list[Tool]:
+        """The notebook's tools that the assistant knows by name; only those that are declared with @nbruns.tool."""
+        names = [tool.get("function", {}).get("name") for tool in assistant.tools or ()]
+        return [self._names[name] for name in names if isinstance(self._names.get(name), Tool)]
+
+    def _thread(self, client: Client, name: str | None) -> Any:
+        if name and name not in self._names and not name.isidentifier():
+            raise UsageError(f"{name} is neither a variable nor the id of a thread.")
+        if name is None or (name not in self._names and not name.startswith("thread_")):
+            thread = client.threads.create()
+            if name:
+                self._names[name] = thread
+            return thread
+        return self._names.get(name, name)
+
+
+def _options(magic: Any, line: str) -> Namespace:
+    """The line's options. Not by `parse_argstring`, which leaves the quotes around what has blanks in it."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"%%ask cannot read its line: {error}.") from None
+    options: Namespace = magic.parser.parse_args(words)
+    return options
+
+
+def register(shell: InteractiveShell) -> None:
+    """Add `%%ask` to a notebook."""
+    shell.register_magics(AskMagic)
