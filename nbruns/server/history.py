@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nbruns.server import store, wire
+from nbruns.server import migrations, store, wire
 from nbruns.server.database import Database
 from nbruns.server.scenes import FILLINGS, MODELS, SCENES, Call, Scene
 
@@ -51,7 +51,7 @@ def write_history(
     """
     database = Database(database_url, store.EventLog())
     try:
-        store.prepare(database.engine)
+        migrations.prepare(database.engine)
         with database.engine.connect().execution_options(writes=True) as conn, conn.begin():
             if store.get(conn, store.assistants, _History(seed, 0, 0, 1).id("asst", 0)) is not None:
                 return 0

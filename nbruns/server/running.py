@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import uvicorn
 
 from nbruns.errors import SetupError
-from nbruns.server import store
+from nbruns.server import migrations, store
 from nbruns.server.access import LOOPBACK, Gate
 from nbruns.server.app import create_app
 from nbruns.server.call import Rooms
@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
         self._settings, self._on_ready = settings, on_ready
         self._db = Database(settings.database_url, store.EventLog())
         try:
-            store.prepare(self._db.engine)
+            migrations.prepare(self._db.engine)
         except BaseException:
             self._db.close()
             raise

@@ -14,19 +14,17 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from nbruns.errors import SetupError
 from nbruns.server.database import Event, Transaction
 from nbruns.server.refusal import Refused
 
 JSON = dict[str, Any]
 
-#: Counts up with every change of the tables; a database with a higher number is from a newer nbruns.
-SCHEMA_VERSION = 1
 ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
 ENDED = ("cancelled", "failed", "completed", "incomplete", "expired")
 #: The events behind which nothing comes before somebody acts: streams end with them.
 LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *ENDED))
 
+#: Whoever changes the tables below adds a step to `migrations`, which takes the databases that there are along.
 metadata = sa.MetaData()
 
 
@@ -64,10 +62,14 @@ runs = _kind(
     sa.Column("status", sa.String(20), nullable=False),
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("leg", sa.Integer, nullable=False, server_default="1"),
+    # The server that works on the run, or did so last.
+    sa.Column("worker", sa.String(64)),
     sa.Index("runs_of_thread", "thread_id", "seq"),
     sa.Index("runs_of_assistant", "assistant_id", "seq"),
     sa.Index("runs_of_model", "model", "seq"),
     sa.Index("runs_of_status", "status", "seq"),
+    sa.Index("runs_of_assistant_with_status", "assistant_id", "status", "seq"),
+    sa.Index("runs_of_model_with_status", "model", "status", "seq"),
 )
 _is_active = runs.c.status.in_([sa.literal_column(f"'{status}'") for status in ACTIVE])
 # What locks a thread: the database itself allows one active run on it, whoever asks.
@@ -96,31 +98,6 @@ events = sa.Table(
 meta = sa.Table(
     "meta", metadata, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text)
 )
-
-
-def prepare(engine: sa.Engine) -> None:
-    """Create what is missing. Raises SetupError where the database is newer or cannot be written."""
-    try:
-        with engine.connect().execution_options(writes=True) as conn, conn.begin():
-            if sa.inspect(conn).has_table("meta"):
-                _check_version(conn)
-            metadata.create_all(conn)
-            upsert(conn, meta, {"key": "schema_version", "value": str(SCHEMA_VERSION)})
-    except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
-        raise SetupError(
-            f"The database {engine.url.render_as_string()} cannot be opened for writing ({error.orig}). "
-            "Name one that can be, with --database-url or database_url=…."
-        ) from None
-
-
-def _check_version(conn: sa.Connection) -> None:
-    version = conn.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
-    if version is not None and int(version) > SCHEMA_VERSION:
-        raise SetupError(
-            f"The database {conn.engine.url.render_as_string()} is from a newer nbruns (version {version} of the "
-            f"tables, this one knows {SCHEMA_VERSION}). Install that nbruns (pip install -U nbruns), or name "
-            "another database with --database-url."
-        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One server in a thread for all tests of this folder; each test scripts models of its own on it."""
+"""One server in a thread for all tests of this folder; each test scripts models of its own on it. And one PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
+from postgresql_server import NewDatabase, cluster
 from served import Api, Registry, Script, Scripted, Turn, thread_server
 
 from nbruns.server.models import Models
@@ -22,6 +23,12 @@ def models() -> Models:
 def url(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterator[str]:
     with thread_server(tmp_path_factory.mktemp("server"), models) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[NewDatabase]:
+    with cluster() as new_database:
+        yield new_database
 
 
 @pytest.fixture

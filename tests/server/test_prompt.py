@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nbruns.server import prompt, store, transitions, wire
+from nbruns.server import migrations, prompt, store, transitions, wire
 from nbruns.server.database import Database
 from nbruns.server.transitions import Made
 
@@ -20,7 +20,7 @@ QUESTION = {"role": "user", "content": "What should I wear?"}
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
     db = Database(f"sqlite:///{tmp_path / 'prompt.sqlite'}", store.EventLog())
-    store.prepare(db.engine)
+    migrations.prepare(db.engine)
     yield db
     db.close()
 
