@@ -27,7 +27,7 @@ class Resource:
     def _get(self, *parts: str, **params: Any) -> JSON:
         return self._transport.request("GET", path_of(*parts), params=params).payload
 
-    def _post(self, *parts: str, body: JSON) -> JSON:
+    def _post(self, *parts: str, body: JSON | None = None) -> JSON:
         return self._transport.request("POST", path_of(*parts), json=body).payload
 
     def _delete(self, *parts: str) -> None:
@@ -59,3 +59,16 @@ def with_tools(params: Mapping[str, Any]) -> JSON:
 def query_of(params: Mapping[str, Any]) -> JSON:
     """Parameters as a query has them: the list `include` goes by the name `include[]`."""
     return {("include[]" if name == "include" else name): value for name, value in params.items()}
+
+
+def query_and_body(params: Mapping[str, Any]) -> tuple[JSON, JSON]:
+    """What starts a run as the wire has it: `include` in the query, the rest in the body."""
+    body = with_tools(params)
+    return query_of({"include": body.pop("include", None)}), body
+
+
+def not_streamed(body: JSON) -> JSON:
+    """The body of a request that is answered by an object. Raises TypeError where it asks for a stream."""
+    if body.get("stream"):
+        raise TypeError("stream=True has methods of its own: those whose names end in _stream.")
+    return body

@@ -11,26 +11,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbruns import frames
+from nbruns.errors import excerpt
 from nbruns.objects import JSON, Assistant, Message, Run, Thread
-from nbruns.resource import AssistantArg, Resource, ThreadArg, id_of, place_of, with_tools
+from nbruns.resource import (
+    AssistantArg,
+    Resource,
+    ThreadArg,
+    id_of,
+    not_streamed,
+    place_of,
+    query_and_body,
+    with_tools,
+)
 from nbruns.stream import RunStream, iter_pages
-from nbruns.tools import tool_json
 from nbruns.transport import path_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: What starts a thread: a text, texts, or messages as the API has them.
-Messages = str | Sequence[str | Mapping[str, Any]]
+Messages = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
 class Assistants(Resource):
     """`client.assistants`"""
 
-    def create(self, model: str, *, tools: Iterable[Any] = (), **params: Any) -> Assistant:
-        """Create an assistant. `tools`: Python functions, `nbruns.tool`s, or the API's JSON, in any mixture."""
-        body = {"model": model, "tools": list(map(tool_json, tools)), **params}
-        return Assistant(self._post("assistants", body=body))
+    def create(self, model: str, **params: Any) -> Assistant:
+        """Create an assistant. `tools=`: Python functions, `nbruns.tool`s, or the API's JSON, in any mixture."""
+        return Assistant(self._post("assistants", body=with_tools({"model": model, **params})))
 
     def retrieve(self, assistant: AssistantArg) -> Assistant:
         """Ask for an assistant. Raises NotFoundError."""
@@ -57,7 +65,7 @@ class Assistants(Resource):
 class Threads(Resource):
     """`client.threads`"""
 
-    def create(self, messages: Messages = (), **params: Any) -> Thread:
+    def create(self, messages: Messages | None = None, **params: Any) -> Thread:
         """Create a thread, with messages if given: a text, texts (of the user), or messages as the API has them."""
         return Thread(self._post("threads", body=_thread(messages, params)))
 
@@ -81,20 +89,27 @@ class Threads(Resource):
         """All threads as a DataFrame, where the server lists them."""
         return frames.threads_frame(self.iter(limit=limit, order=order, **params))
 
-    def create_and_run(self, assistant: AssistantArg, messages: Messages = (), **params: Any) -> Run:
+    def create_and_run(self, assistant: AssistantArg, messages: Messages | None = None, **params: Any) -> Run:
         """Create a thread and start a run on it; `params` are the run's."""
-        return Run(self._post("threads", "runs", body=self._thread_and_run(assistant, messages, params)))
+        query, body = self._thread_and_run(assistant, messages, params)
+        sent = self._transport.request("POST", "/threads/runs", params=query, json=not_streamed(body))
+        return Run(sent.payload)
 
     def create_and_run_stream(
-        self, assistant: AssistantArg, messages: Messages = (), **params: Any
+        self, assistant: AssistantArg, messages: Messages | None = None, **params: Any
     ) -> RunStream:
         """Create a thread, start a run on it, and stream the run's events."""
-        body = self._thread_and_run(assistant, messages, params) | {"stream": True}
-        return RunStream(self._transport, self._transport.open_stream("POST", "/threads/runs", json=body))
+        query, body = self._thread_and_run(assistant, messages, params)
+        body |= {"stream": True}
+        opened = self._transport.open_stream("POST", "/threads/runs", params=query, json=body)
+        return RunStream(self._transport, opened)
 
-    def _thread_and_run(self, assistant: AssistantArg, messages: Messages, params: Mapping[str, Any]) -> JSON:
-        thread = _thread(messages, params.get("thread") or {})
-        return {"assistant_id": id_of(assistant), **with_tools(params), "thread": thread}
+    def _thread_and_run(
+        self, assistant: AssistantArg, messages: Messages | None, params: JSON
+    ) -> tuple[JSON, JSON]:
+        if messages is not None:
+            params["thread"] = _thread(messages, params.get("thread") or {})
+        return query_and_body({"assistant_id": id_of(assistant), **params})
 
 
 class MessagesOfThreads(Resource):
@@ -109,11 +124,9 @@ class MessagesOfThreads(Resource):
         """Ask for a message. `thread` is needed with a bare id."""
         return Message(self._get(*place_of("messages", message, thread)))
 
-    def update(
-        self, message: str | Message, *, metadata: Mapping[str, str], thread: ThreadArg | None = None
-    ) -> Message:
-        """Replace a message's metadata."""
-        return Message(self._post(*place_of("messages", message, thread), body={"metadata": dict(metadata)}))
+    def update(self, message: str | Message, *, thread: ThreadArg | None = None, **params: Any) -> Message:
+        """Change what is given: `metadata`, which replaces what was there."""
+        return Message(self._post(*place_of("messages", message, thread), body=params))
 
     def delete(self, message: str | Message, thread: ThreadArg | None = None) -> None:
         """Delete a message."""
@@ -133,7 +146,19 @@ class MessagesOfThreads(Resource):
         return frames.messages_frame(self.iter(thread, limit=limit, order=order, **params))
 
 
-def _thread(messages: Messages, params: Mapping[str, Any]) -> JSON:
-    texts = [messages] if isinstance(messages, str) else messages
-    wire = [{"role": "user", "content": m} if isinstance(m, str) else dict(m) for m in texts]
-    return {**({"messages": wire} if wire else {}), **params}
+def _thread(messages: Messages | None, params: JSON) -> JSON:
+    if messages is None:
+        return params
+    given = [messages] if isinstance(messages, (str, Mapping)) else messages
+    wire = [_message(m) for m in given] if isinstance(given, Iterable) else [None]
+    if None in wire:
+        raise TypeError(
+            f"A thread starts with a text, a list of texts, or messages as dicts, not with {excerpt(repr(messages))}."
+        )
+    return {"messages": wire, **params}
+
+
+def _message(given: Any) -> JSON | None:
+    if isinstance(given, str):
+        return {"role": "user", "content": given}
+    return dict(given) if isinstance(given, Mapping) else None

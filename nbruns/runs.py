@@ -16,7 +16,17 @@ from nbruns import accessor as accessor  # registers df.runs
 from nbruns import frames
 from nbruns.errors import NbrunsError, TimeoutError, excerpt
 from nbruns.objects import JSON, Run, RunStep, Thread
-from nbruns.resource import AssistantArg, Resource, RunArg, ThreadArg, id_of, place_of, query_of, with_tools
+from nbruns.resource import (
+    AssistantArg,
+    Resource,
+    RunArg,
+    ThreadArg,
+    id_of,
+    not_streamed,
+    place_of,
+    query_and_body,
+    query_of,
+)
 from nbruns.snapshot import RunSnapshot
 from nbruns.stream import RunStream, iter_pages
 from nbruns.tools import Tool, as_text
@@ -74,7 +84,8 @@ class Runs(Resource):
     def create(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> Run:
         """Start a run on a thread. Raises ActiveRunError while another run of the thread is active."""
         path, query, body, check = self._creation(thread, assistant, params)
-        return Run(self._transport.request("POST", path, params=query, json=body, check=check).payload)
+        sent = self._transport.request("POST", path, params=query, json=not_streamed(body), check=check)
+        return Run(sent.payload)
 
     def create_stream(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> RunStream:
         """Start a run on a thread and stream its events."""
@@ -92,9 +103,9 @@ class Runs(Resource):
         """Follow a run that exists: its events from the start where the server keeps them, else its end."""
         return RunStream(self._transport, self._get(*place_of("runs", run, thread)))
 
-    def update(self, run: RunArg, *, metadata: Mapping[str, str], thread: ThreadArg | None = None) -> Run:
-        """Replace a run's metadata."""
-        return Run(self._post(*place_of("runs", run, thread), body={"metadata": dict(metadata)}))
+    def update(self, run: RunArg, *, thread: ThreadArg | None = None, **params: Any) -> Run:
+        """Change what is given: `metadata`, which replaces what was there."""
+        return Run(self._post(*place_of("runs", run, thread), body=params))
 
     def iter(
         self, thread: ThreadArg | None = None, *, limit: int | None = None, order: str = "desc", **params: Any
@@ -127,7 +138,7 @@ class Runs(Resource):
 
     def cancel(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
         """Ask the server to cancel a run; it is `cancelling` first, `cancelled` soon."""
-        return Run(self._post(*place_of("runs", run, thread), "cancel", body={}))
+        return Run(self._post(*place_of("runs", run, thread), "cancel"))
 
     def submit_tool_outputs(self, run: RunArg, outputs: Outputs, thread: ThreadArg | None = None) -> Run:
         """Answer all tool calls of a run that requires action, all in a single submission.
@@ -240,8 +251,7 @@ class Runs(Resource):
     def _creation(
         self, thread: ThreadArg, assistant: AssistantArg, params: Mapping[str, Any]
     ) -> tuple[str, JSON, JSON, Check]:
-        body = {"assistant_id": id_of(assistant), **with_tools(params)}
-        query = {"include[]": body.pop("include", None)}
+        query, body = query_and_body({"assistant_id": id_of(assistant), **params})
         started = time.monotonic()
         path = path_of("threads", id_of(thread), "runs")
         return path, query, body, lambda: self._created_since(path, started, body)

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 import pytest
+from socket_server import SocketServer, answer, stream
 
 import nbruns
 from nbruns.client import Client
 from nbruns.objects import Assistant, Run, RunStep, Thread
+
+RUN = {"id": "run_1", "object": "thread.run", "thread_id": "thread_1", "status": "queued"}
 
 
 @nbruns.tool
@@ -155,3 +158,46 @@ def test_a_model_that_does_not_exist(client: Client) -> None:
         nbruns.BadRequestError, match=r"'gpt-4o' does not exist here; there are 'demo', 'smollm2'"
     ):
         client.assistants.create("gpt-4o")
+
+
+def test_what_to_include_goes_in_the_query_wherever_a_run_starts() -> None:
+    query = "?include%5B%5D=a%5B%2A%5D&include%5B%5D=b"
+    with SocketServer(answer(RUN), answer(RUN), stream([]), stream([])) as server:
+        client, include = Client(server.url), {"include": ["a[*]", "b"]}
+        client.runs.create("thread_1", "asst_1", **include)
+        client.threads.create_and_run("asst_1", "Hello", **include)
+        client.runs.create_stream("thread_1", "asst_1", **include).close()
+        client.threads.create_and_run_stream("asst_1", "Hello", **include).close()
+    assert [r.path for r in server.received] == 2 * [
+        f"/threads/thread_1/runs{query}",
+        f"/threads/runs{query}",
+    ]
+    assert all("include" not in r.body for r in server.received)
+
+
+def test_what_starts_a_thread() -> None:
+    message = {"role": "user", "content": "Hello"}
+    with SocketServer(answer({"id": "thread_1"})) as server:
+        for given in ("Hello", ["Hello"], message, [message], (each for each in ["Hello"])):
+            Client(server.url).threads.create(given)  # type: ignore[arg-type]
+        Client(server.url).threads.create()
+    assert [r.body for r in server.received] == 5 * [{"messages": [message]}] + [{}]
+
+
+@pytest.mark.parametrize("given", [5, True, [5], b"bytes", object()])
+def test_what_does_not_start_a_thread_is_not_sent(given: object) -> None:
+    with SocketServer(answer(RUN)) as server:
+        client = Client(server.url)
+        for call in (client.threads.create, lambda given: client.threads.create_and_run("asst_1", given)):
+            with pytest.raises(TypeError, match="A thread starts with a text, a list of texts, or messages"):
+                call(given)  # type: ignore[arg-type]
+    assert server.received == []
+
+
+def test_a_stream_has_methods_of_its_own() -> None:
+    with SocketServer(answer(RUN)) as server:
+        with pytest.raises(TypeError, match="_stream"):
+            Client(server.url).runs.create("thread_1", "asst_1", stream=True)
+        with pytest.raises(TypeError, match="_stream"):
+            Client(server.url).threads.create_and_run("asst_1", stream=True)
+    assert server.received == []
