@@ -15,8 +15,8 @@ from nbruns.server.database import encode
 from nbruns.server.refusal import Refused
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: What needs no token: it says nothing that is not known from the port being open.
-PUBLIC = ("/health",)
+#: What needs no token: it says nothing that is not in the package for everybody to read.
+PUBLIC = ("/health", "/openapi.json")
 
 
 class Gate:

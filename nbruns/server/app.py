@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,11 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from nbruns.server.call import Call, Rooms
-from nbruns.server.checks import anything
+from nbruns.server.call import Call, Operation, Rooms
 from nbruns.server.database import encode
+from nbruns.server.parameters import query
 from nbruns.server.refusal import Refused
-from nbruns.server.routes import ROUTES, Handler
+from nbruns.server.routes import OPERATIONS
 
 JSON = dict[str, Any]
 
@@ -37,15 +38,15 @@ def create_app(rooms: Rooms) -> Starlette:
         yield
         await rooms.engine.stop()
 
-    routes = [Route(path, _endpoint(rooms, handler), methods=[method]) for method, path, handler in ROUTES]
+    routes = [Route(each.path, _endpoint(rooms, each), methods=[each.method]) for each in OPERATIONS]
     handlers = {HTTPException: _http_error}
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
 
 
-def _endpoint(rooms: Rooms, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(rooms: Rooms, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            answer = await handler(await _call(rooms, request))
+            answer = await operation.handler(await _call(rooms, operation, request))
             return answer if isinstance(answer, Response) else _json(answer)
         except Refused as refusal:
             return _json(refusal.body, refusal.status)
@@ -57,12 +58,13 @@ def _endpoint(rooms: Rooms, handler: Handler) -> Callable[[Request], Awaitable[R
     return endpoint
 
 
-async def _call(rooms: Rooms, request: Request) -> Call:
-    path, query = request.path_params, request.query_params
-    if any("\0" in value for value in (*path.values(), *query.values())):
-        raise Refused("Neither an id nor a filter has the character NUL.", code="invalid_value")
-    body = _parsed(await _read(request)) if request.method == "POST" else {}
-    return Call(rooms, path, query, request.headers, body)
+async def _call(rooms: Rooms, operation: Operation, request: Request) -> Call:
+    path = request.path_params
+    if "\0" in "".join(path.values()):
+        raise Refused("No id has the character NUL.", code="invalid_value")
+    asked = query(operation.query, request.query_params.multi_items())
+    params = operation.body(_parsed(await _read(request)), "") if operation.body else {}
+    return Call(rooms, path, asked, request.headers, params)
 
 
 async def _read(request: Request) -> bytes:
@@ -76,14 +78,21 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-def _parsed(body: bytes) -> JSON:
-    if not body.strip():
-        return {}
+def _parsed(body: bytes) -> Any:
     try:
-        parsed = json.loads(body)
+        return json.loads(body, parse_constant=_no_json, parse_float=_finite) if body.strip() else {}
     except (ValueError, RecursionError):
         raise Refused("We could not parse the JSON body of your request.") from None
-    return anything(parsed, "body")
+
+
+def _no_json(constant: str) -> float:
+    raise ValueError(f"JSON has no {constant}.")  # though Python's own reads and writes it
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError("This number is too large to be written again.")
+    return number
 
 
 def _json(payload: JSON, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,11 +1,14 @@
-"""A request, as the routes see it."""
+"""A request, as the routes see it, and an operation, as it is described."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import Response
+
+from nbruns.server.checks import Check
 from nbruns.server.database import Database
 from nbruns.server.models import Models
 
@@ -28,13 +31,13 @@ class Rooms:
 
 @dataclass(frozen=True)
 class Call:
-    """A request, as far as a route needs it."""
+    """A request, as far as a route needs it, its query and body (`params`) having been checked."""
 
     rooms: Rooms
     path: Mapping[str, str]
-    query: Mapping[str, str]
+    query: JSON
     headers: Mapping[str, str]
-    body: JSON
+    params: JSON
 
     @property
     def db(self) -> Database:
@@ -47,3 +50,22 @@ class Call:
     @property
     def run_id(self) -> str:
         return self.path["run_id"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What can be asked: where, with what, and what the answer is. Requests are checked against it, and
+    /openapi.json is made of it."""
+
+    method: str
+    path: str
+    handler: Callable[[Call], Awaitable[JSON | Response]]
+    #: The schema of what is answered; None for an event stream.
+    answer: JSON | None
+    body: Check | None = None
+    query: Mapping[str, Check] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer can be an event stream, where it is asked for."""
+        return self.body is not None and "stream" in self.body.schema["properties"]

@@ -5,8 +5,9 @@ Limits are those of the OpenAPI description of the Assistants API, messages and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nbruns.server.checks import (
     Check,
@@ -14,169 +15,219 @@ from nbruns.server.checks import (
     array,
     boolean,
     choice,
-    invalid,
     labels,
     mapping,
+    missing,
     number,
+    tagged,
     text,
+    text_or,
+    then,
 )
 from nbruns.server.refusal import Refused
-from nbruns.server.store import Page
+from nbruns.server.store import ACTIVE, ENDED
 
 JSON = dict[str, Any]
 
-NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+HOSTED = ("code_interpreter", "file_search")
 
 
-def page(query: Mapping[str, str]) -> Page:
-    """The part of a list that a query asks for."""
-    order = choice("asc", "desc")(query.get("order") or "desc", "order")
-    limit = query.get("limit") or "20"
-    if not limit.removeprefix("-").isdecimal():
-        message = "Invalid type for 'limit': expected an integer, but got a string instead."
-        raise Refused(message, param="limit", code="invalid_type")
-    count = number(integer=True, least=1, most=100)(int(limit[:9]), "limit")
-    return Page(count, cast(Any, order), query.get("after") or None, query.get("before") or None)
+def _or_hosted(check: Check) -> Check:
+    """What passes a check; where it names a hosted tool, a refusal that says why: nothing here could run it."""
+
+    def take(value: Any, name: str) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind in HOSTED:
+            message = (
+                f"'{name}': this server does not run the hosted tool '{kind}'. Pass function tools instead: "
+                "your own program runs those and submits their outputs."
+            )
+            raise Refused(message, param=f"{name}.type", code="unsupported_tool")
+        return check(value, name)
+
+    return Check(check.schema, take)
 
 
-def tool(value: Any, name: str) -> JSON:
-    """A function tool; the hosted tools are refused, because nothing here could run them."""
-    kind = anything(value, name).get("type")
-    if kind in ("code_interpreter", "file_search"):
-        message = (
-            f"'{name}': this server does not run the hosted tool '{kind}'. Pass function tools instead: "
-            "your own program runs those and submits their outputs."
-        )
-        raise Refused(message, param=f"{name}.type", code="unsupported_tool")
-    if kind is not None:  # before what the object lacks: other types have other fields
-        choice("function")(kind, f"{name}.type")
-    given = _FUNCTION_TOOL(value, name)["function"]
+def _filled_tool(given: JSON) -> JSON:
+    function = given["function"]
     filled = {
-        "name": given["name"],
-        "description": given.get("description"),
-        "parameters": given.get("parameters") or {"type": "object", "properties": {}},
-        "strict": given.get("strict") or False,
+        "name": function["name"],
+        "description": function.get("description"),
+        "parameters": function.get("parameters") or {"type": "object", "properties": {}},
+        "strict": function.get("strict") or False,
     }
     return {"type": "function", "function": {key: kept for key, kept in filled.items() if kept is not None}}
 
 
-def function_name(value: Any, name: str) -> str:
-    """The name of a function, as models take them."""
-    given: str = text(64, least=1)(value, name)
-    if not NAME_LETTERS.issuperset(given):
-        raise invalid(
-            name, "string does not match pattern", "letters, digits, _ and - only", "others", "invalid_value"
-        )
-    return given
-
-
-def response_format(value: Any, name: str) -> Any:
-    """auto, or an object that names a type."""
-    return choice("auto")(value, name) if isinstance(value, str) else _RESPONSE_FORMAT(value, name)
-
-
-def tool_choice(value: Any, name: str) -> Any:
-    """none, auto, required, or a function by name."""
-    return _TOOL_CHOICE(value, name) if isinstance(value, str) else _NAMED_TOOL(value, name)
-
-
-def truncation_strategy(value: Any, name: str) -> JSON:
-    """How the thread is shortened."""
+def _truncation_strategy(value: Any, name: str) -> JSON:
     given = _TRUNCATION(value, name)
     if given["type"] == "last_messages" and given.get("last_messages") is None:
-        param = f"{name}.last_messages"
-        raise Refused(
-            f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
-        )
+        raise missing(f"{name}.last_messages")
     return {"type": given["type"], "last_messages": given.get("last_messages")}
 
 
-def content(value: Any, name: str) -> list[JSON]:
-    """A message's content: text, or parts."""
-    if isinstance(value, str):
-        return [_text_object(text(least=1)(value, name))]
-    parts: list[JSON] = array(_part)(value, name)
-    if not parts:
-        raise invalid(name, "empty array", "an array with at least one part", "an empty one", "empty_array")
-    return parts
-
-
-def _part(value: Any, name: str) -> JSON:
-    kind = choice(*_PARTS)(anything(value, name).get("type"), f"{name}.type")
-    part = mapping({"type": text(), kind: _PARTS[kind]}, kind)(value, name)[kind]
-    if kind == "text":
-        return _text_object(part)
-    return {"type": kind, kind: {**part, "detail": part.get("detail") or "auto"}}
-
-
-def _text_object(value: str) -> JSON:
+def _text_part(value: str) -> JSON:
     return {"type": "text", "text": {"value": value, "annotations": []}}
 
 
-_FUNCTION = mapping(
-    {"name": function_name, "description": text(), "parameters": anything, "strict": boolean}, "name"
+def _image_part(part: JSON) -> JSON:
+    kind = part["type"]
+    return {"type": kind, kind: {**part[kind], "detail": part[kind].get("detail") or "auto"}}
+
+
+def _part(kind: str, check: Check) -> Check:
+    return mapping({"type": choice(kind), kind: check}, "type", kind)
+
+
+# Neither a database nor a line of a log takes control characters or halves of characters.
+_PRINTABLE = {"pattern": r"[^\u0000-\u001f\u007f-\u009f\ud800-\udfff]+", "said": "printable characters only"}
+_ID = text(256, least=1, **_PRINTABLE)
+_MODEL = text(256, least=1, **_PRINTABLE)
+_NAME = text(64, least=1, pattern="[A-Za-z0-9_-]+", said="letters, digits, _ and - only")
+
+_FUNCTION = mapping({"name": _NAME, "description": text(), "parameters": anything, "strict": boolean}, "name")
+TOOL = _or_hosted(
+    then(
+        tagged(
+            {"function": mapping({"type": choice("function"), "function": _FUNCTION}, "type", "function")}
+        ),
+        _filled_tool,
+    )
 )
-_FUNCTION_TOOL = mapping({"type": text(), "function": _FUNCTION}, "type", "function")
-_RESPONSE_FORMAT = mapping(
-    {"type": choice("text", "json_object", "json_schema"), "json_schema": anything}, "type"
+_JSON_SCHEMA = mapping({"name": _NAME, "description": text(), "schema": anything, "strict": boolean}, "name")
+RESPONSE_FORMAT = text_or(
+    choice("auto"),
+    tagged(
+        {
+            "text": mapping({"type": choice("text")}, "type"),
+            "json_object": mapping({"type": choice("json_object")}, "type"),
+            "json_schema": _part("json_schema", _JSON_SCHEMA),
+        }
+    ),
 )
-_TOOL_CHOICE = choice("none", "auto", "required")
-_NAMED_TOOL = mapping(
-    {"type": choice("function"), "function": mapping({"name": function_name}, "name")}, "type", "function"
+TOOL_CHOICE = text_or(
+    choice("none", "auto", "required"),
+    _or_hosted(tagged({"function": _part("function", mapping({"name": _NAME}, "name"))})),
 )
 _TRUNCATION = mapping(
     {"type": choice("auto", "last_messages"), "last_messages": number(least=1, integer=True)}, "type"
 )
+TRUNCATION_STRATEGY = Check(_TRUNCATION.schema, _truncation_strategy)
 _DETAIL = choice("auto", "low", "high")
-_PARTS: dict[str, Check] = {
-    "text": text(),
-    "image_url": mapping({"url": text(), "detail": _DETAIL}, "url"),
-    "image_file": mapping({"file_id": text(256), "detail": _DETAIL}, "file_id"),
-}
-_ID = text(256, least=1)
-_MODEL = text(256, least=1)
+_IMAGE_URL = mapping({"url": text(), "detail": _DETAIL}, "url")
+_IMAGE_FILE = mapping({"file_id": _ID, "detail": _DETAIL}, "file_id")
+CONTENT = text_or(
+    then(text(least=1), lambda value: [_text_part(value)]),
+    array(
+        tagged(
+            {
+                "text": then(_part("text", text()), lambda part: _text_part(part["text"])),
+                "image_url": then(_part("image_url", _IMAGE_URL), _image_part),
+                "image_file": then(_part("image_file", _IMAGE_FILE), _image_part),
+            }
+        ),
+        least=1,
+    ),
+)
+# They name hosted tools, all of which are refused.
+_ATTACHMENT_TOOLS = Check({"type": "array", "maxItems": 0}, array(_or_hosted(mapping({}))).take)
+TOOL_RESOURCES = mapping(
+    {
+        "code_interpreter": mapping({"file_ids": array(_ID, most=20)}),
+        "file_search": mapping({"vector_store_ids": array(_ID, most=1)}),
+    }
+)
 _SAMPLING: dict[str, Check] = {
-    "temperature": number(least=0, most=2),
-    "top_p": number(least=0, most=1),
+    "temperature": number(least=0, most=2, default=1),
+    "top_p": number(least=0, most=1, default=1),
     "reasoning_effort": choice("none", "minimal", "low", "medium", "high", "xhigh", "max"),
-    "response_format": response_format,
+    "response_format": RESPONSE_FORMAT,
 }
 
-UPDATE: dict[str, Check] = {"metadata": labels}
-ASSISTANT: dict[str, Check] = {
+LIST: dict[str, Check] = {
+    "limit": number(integer=True, least=1, most=100, default=20),
+    "order": choice("asc", "desc", default="desc"),
+    "after": _ID,
+    "before": _ID,
+}
+INCLUDE: dict[str, Check] = {
+    "include[]": array(choice("step_details.tool_calls[*].file_search.results[*].content"))
+}
+LIST_MESSAGES: dict[str, Check] = {**LIST, "run_id": _ID}
+LIST_RUNS: dict[str, Check] = {
+    **LIST,
+    "thread_id": _ID,
+    "assistant_id": _ID,
+    "model": _MODEL,
+    "status": choice(*ACTIVE, *ENDED),
+}
+
+_ASSISTANT: dict[str, Check] = {
     "model": _MODEL,
     "name": text(256),
     "description": text(512),
     "instructions": text(),
-    "tools": array(tool, most=128),
-    "tool_resources": anything,
+    "tools": array(TOOL, most=128),
+    "tool_resources": TOOL_RESOURCES,
     "metadata": labels,
     **_SAMPLING,
 }
-MESSAGE: dict[str, Check] = {
-    "role": choice("user", "assistant"),
-    "content": content,
-    "attachments": array(mapping({"file_id": _ID, "tools": array(anything)}, "file_id")),
-    "metadata": labels,
-}
-_MESSAGES = array(mapping(MESSAGE, "role", "content"))
-THREAD: dict[str, Check] = {"messages": _MESSAGES, "tool_resources": anything, "metadata": labels}
-UPDATE_THREAD: dict[str, Check] = {"tool_resources": anything, "metadata": labels}
+CREATE_ASSISTANT = mapping(_ASSISTANT, "model")
+UPDATE_ASSISTANT = mapping(_ASSISTANT)
+UPDATE = mapping({"metadata": labels})
+CREATE_MESSAGE = mapping(
+    {
+        "role": choice("user", "assistant"),
+        "content": CONTENT,
+        "attachments": array(mapping({"file_id": _ID, "tools": _ATTACHMENT_TOOLS}, "file_id")),
+        "metadata": labels,
+    },
+    "role",
+    "content",
+)
+_UPDATE_THREAD: dict[str, Check] = {"tool_resources": TOOL_RESOURCES, "metadata": labels}
+UPDATE_THREAD = mapping(_UPDATE_THREAD)
+CREATE_THREAD = mapping({"messages": array(CREATE_MESSAGE), **_UPDATE_THREAD})
 _RUN: dict[str, Check] = {
     "assistant_id": _ID,
     "model": _MODEL,
     "instructions": text(),
-    "tools": array(tool, most=20),
+    "tools": array(TOOL, most=20),
     "metadata": labels,
     "stream": boolean,
     "max_prompt_tokens": number(least=256, integer=True),
     "max_completion_tokens": number(least=256, integer=True),
-    "truncation_strategy": truncation_strategy,
-    "tool_choice": tool_choice,
-    "parallel_tool_calls": boolean,
+    "truncation_strategy": TRUNCATION_STRATEGY,
+    "tool_choice": TOOL_CHOICE,
+    "parallel_tool_calls": Check({**boolean.schema, "default": True}, boolean.take),
     **_SAMPLING,
 }
-RUN: dict[str, Check] = {**_RUN, "additional_instructions": text(), "additional_messages": _MESSAGES}
-THREAD_AND_RUN: dict[str, Check] = {**_RUN, "thread": mapping(THREAD), "tool_resources": anything}
+_ADDITIONAL: dict[str, Check] = {
+    "additional_instructions": text(),
+    "additional_messages": array(CREATE_MESSAGE),
+}
+CREATE_RUN = mapping({**_RUN, **_ADDITIONAL}, "assistant_id")
+CREATE_THREAD_AND_RUN = mapping(
+    {**_RUN, "thread": CREATE_THREAD, "tool_resources": TOOL_RESOURCES}, "assistant_id"
+)
 _OUTPUT = mapping({"tool_call_id": _ID, "output": text(1_000_000)}, "tool_call_id")
-SUBMISSION: dict[str, Check] = {"tool_outputs": array(_OUTPUT), "stream": boolean}
+SUBMIT_TOOL_OUTPUTS = mapping({"tool_outputs": array(_OUTPUT), "stream": boolean}, "tool_outputs")
+
+
+def query(table: Mapping[str, Check], given: Iterable[tuple[str, str]]) -> JSON:
+    """What a query string says, checked. Names that are not in the table are passed over, an empty value is none."""
+    said: dict[str, list[str]] = {}
+    for name, value in given:
+        said.setdefault(name, []).extend([value] if value else [])
+    return {
+        name: check(_read(check, said[name]), name) if said.get(name) else check.schema.get("default")
+        for name, check in table.items()
+    }
+
+
+def _read(check: Check, values: list[str]) -> Any:
+    if check.schema["type"] == "array":
+        return values
+    # Longer numbers are beyond every limit; reading them would take its time.
+    is_number = check.schema["type"] == "integer" and re.fullmatch("-?[0-9]{1,4000}", values[-1])
+    return int(values[-1]) if is_number else values[-1]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sqlalchemy import Table
 from starlette.responses import Response, StreamingResponse
 
-from nbruns.server import parameters, store, transitions, wire
-from nbruns.server.call import Call
-from nbruns.server.checks import parse
+from nbruns.server import answers, parameters, store, transitions, wire
+from nbruns.server.call import Call, Operation
 from nbruns.server.database import encode
 from nbruns.server.models import UnknownModelError
+from nbruns.server.openapi import document
 from nbruns.server.refusal import Refused, not_found
 from nbruns.server.transitions import Started
 
 JSON = dict[str, Any]
-Handler = Callable[[Call], Awaitable[JSON | Response]]
 
 #: How long pollers are asked to wait between two looks at a run.
 POLL_AFTER_MS = "250"
@@ -33,10 +32,13 @@ async def health(call: Call) -> JSON:
     return {"status": "ok", "version": VERSION}
 
 
+async def describe(call: Call) -> Response:
+    return Response(DOCUMENT, 200, media_type="application/json")
+
+
 async def create_assistant(call: Call) -> JSON:
-    params = parse(parameters.ASSISTANT, call.body, "model")
-    _check_model(call, params["model"])
-    assistant = wire.assistant(params, store.now())
+    _check_model(call, call.params["model"])
+    assistant = wire.assistant(call.params, store.now())
     await call.db.write(lambda tx: store.add(tx.conn, store.assistants, assistant))
     return assistant
 
@@ -50,11 +52,11 @@ async def get_assistant(call: Call) -> JSON:
 
 
 async def update_assistant(call: Call) -> JSON:
-    params = parse(parameters.ASSISTANT, call.body)
-    if params.get("model") is not None:
-        _check_model(call, params["model"])
+    if call.params.get("model") is not None:
+        _check_model(call, call.params["model"])
     change = {
-        name: wire.ASSISTANT_DEFAULTS.get(name) if value is None else value for name, value in params.items()
+        name: wire.ASSISTANT_DEFAULTS.get(name) if value is None else value
+        for name, value in call.params.items()
     }
     if change.get("model", "") is None:
         del change["model"]
@@ -66,7 +68,7 @@ async def delete_assistant(call: Call) -> JSON:
 
 
 async def create_thread(call: Call) -> JSON:
-    return await call.db.write(transitions.create_thread, parse(parameters.THREAD, call.body))
+    return await call.db.write(transitions.create_thread, call.params)
 
 
 async def list_threads(call: Call) -> JSON:
@@ -78,9 +80,7 @@ async def get_thread(call: Call) -> JSON:
 
 
 async def update_thread(call: Call) -> JSON:
-    params = parse(parameters.UPDATE_THREAD, call.body)
-    change = {name: value or {} for name, value in params.items()}
-    return await _patch(call, store.threads, "thread", call.thread_id, change)
+    return await _patch(call, store.threads, "thread", call.thread_id, _change(call))
 
 
 async def delete_thread(call: Call) -> JSON:
@@ -93,16 +93,12 @@ async def delete_thread(call: Call) -> JSON:
 
 
 async def create_message(call: Call) -> JSON:
-    params = parse(parameters.MESSAGE, call.body, "role", "content")
-    return await call.db.write(transitions.add_message, call.thread_id, params)
+    return await call.db.write(transitions.add_message, call.thread_id, call.params)
 
 
 async def list_messages(call: Call) -> JSON:
     await _get_thread(call)
-    where = {"thread_id": call.thread_id}
-    if run_id := call.query.get("run_id"):
-        where["run_id"] = run_id
-    return await _list(call, store.messages, where)
+    return await _list(call, store.messages, {"thread_id": call.thread_id, "run_id": call.query["run_id"]})
 
 
 async def get_message(call: Call) -> JSON:
@@ -111,7 +107,7 @@ async def get_message(call: Call) -> JSON:
 
 async def update_message(call: Call) -> JSON:
     id = call.path["message_id"]
-    return await _patch(call, store.messages, "message", id, _metadata(call), thread_id=call.thread_id)
+    return await _patch(call, store.messages, "message", id, _change(call), thread_id=call.thread_id)
 
 
 async def delete_message(call: Call) -> JSON:
@@ -120,15 +116,13 @@ async def delete_message(call: Call) -> JSON:
 
 
 async def create_run(call: Call) -> JSON | Response:
-    params = parse(parameters.RUN, call.body, "assistant_id")
-    await _check_run(call, params)
-    return _started(call, await call.rooms.engine.create(call.thread_id, params))
+    await _check_run(call)
+    return _started(call, await call.rooms.engine.create(call.thread_id, call.params))
 
 
 async def create_thread_and_run(call: Call) -> JSON | Response:
-    params = parse(parameters.THREAD_AND_RUN, call.body, "assistant_id")
-    await _check_run(call, params)
-    return _started(call, await call.rooms.engine.create_thread_and_run(params))
+    await _check_run(call)
+    return _started(call, await call.rooms.engine.create_thread_and_run(call.params))
 
 
 async def list_runs(call: Call) -> JSON:
@@ -138,7 +132,7 @@ async def list_runs(call: Call) -> JSON:
 
 async def list_all_runs(call: Call) -> JSON:
     filters = ("thread_id", "assistant_id", "model", "status")
-    return await _list(call, store.runs, {name: call.query[name] for name in filters if call.query.get(name)})
+    return await _list(call, store.runs, {name: call.query[name] for name in filters})
 
 
 async def get_run(call: Call) -> Response:
@@ -147,7 +141,7 @@ async def get_run(call: Call) -> Response:
 
 
 async def update_run(call: Call) -> JSON:
-    return await _patch(call, store.runs, "run", call.run_id, _metadata(call), thread_id=call.thread_id)
+    return await _patch(call, store.runs, "run", call.run_id, _change(call), thread_id=call.thread_id)
 
 
 async def cancel_run(call: Call) -> JSON:
@@ -155,8 +149,8 @@ async def cancel_run(call: Call) -> JSON:
 
 
 async def submit_tool_outputs(call: Call) -> JSON | Response:
-    params = parse(parameters.SUBMISSION, call.body, "tool_outputs")
-    return _started(call, await call.rooms.engine.submit(call.thread_id, call.run_id, params["tool_outputs"]))
+    outputs = call.params["tool_outputs"]
+    return _started(call, await call.rooms.engine.submit(call.thread_id, call.run_id, outputs))
 
 
 async def rejoin_run(call: Call) -> Response:
@@ -180,42 +174,61 @@ async def get_step(call: Call) -> JSON:
     )
 
 
-_RUNS = "/v1/threads/{thread_id}/runs"
-_RUN = _RUNS + "/{run_id}"
-_MESSAGE = "/v1/threads/{thread_id}/messages/{message_id}"
-ROUTES: list[tuple[str, str, Handler]] = [
-    ("GET", "/health", health),
-    ("POST", "/v1/assistants", create_assistant),
-    ("GET", "/v1/assistants", list_assistants),
-    ("GET", "/v1/assistants/{assistant_id}", get_assistant),
-    ("POST", "/v1/assistants/{assistant_id}", update_assistant),
-    ("DELETE", "/v1/assistants/{assistant_id}", delete_assistant),
-    ("POST", "/v1/threads", create_thread),
-    ("GET", "/v1/threads", list_threads),
-    ("POST", "/v1/threads/runs", create_thread_and_run),
-    ("GET", "/v1/threads/{thread_id}", get_thread),
-    ("POST", "/v1/threads/{thread_id}", update_thread),
-    ("DELETE", "/v1/threads/{thread_id}", delete_thread),
-    ("POST", "/v1/threads/{thread_id}/messages", create_message),
-    ("GET", "/v1/threads/{thread_id}/messages", list_messages),
-    ("GET", _MESSAGE, get_message),
-    ("POST", _MESSAGE, update_message),
-    ("DELETE", _MESSAGE, delete_message),
-    ("POST", _RUNS, create_run),
-    ("GET", _RUNS, list_runs),
-    ("GET", "/v1/runs", list_all_runs),
-    ("GET", _RUN, get_run),
-    ("POST", _RUN, update_run),
-    ("POST", _RUN + "/cancel", cancel_run),
-    ("POST", _RUN + "/submit_tool_outputs", submit_tool_outputs),
-    ("GET", _RUN + "/stream", rejoin_run),
-    ("GET", _RUN + "/steps", list_steps),
-    ("GET", _RUN + "/steps/{step_id}", get_step),
+_ASSISTANT = "/v1/assistants/{assistant_id}"
+_THREAD = "/v1/threads/{thread_id}"
+_MESSAGE = _THREAD + "/messages/{message_id}"
+_RUN = _THREAD + "/runs/{run_id}"
+_ASSISTANTS, _THREADS, _MESSAGES, _RUNS, _STEPS = (
+    answers.page_of(item)
+    for item in (answers.ASSISTANT, answers.THREAD, answers.MESSAGE, answers.RUN, answers.STEP)
+)
+OPERATIONS = [
+    Operation("GET", "/health", health, answers.HEALTH),
+    Operation("GET", "/openapi.json", describe, answers.DOCUMENT),
+    Operation("POST", "/v1/assistants", create_assistant, answers.ASSISTANT, parameters.CREATE_ASSISTANT),
+    Operation("GET", "/v1/assistants", list_assistants, _ASSISTANTS, query=parameters.LIST),
+    Operation("GET", _ASSISTANT, get_assistant, answers.ASSISTANT),
+    Operation("POST", _ASSISTANT, update_assistant, answers.ASSISTANT, parameters.UPDATE_ASSISTANT),
+    Operation("DELETE", _ASSISTANT, delete_assistant, answers.deleted("assistant")),
+    Operation("POST", "/v1/threads", create_thread, answers.THREAD, parameters.CREATE_THREAD),
+    Operation("GET", "/v1/threads", list_threads, _THREADS, query=parameters.LIST),
+    Operation(
+        "POST", "/v1/threads/runs", create_thread_and_run, answers.RUN, parameters.CREATE_THREAD_AND_RUN
+    ),
+    Operation("GET", _THREAD, get_thread, answers.THREAD),
+    Operation("POST", _THREAD, update_thread, answers.THREAD, parameters.UPDATE_THREAD),
+    Operation("DELETE", _THREAD, delete_thread, answers.deleted("thread")),
+    Operation("POST", _THREAD + "/messages", create_message, answers.MESSAGE, parameters.CREATE_MESSAGE),
+    Operation("GET", _THREAD + "/messages", list_messages, _MESSAGES, query=parameters.LIST_MESSAGES),
+    Operation("GET", _MESSAGE, get_message, answers.MESSAGE),
+    Operation("POST", _MESSAGE, update_message, answers.MESSAGE, parameters.UPDATE),
+    Operation("DELETE", _MESSAGE, delete_message, answers.deleted("thread.message")),
+    Operation("POST", _THREAD + "/runs", create_run, answers.RUN, parameters.CREATE_RUN, parameters.INCLUDE),
+    Operation("GET", _THREAD + "/runs", list_runs, _RUNS, query=parameters.LIST),
+    Operation("GET", "/v1/runs", list_all_runs, _RUNS, query=parameters.LIST_RUNS),
+    Operation("GET", _RUN, get_run, answers.RUN),
+    Operation("POST", _RUN, update_run, answers.RUN, parameters.UPDATE),
+    Operation("POST", _RUN + "/cancel", cancel_run, answers.RUN),
+    Operation(
+        "POST",
+        _RUN + "/submit_tool_outputs",
+        submit_tool_outputs,
+        answers.RUN,
+        parameters.SUBMIT_TOOL_OUTPUTS,
+    ),
+    Operation("GET", _RUN + "/stream", rejoin_run, None),
+    Operation("GET", _RUN + "/steps", list_steps, _STEPS, query=parameters.LIST | parameters.INCLUDE),
+    Operation("GET", _RUN + "/steps/{step_id}", get_step, answers.STEP, query=parameters.INCLUDE),
 ]
 
 
-async def _list(call: Call, table: Table, where: Mapping[str, str] | None = None) -> JSON:
-    items, has_more = await call.db.read(store.listed, table, parameters.page(call.query), where)
+DOCUMENT = encode(document(OPERATIONS, VERSION))
+
+
+async def _list(call: Call, table: Table, filters: Mapping[str, str | None] | None = None) -> JSON:
+    page = store.Page(**{name: call.query[name] for name in parameters.LIST})
+    where = {name: value for name, value in (filters or {}).items() if value is not None}
+    items, has_more = await call.db.read(store.listed, table, page, where)
     return wire.page(items, has_more)
 
 
@@ -245,14 +258,23 @@ async def _delete(
     return wire.deleted(object or noun, id)
 
 
-def _metadata(call: Call) -> JSON:
-    params = parse(parameters.UPDATE, call.body)
-    return {name: value or {} for name, value in params.items()}
+def _change(call: Call) -> JSON:
+    return {name: value or {} for name, value in call.params.items()}
 
 
-async def _check_run(call: Call, params: JSON) -> None:
+async def _check_run(call: Call) -> None:
+    params = call.params
     assistant = await _get(call, store.assistants, "assistant", params["assistant_id"])
     _check_model(call, params.get("model") or assistant["model"])
+    _check_tool_choice(params.get("tool_choice"), params.get("tools", assistant["tools"]) or [])
+
+
+def _check_tool_choice(choice: str | JSON | None, tools: list[JSON]) -> None:
+    if isinstance(choice, dict):
+        name = choice["function"]["name"]
+        if name not in [tool["function"]["name"] for tool in tools]:
+            message = f"Invalid value for 'tool_choice': the run has no function tool '{name}'."
+            raise Refused(message, param="tool_choice", code="invalid_value")
 
 
 def _check_model(call: Call, name: str) -> None:
@@ -264,7 +286,7 @@ def _check_model(call: Call, name: str) -> None:
 
 
 def _started(call: Call, started: Started) -> JSON | Response:
-    if not call.body.get("stream"):
+    if not call.params.get("stream"):
         return started.run
     return _stream(call, started.run["id"], started.after, started.after + 1)
 

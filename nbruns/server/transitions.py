@@ -302,6 +302,11 @@ def _close_unfinished(
             used = usages.get(step["id"], wire.NO_USAGE)
             body = step | {"status": become.step, become.step_time: now, "usage": wire.usage(used)}
             if become.step == "failed":
-                body["last_error"] = error or CUT_OFF
+                body["last_error"] = _of_step(error or CUT_OFF)
             store.put(tx.conn, store.steps, body, usage=used)
             tx.emit(run["id"], f"thread.run.step.{become.step}", body)
+
+
+def _of_step(error: JSON) -> JSON:
+    # A step's last_error has one code fewer than a run's.
+    return error | {"code": "server_error"} if error["code"] == "invalid_prompt" else error

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
+from described import check_answer, check_event
 
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
 from nbruns.server.running import Server, Settings
@@ -109,7 +110,9 @@ class Api:
             self.session.headers["Authorization"] = f"Bearer {token}"
 
     def send(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
-        return self.session.request(method, f"{self.url}/v1{path}", json=body, timeout=30, **options)
+        response = self.session.request(method, f"{self.url}/v1{path}", json=body, timeout=30, **options)
+        check_answer(response)
+        return response
 
     def get(self, path: str, **query: Any) -> JSON:
         return _ok(self.send("GET", path, params=query))
@@ -165,7 +168,10 @@ def sent_events(response: requests.Response) -> Iterator[SentEvent]:
                 assert event.data == "[DONE]"
                 yield SentEvent("done", "[DONE]", None)
             else:
-                yield SentEvent(event.event, json.loads(event.data), int(event.id or -1))
+                sent = SentEvent(event.event, json.loads(event.data), int(event.id or -1))
+                if not event.event.endswith(".delta") or (sent.id or 0) < 50:  # one is like the other
+                    check_event(sent.name, sent.data)
+                yield sent
 
 
 def _ok(response: requests.Response) -> JSON:

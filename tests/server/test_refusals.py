@@ -65,7 +65,7 @@ def run(**params: Any) -> JSON:
         (T, message(content="hi"), "messages[0].role", MISSING, "role"),
         (T, message(role="system", content="hi"), "messages[0].role", WRONG_VALUE, "'user'"),
         (T, message(role="user", content=""), "messages[0].content", "empty_string", "length 0"),
-        (T, message(role="user", content=[]), "messages[0].content", "empty_array", "part"),
+        (T, message(role="user", content=[]), "messages[0].content", "empty_array", "minimum length 1"),
         (T, message(role="user", content=[{"type": "audio"}]), "messages[0].content[0].type", WRONG_VALUE, "'text'"),
         (R, {}, "assistant_id", MISSING, "assistant_id"),
         (R, run(max_completion_tokens=255), "max_completion_tokens", "integer_below_min_value", "256"),

@@ -219,7 +219,8 @@ def test_a_model_that_fails_fails_the_run(api: Api, script: Scripts, turn: Any, 
     assert run["last_error"].items() >= error.items()
     assert "secret" not in json.dumps(run)
     for step in api.get(f"{api.run_path(run)}/steps")["data"]:
-        assert (step["status"], step["last_error"]) == ("failed", run["last_error"])
+        assert (step["status"], step["last_error"]["message"]) == ("failed", run["last_error"]["message"])
+        assert step["last_error"]["code"] == error["code"].replace("invalid_prompt", "server_error")
 
 
 def test_all_runs_are_listed_and_filtered(api: Api, script: Scripts) -> None:
