@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 import inspect
 import json
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import date
 from enum import Enum
 from typing import Annotated, Any, Literal, Optional
 
 import jsonschema
-import numpy as np
-import pandas as pd
 import pydantic
 import pytest
 
 from nbruns.errors import ToolError
-from nbruns.tools import MAX_OUTPUT, Tool, as_text, as_tool, tool, tool_json
+from nbruns.tools import Tool, as_tool, tool, tool_json
 
 
 class Sky(Enum):
@@ -183,118 +180,6 @@ def test_a_parameter_may_have_any_name(name: str) -> None:
     assert echo.call({name: 5}) == '[5,"x"]'
     with pytest.raises(ToolError, match=f"echo: {name}: "):
         echo.call({name: "five"})
-
-
-def test_what_a_function_raises_is_an_error_fit_for_the_model() -> None:
-    def burn(city: str) -> None:
-        raise LookupError(f"no station in {city}\x1b[31m\nat all" + "!" * 10_000)
-
-    with pytest.raises(ToolError) as raised:
-        as_tool(burn).call({"city": "Atlantis"})
-    assert str(raised.value).startswith("burn raised LookupError: no station in Atlantis\\x1b[31m at all!!!")
-    assert len(str(raised.value)) < 600
-    assert isinstance(raised.value.__cause__, LookupError)
-
-
-def test_a_result_that_cannot_be_shown_is_a_tool_error_too() -> None:
-    class Mute:
-        def __str__(self) -> str:
-            raise RuntimeError("I won't")
-
-        __repr__ = __str__
-
-    with pytest.raises(ToolError, match="speak raised RuntimeError: I won't"):
-        tool(Mute, name="speak").call({})  # type: ignore[call-overload]
-
-
-def test_an_interrupt_is_not_an_output() -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        as_tool(stop).call({})
-
-
-async def slow(n: int) -> int:
-    await asyncio.sleep(0)
-    return n + 1
-
-
-def test_an_async_function_is_awaited() -> None:
-    assert as_tool(slow).call({"n": 1}) == "2"
-
-
-def test_an_async_function_is_awaited_where_a_loop_runs_already() -> None:
-    async def cell() -> str:
-        return as_tool(slow).call({"n": 1})
-
-    assert asyncio.run(cell()) == "2"
-
-
-def test_what_an_async_function_raises_is_a_tool_error() -> None:
-    async def burn() -> None:
-        raise ValueError("hot")
-
-    with pytest.raises(ToolError, match="burn raised ValueError: hot"):
-        as_tool(burn).call({})
-
-
-FRAME = pd.DataFrame({"city": ["Oslo"], "degrees": [3]})
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("as it is\n", "as it is\n"),
-        ("", ""),
-        (None, "null"),
-        (3, "3"),
-        ({"a": [1, 2.5, True, None]}, '{"a":[1,2.5,true,null]}'),
-        ("Ærø 東京", "Ærø 東京"),
-        ({"é": "東"}, '{"é":"東"}'),
-        (datetime(2026, 8, 26, 12), '"2026-08-26T12:00:00"'),
-        (pd.Timestamp("2026-08-26"), '"2026-08-26T00:00:00"'),
-        (float("nan"), '"NaN"'),
-        ({"a": float("inf")}, '{"a":"Infinity"}'),
-        (np.int64(3), "3"),
-        ({"n": np.float32(0.5), "a": np.array([1, 2])}, '{"n":0.5,"a":[1,2]}'),
-        (b"text", '"text"'),
-        (b"\xff\x00", "b'\\xff\\x00'"),
-        (Place(city="Oslo"), '{"city":"Oslo","country":"NO"}'),
-        (Span(date(2026, 8, 26)), '{"start":"2026-08-26","days":1}'),
-        (Sky.RAIN, '"rain"'),
-        ((1, 2), "[1,2]"),
-        (FRAME, ",city,degrees\n0,Oslo,3\n"),
-        (FRAME["city"], ",city\n0,Oslo\n"),
-        (ValueError("odd"), '"odd"'),
-        ({"half a pair": "\ud800"}, "{'half a pair': '\\ud800'}"),
-    ],
-    ids=repr,
-)
-def test_outputs_as_text(value: Any, text: str) -> None:
-    assert as_text(value) == text
-
-
-def test_a_cycle_is_text_too() -> None:
-    cycle: list[Any] = [1]
-    cycle.append(cycle)
-    assert as_text(cycle) == "[1, [...]]"
-
-
-@pytest.mark.parametrize(
-    "make", [lambda n: "é" * n, lambda n: ["é" * n], lambda n: pd.DataFrame({"a": ["é" * n]})]
-)
-def test_a_huge_output_is_cut_and_says_so(make: Callable[[int], Any]) -> None:
-    text = as_text(make(3 * MAX_OUTPUT))
-    assert len(text.encode()) < 512 * 1024  # the API takes no more
-    assert text.count("é") >= MAX_OUTPUT - 10
-    kept, _, said = text.rpartition("\n… cut: ")
-    assert len(kept) == MAX_OUTPUT
-    assert said.endswith("characters left out")
-
-
-def test_an_output_that_just_fits_is_whole() -> None:
-    assert as_text("x" * MAX_OUTPUT) == "x" * MAX_OUTPUT
 
 
 def test_a_tool_is_still_the_function() -> None:

@@ -1,0 +1,245 @@
+"""A Python function as a function tool: its schema, the validation of arguments, the call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints, overload
+
+from nbruns.errors import ToolError, excerpt
+from nbruns.tools.output_text import MAX_OUTPUT as MAX_OUTPUT
+from nbruns.tools.output_text import NoText, as_text
+
+if TYPE_CHECKING:
+    from nbruns.objects import JSON
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Tool:
+    """A function that assistants can call; made by `tool`. Calling it calls the function.
+
+    `name`, `description` and `parameters` (a JSON Schema) are what the model sees; `returns` is the return
+    annotation, None where there is none; `timeout` is in seconds, None for no end.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str | None = None,
+        description: str | None = None,
+        *,
+        timeout: float | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"A tool is made from a function, not from {type(function).__name__}.")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"A tool's timeout is a number of seconds above 0, not {timeout!r}.")
+        self.function = function
+        self.timeout = timeout
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"{self.name!r} is no tool's name: letters, digits, _ and -, at most 64. Pass name=…."
+            )
+        self._signature = inspect.signature(function)
+        self._hints = _hints(function, self.name)
+        self.returns = self._hints.pop("return", None)
+        self._described = description
+        if parameters is not None:
+            self.parameters = _own_schema(parameters, self.name)
+        self._validates_by_schema = parameters is not None
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Tool({self.name}{self._signature})"
+
+    @functools.cached_property
+    def _told(self) -> tuple[str, dict[str, str]]:
+        """What the docstring says of the function, and of each parameter."""
+        from nbruns.tools.docstring import read_docstring
+
+        return read_docstring(self.function.__doc__, self._signature.parameters)
+
+    @property
+    def description(self) -> str:
+        """What the model reads about the function; what it reads of a parameter is in `parameters`."""
+        return inspect.cleandoc(self._described) if self._described is not None else self._told[0]
+
+    @functools.cached_property
+    def _arguments(self) -> Any:
+        """A pydantic model with a field per parameter, in their order."""
+        from pydantic import ConfigDict, create_model
+        from pydantic.errors import PydanticUserError
+
+        # pydantic has names of its own (json, copy, model_…, _…): a parameter's name is its field's alias.
+        fields: dict[str, Any] = {
+            f"p{i}": self._field(parameter) for i, parameter in enumerate(self._signature.parameters.values())
+        }
+        try:
+            return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+        except PydanticUserError as error:
+            raise TypeError(
+                f"{self.name}: its parameters can't be described to a model: {excerpt(error.message)}"
+            ) from error
+
+    def _field(self, parameter: inspect.Parameter) -> tuple[Any, Any]:
+        from pydantic import Field
+
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise TypeError(
+                f"{self.name}: parameter {parameter} can't be named in a call; give it a plain name."
+            )
+        named = Field(alias=parameter.name)
+        required = parameter.default is parameter.empty
+        return Annotated[self._hints.get(parameter.name, Any), named], ... if required else parameter.default
+
+    @functools.cached_property
+    def parameters(self) -> JSON:
+        """The JSON Schema of the arguments."""
+        schema: JSON = self._arguments.model_json_schema()
+        schema.pop("title", None)
+        for name, prop in schema.get("properties", {}).items():
+            prop.pop("title", None)
+            if name in self._told[1]:
+                prop.setdefault("description", self._told[1][name])
+        return {"type": "object", "properties": {}} | schema
+
+    @functools.cached_property
+    def output_schema(self) -> JSON | None:
+        """The JSON Schema of what the function returns; None where its annotation does not say, or is no JSON."""
+        from pydantic import TypeAdapter
+        from pydantic.errors import PydanticUserError
+
+        if self.returns in (None, type(None), Any):
+            return None
+        try:
+            return TypeAdapter(self.returns).json_schema()
+        except PydanticUserError:
+            return None
+
+    def to_dict(self) -> JSON:
+        """The tool as an assistant's or a run's `tools` has it."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+    def call(self, arguments: str | Mapping[str, Any]) -> str:
+        """Validate the arguments (JSON text or an object), call the function, give its output as text.
+
+        Raises ToolError, with a message for the model and the user, where the arguments don't fit, the function
+        raises, it takes longer than its timeout, or its result is nothing that text could say.
+        """
+        from nbruns.tools.calling import call_in_time, raised_words
+
+        values = self._validated(arguments)
+        try:
+            return call_in_time(lambda: self.function(**values), as_text, self.timeout)
+        except KeyboardInterrupt:
+            raise
+        except (ToolError, NoText) as error:
+            raise ToolError(f"{self.name}: {error}") from error
+        except BaseException as error:  # whatever a user's function raises, sys.exit() too, is an output
+            raise ToolError(f"{self.name} raised {raised_words(error)}") from error
+
+    def _validated(self, arguments: str | Mapping[str, Any]) -> dict[str, Any]:
+        from pydantic import ValidationError
+
+        try:
+            given = json.loads(arguments or "{}") if isinstance(arguments, str) else dict(arguments)
+        except (ValueError, RecursionError) as error:
+            raise ToolError(f"{self.name}: the arguments are no JSON: {excerpt(arguments)}") from error
+        if self._validates_by_schema:
+            return self._checked(given)
+        try:
+            model = self._arguments.model_validate(given)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()
+            )
+            raise ToolError(f"{self.name}: {excerpt(wrong, 500)}") from error
+        return {name: getattr(model, f"p{i}") for i, name in enumerate(self._signature.parameters)}
+
+    def _checked(self, given: Any) -> dict[str, Any]:
+        from nbruns.tools.json_schema import problems
+
+        if not isinstance(given, dict):
+            raise ToolError(f"{self.name}: the arguments are no object: {excerpt(given)}")
+        wrong = "; ".join(map(str, problems(given, self.parameters)))
+        if wrong:
+            raise ToolError(f"{self.name}: {excerpt(wrong, 500)}")
+        return given
+
+
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    """The type hints of a function, a partial, or of what makes another object callable."""
+    told: Any = function.func if isinstance(function, functools.partial) else function
+    if not inspect.isroutine(told):
+        told = told.__init__ if inspect.isclass(told) else type(told).__call__
+    try:
+        return get_type_hints(told, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"{name}: its type hints name {error.name!r}, which is not there when the program runs."
+        ) from error
+
+
+def _own_schema(parameters: Mapping[str, Any], name: str) -> JSON:
+    from nbruns.tools.json_schema import check_schema
+
+    try:
+        check_schema(parameters)
+    except ValueError as error:
+        raise ValueError(f"{name}: parameters: {error}") from error
+    return {"type": "object", "properties": {}} | dict(parameters)
+
+
+@overload
+def tool(function: F, /) -> Tool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Callable[[F], Tool]: ...
+def tool(
+    function: F | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Tool | Callable[[F], Tool]:
+    """Make a function a tool, as `@tool` or `@tool(name=…, timeout=…)`; it may be async.
+
+    The schema comes from its signature and type hints; the description, and that of each parameter, from its
+    docstring (Google, NumPy or Sphinx style). `parameters` is a JSON Schema for a function that takes `**arguments`,
+    such as one that passes them on to an MCP server: they are validated against it.
+
+    `timeout` is in seconds. When it is over, the call is answered with an error. An async function is cancelled; a
+    plain one can't be stopped in Python: it goes on in its thread, and its result is ignored.
+    """
+    if function is not None:
+        return Tool(function, name, description, timeout=timeout, parameters=parameters)
+    return lambda function: Tool(function, name, description, timeout=timeout, parameters=parameters)
+
+
+def as_tool(function: Tool | Callable[..., Any]) -> Tool:
+    """The function as a Tool; a Tool as it is."""
+    return function if isinstance(function, Tool) else Tool(function)
+
+
+def tool_json(tool: Tool | Callable[..., Any] | Mapping[str, Any]) -> JSON:
+    """A tool as the API takes it: from a function, a Tool, or its JSON."""
+    return dict(tool) if isinstance(tool, Mapping) else as_tool(tool).to_dict()

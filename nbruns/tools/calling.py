@@ -1,0 +1,83 @@
+"""The call itself: in time, awaited where the function is async, and what it raises in words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nbruns.errors import ToolError, excerpt
+
+T = TypeVar("T")
+
+#: Seconds that an async function has for its own clean-up when it is cancelled.
+GRACE = 0.5
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+def call_in_time(call: Callable[[], Any], then: Callable[[Any], T], timeout: float | None) -> T:
+    """What `then` makes of what `call` gives, awaited if need be; raises ToolError after `timeout` seconds.
+
+    Without a timeout a plain function runs in the thread of the caller. An async one always runs on an event
+    loop of its own, in a thread of its own: the kernel's loop is taken by the cell that runs.
+    """
+    if timeout is not None:
+        return _in_thread(lambda: then(_completed(call(), timeout)), timeout)
+    result = call()
+    return then(_in_thread(lambda: _completed(result, None)) if inspect.isawaitable(result) else result)
+
+
+def _completed(result: Any, timeout: float | None) -> Any:
+    return asyncio.run(_awaited(result, timeout)) if inspect.isawaitable(result) else result
+
+
+async def _awaited(result: Any, timeout: float | None) -> Any:
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await result
+    except TimeoutError:
+        if not limit.expired():  # it is the function's own
+            raise
+    raise ToolError(f"it took longer than {timeout:g} s and was cancelled.")
+
+
+def _in_thread(call: Callable[[], T], timeout: float | None = None) -> T:
+    """What the call gives, from a thread that the interpreter does not wait for when it exits."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # the caller raises it
+            future.set_exception(error)
+
+    context = contextvars.copy_context()  # what the function prints belongs to the same cell
+    thread = threading.Thread(target=context.run, args=(run,), name="nbruns-tool", daemon=True)
+    thread.start()
+    thread.join(None if timeout is None else timeout + GRACE)
+    if not future.done():
+        raise ToolError(
+            f"it took longer than {timeout:g} s. Python can't stop it: it may still be running, "
+            "but its result will be ignored."
+        )
+    return future.result()
+
+
+def raised_words(error: BaseException) -> str:
+    """An exception for the model to read, which is a reader outside: no traceback, the home folder as ~, no
+    passwords of URLs. What else its message holds is the function's own words."""
+    parts = [f"{type(error).__name__}: {_private(error)}" if str(error) else type(error).__name__]
+    parts += [raised_words(inner) for inner in getattr(error, "exceptions", ())[:3]]
+    return excerpt(" | ".join(parts), 500)
+
+
+def _private(error: BaseException) -> str:
+    home = str(Path.home())
+    text = str(error).replace(home, "~") if len(home) > 1 else str(error)
+    return _PASSWORD.sub("…", text)

@@ -1,0 +1,193 @@
+"""What of a value does not fit a JSON Schema, in words and at which place. The schema may come from anywhere:
+nothing is fetched that it refers to, its patterns can't stall (they run in Rust's linear-time engine; what that
+does not know, such as look-ahead, is left to the tool), and where it is no schema, nothing is found."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import re
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbruns.errors import excerpt
+
+if TYPE_CHECKING:
+    from jsonschema import FormatChecker, ValidationError
+    from jsonschema.protocols import Validator
+
+#: Problems that are told at once; more would not be read.
+MOST = 20
+TYPES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+#: Formats with an example of each, for those who have to write one.
+FORMATS = {
+    "date": "2026-08-26",
+    "time": "09:30:00Z",
+    "date-time": "2026-08-26T09:30:00Z",
+    "duration": "P1DT12H",
+    "email": "ada@example.org",
+    "uri": "https://example.org/",
+    "uuid": "3e4666bf-d5e5-4aa7-b8ce-cefe41c7568a",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+}
+
+
+class Problem(NamedTuple):
+    """What is wrong at which place; the path of a missing property ends with its name."""
+
+    path: tuple[str | int, ...]
+    words: str
+
+    def __str__(self) -> str:
+        place = ".".join(map(str, self.path))
+        return f"{place}: {self.words}" if place else self.words
+
+
+def problems(value: Any, schema: Mapping[str, Any]) -> list[Problem]:
+    """What does not fit, at most MOST problems; none where the schema is none or refers to what is not there."""
+    try:
+        errors = list(zip(range(MOST), _validator(schema).iter_errors(value), strict=False))
+    except Exception:  # a schema that is none raises anything: the tool judges
+        return []
+    return list(dict.fromkeys(_problem(error) for _, error in errors))
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raise ValueError for what is no JSON Schema of an object."""
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        Draft202012Validator.check_schema(dict(schema))
+    except SchemaError as error:
+        raise ValueError(f"This is no JSON Schema: {excerpt(error.message)}") from error
+
+
+def _validator(schema: Mapping[str, Any]) -> Validator:
+    from referencing import Registry
+
+    # An empty registry fetches nothing.
+    found: Validator = _validators()(dict(schema), registry=Registry(), format_checker=_formats())
+    return found
+
+
+@functools.cache
+def _validators() -> Any:
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    def additional(validator: Validator, allowed: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+        if "patternProperties" not in schema:
+            check = Draft202012Validator.VALIDATORS["additionalProperties"]
+            yield from check(validator, allowed, value, schema) or ()
+
+    unchecked = dict.fromkeys(("patternProperties", "unevaluatedProperties"))
+    return extend(  # type: ignore[no-untyped-call]
+        Draft202012Validator, {"pattern": _pattern, "additionalProperties": additional, **unchecked}
+    )
+
+
+def _pattern(_: Validator, pattern: Any, value: Any, __: Any) -> Iterator[ValidationError]:
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not _matcher(str(pattern))(value):
+        yield ValidationError("no match")
+
+
+@functools.lru_cache(256)
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+    try:
+        validator = SchemaValidator(core_schema.str_schema(pattern=pattern))
+    except SchemaError:
+        return lambda _: True
+    return validator.isinstance_python
+
+
+@functools.cache
+def _formats() -> FormatChecker:
+    from jsonschema import Draft202012Validator, FormatChecker
+
+    checker = FormatChecker(())
+    # The validator's own, of which those that need another package are missing, and these instead.
+    checker.checkers = {**Draft202012Validator.FORMAT_CHECKER.checkers}
+    checker.checkers.pop("regex", None)
+    for name, check in _OWN_FORMATS.items():
+        checker.checks(name, raises=ValueError)(lambda value, check=check: _checked(check, value))
+    return checker
+
+
+def _checked(check: Callable[[str], object], value: Any) -> bool:
+    return not isinstance(value, str) or bool(check(value))
+
+
+def _date_time(text: str) -> bool:
+    return datetime.datetime.fromisoformat(text).tzinfo is not None and re.match(r"\S+[Tt]", text) is not None
+
+
+_OWN_FORMATS: dict[str, Callable[[str], object]] = {
+    "date-time": _date_time,
+    # without a zone, too: that is what Python's own times are
+    "time": lambda text: bool(datetime.time.fromisoformat(text)) or True,
+    "duration": re.compile(
+        r"P(?=.)(?:\d+W|(?:\d+Y)?(?:\d+M)?(?:\d+D)?(?:T(?=\d)(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?)"
+    ).fullmatch,
+    "uri": lambda text: urllib.parse.urlsplit(text).scheme and not re.search(r"[\s<>]", text),
+}
+
+
+def _problem(error: ValidationError) -> Problem:
+    from jsonschema.exceptions import best_match
+
+    if error.validator in ("anyOf", "oneOf") and error.context:
+        error = best_match([error]) or error
+    path = tuple(error.absolute_path)
+    if error.validator == "required":
+        named = next((n for n in _names(error.validator_value) if error.message.startswith(repr(n))), "")
+        return Problem((*path, named), "This is required.")
+    words = _WORDS.get(str(error.validator))
+    return Problem(path, excerpt(words(error.validator_value, error.instance) if words else error.message))
+
+
+def _names(required: Any) -> list[str]:
+    return [name for name in required if isinstance(name, str)]
+
+
+def _types(kinds: Any, _: Any) -> str:
+    names = [kinds] if isinstance(kinds, str) else kinds
+    return f"This should be {' or '.join(TYPES.get(name, str(name)) for name in names)}."
+
+
+def _format(name: Any, _: Any) -> str:
+    return f"This is no {name}" + (f", as {FORMATS[name]} is." if name in FORMATS else ".")
+
+
+#: By keyword of the schema: the words for its value and the value that does not fit.
+_WORDS: dict[str, Callable[[Any, Any], str]] = {
+    "type": _types,
+    "enum": lambda allowed, _: f"This should be one of {', '.join(map(str, allowed))}.",
+    "const": lambda only, _: f"This should be {only}.",
+    "minimum": lambda least, _: f"This should be at least {least}.",
+    "maximum": lambda most, _: f"This should be at most {most}.",
+    "exclusiveMinimum": lambda least, _: f"This should be more than {least}.",
+    "exclusiveMaximum": lambda most, _: f"This should be less than {most}.",
+    "multipleOf": lambda unit, _: f"This should be a multiple of {unit}.",
+    "minLength": lambda least, text: f"This should have at least {least} characters, and has {len(text)}.",
+    "maxLength": lambda most, text: f"This should have at most {most} characters, and has {len(text)}.",
+    "pattern": lambda pattern, _: f"This does not match the pattern {pattern}",
+    "format": _format,
+    "minItems": lambda least, items: f"There should be at least {least}, and there are {len(items)}.",
+    "maxItems": lambda most, items: f"There should be at most {most}, and there are {len(items)}.",
+    "uniqueItems": lambda _, __: "No two of these may be the same.",
+    "additionalProperties": lambda _, __: "There is more in this than may be.",
+}

@@ -1,0 +1,132 @@
+"""A function's result as the text of a tool output: strings as they are, tables as CSV, anything else as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+#: Outputs longer than this many characters are cut, and say so: the API takes no more than 512 KB for a submission.
+MAX_OUTPUT = 100_000
+#: Packages whose objects are pictures: their text would be no more than a name and a size.
+PICTURES = {"PIL", "altair", "bokeh", "matplotlib", "plotly", "seaborn"}
+#: How deeply lists and objects may be nested that hold what JSON has no word for.
+_DEEPEST = 50
+
+
+class NoText(ValueError):
+    """A value that text can't stand for."""
+
+
+def as_text(value: Any) -> str:
+    """A function's result as text, of at most MAX_OUTPUT characters, what is left out being said.
+
+    Raises NoText for what text can't stand for: pictures, and bytes that are no text.
+    """
+    if _is_table(value):
+        text = _table(value)
+    else:
+        text = _cut(value if isinstance(value, str) else _json(value))
+    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair could not be sent
+
+
+def _cut(text: str) -> str:
+    left_out = len(text) - MAX_OUTPUT
+    if left_out <= 0:
+        return text
+    return f"{text[:MAX_OUTPUT]}\n… cut: {left_out:,} of {len(text):,} characters left out"
+
+
+def _is_table(value: Any) -> bool:
+    return hasattr(value, "head") and (hasattr(value, "to_csv") or hasattr(value, "write_csv"))
+
+
+def _table(value: Any) -> str:
+    """CSV: a table says more in fewer tokens than JSON. Only as many rows are written as could fit."""
+    rows = value.head(MAX_OUTPUT // 2)
+    if hasattr(rows, "write_csv"):  # Polars
+        text = str(rows.write_csv())
+    else:
+        index = rows.index  # pandas; its row numbers, where there is nothing else, say nothing
+        numbered = type(index).__name__ == "RangeIndex" and index.name is None and index.start == 0
+        text = str(rows.to_csv(index=not numbered))
+    if len(text) <= MAX_OUTPUT and len(rows) == len(value):
+        return text
+    whole = text.rfind("\n", 0, MAX_OUTPUT) + 1 or MAX_OUTPUT
+    return f"{text[:whole]}… cut: the table has {len(value):,} rows, more than {MAX_OUTPUT:,} characters"
+
+
+def _json(value: Any) -> str:
+    from pydantic_core import PydanticSerializationError, to_json
+
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _decoded(bytes(value))
+    try:
+        return to_json(value, fallback=_plain, inf_nan_mode="strings").decode()
+    except PydanticSerializationError as error:  # something in it is hard to say: piece by piece
+        if "Circular reference" in str(error):
+            return repr(value)
+        return json.dumps(_pieces(value), ensure_ascii=False, separators=(",", ":"))
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise NoText(
+            f"it gave {len(value):,} bytes that are no text. Let it return text: what is in them, or base64."
+        ) from error
+
+
+def _pieces(value: Any, depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        return "…"
+    if isinstance(value, Mapping):
+        return {str(key): _pieces(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_pieces(item, depth + 1) for item in value]
+    return _piece(value, depth)
+
+
+def _piece(value: Any, depth: int) -> Any:
+    from pydantic_core import PydanticSerializationError, to_json
+
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _decoded(bytes(value))
+    if _is_missing(value):
+        return None
+    try:
+        return json.loads(to_json(value, inf_nan_mode="strings"))
+    except PydanticSerializationError:
+        plain = _plain(value)
+        return plain if isinstance(plain, str) else _pieces(plain, depth + 1)
+
+
+def _is_missing(value: Any) -> bool:
+    """pandas' NA and NaT."""
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for as something that it has one for; text if nothing else fits."""
+    kind = type(value)
+    if kind.__module__.split(".")[0] in PICTURES:
+        raise NoText(
+            f"it gave a picture ({kind.__name__}), and a tool's output is text. "
+            "Let it return the numbers that the picture shows."
+        )
+    if hasattr(value, "to_dict"):  # a table in a list or an object
+        return value.to_dict("records") if hasattr(value, "columns") else value.to_dict()
+    if isinstance(value, memoryview):
+        return bytes(value)
+    kind_of_numbers = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind_of_numbers in tuple("mM"):  # NumPy's times: not as nanoseconds
+        return value.astype(str).tolist()
+    if hasattr(value, "tolist"):  # NumPy's arrays and numbers
+        return value.tolist()
+    if isinstance(value, Collection) and not isinstance(value, str):
+        return dict(value) if isinstance(value, Mapping) else list(value)
+    if _is_missing(value):
+        return None
+    says_nothing = object.__repr__(value) == str(value)  # it would be an address in memory
+    return dict(vars(value)) if says_nothing and hasattr(value, "__dict__") else str(value)
