@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
@@ -15,6 +14,7 @@ from nbruns.tools import Tool
 from nbruns.widgets.answers import Answer, answer
 from nbruns.widgets.arguments import ArgumentsEditor
 from nbruns.widgets.json_text import pretty_json_html
+from nbruns.widgets.threads import start_thread
 
 
 class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
@@ -151,7 +151,7 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     def _run_clicked(self) -> None:
         # In a thread: a function that takes its time must not hold the kernel.
-        threading.Thread(target=self._run_shown, name="nbruns-tool", daemon=True).start()
+        start_thread("nbruns-tool", self._run_shown)
 
     def _run_shown(self) -> None:
         self._run.disabled, self._run.description = True, f"Running {self.call.name} …"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import nh3
@@ -49,6 +50,8 @@ _HALF_SIGN = re.compile(
 _HALF_TABLE = re.compile(r"(?:(?<=\n\n)|\A)\|[^\n]*(?:\n[|: -]*)?\Z")
 _HALF_LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\s]*\Z")
 _HALF_FENCE = re.compile(r"(?:(?<=\n)|\A) {0,3}[`~]+[ \t]*\Z")
+#: markdown-it ends a line after each of these; nobody sees that.
+_LINE_AFTER_TAG = re.compile(r"(</?(?:p|h\d|[uo]l|li|blockquote|table|thead|tbody|tr|t[hd]|pre)\b[^>]*>)\n")
 _EMPHASIS = (("`", re.compile(r"`(?!\s)")), ("**", re.compile(r"\*\*(?!\s)[^*]*\Z")))
 
 
@@ -173,16 +176,22 @@ class MarkdownBlocks:
             self._finished.append(self._block("text", html))
 
     def _open(self) -> list[Block]:
+        """What is not finished: the last block, and those above it that its line may yet belong to. Each has
+        the key already that it will have, so that a page need not hear of it twice."""
         rest = self._text[self._start :]
         if fence := _FENCE.match(rest):
-            return [self._code_block(fence, _HALF_FENCE.sub("", rest[fence.end() :]), complete=False)]
+            code = _HALF_FENCE.sub("", rest[fence.end() :])
+            return [self._code_block(fence, code, complete=False)]
+        rest = _tidy(rest)
+        cuts = [0, *self._cuts(rest), len(rest)]
         # A copy: half a link definition must not stay.
-        known = dict(self._references.get("references", {}))
-        html = self._html(_tidy(rest), {"references": known})
-        return [self._block("text", html)] if html else []
+        known = {"references": dict(self._references.get("references", {}))}
+        htmls = [self._html(rest[begin:end], known) for begin, end in pairwise(cuts)]
+        return [self._block("text", html, ahead=ahead) for ahead, html in enumerate(filter(None, htmls))]
 
     def _html(self, markdown: str, references: dict[str, Any]) -> str:
-        return sanitised(_RENDER.render(markdown, references)).strip() if markdown.strip() else ""
+        html = sanitised(_RENDER.render(markdown, references)).strip() if markdown.strip() else ""
+        return _LINE_AFTER_TAG.sub(r"\1", html)
 
     def _code_block(self, fence: re.Match[str], code: str, complete: bool) -> Block:
         language = ((fence[3] or fence[5] or "").split() or [""])[0]
@@ -194,8 +203,10 @@ class MarkdownBlocks:
             self._code = None
         return block
 
-    def _block(self, kind: str, content: str, marked: str = "", language: str = "") -> Block:
-        return Block(f"{self._prefix}{len(self._finished)}", kind, content, marked, language)
+    def _block(
+        self, kind: str, content: str, marked: str = "", language: str = "", *, ahead: int = 0
+    ) -> Block:
+        return Block(f"{self._prefix}{len(self._finished) + ahead}", kind, content, marked, language)
 
 
 def _closing(fence: re.Match[str]) -> re.Pattern[str]:

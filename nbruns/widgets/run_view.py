@@ -17,7 +17,9 @@ from nbruns.objects import Run
 from nbruns.snapshot import RunSnapshot
 from nbruns.tools import Tool
 from nbruns.widgets.answers import Answer, answers_of, tools_by_name
+from nbruns.widgets.incoming import Incoming
 from nbruns.widgets.saved import SavedDisplays, in_notebook
+from nbruns.widgets.threads import start_thread
 from nbruns.widgets.tool_outputs_form import ToolOutputsForm
 from nbruns.widgets.transcript import Transcript, to_html
 from nbruns.widgets.transcript_view import TranscriptView
@@ -27,10 +29,9 @@ if TYPE_CHECKING:
     from nbruns.runs import Runs
     from nbruns.stream import RunStream
 
-#: Seconds between two updates of the page, at least: twice as much where few events have come, because each
-#: message has some 60 bytes of its own, and more where rendering takes longer.
-PACE = 0.05
-FEW = 12
+#: Seconds between two updates of the page, at least; more where rendering takes longer. An update has some 40
+#: bytes of its own, so a slow text waits for ENOUGH deltas: not long at first, later up to LONGEST.
+PACE, ENOUGH, LONGEST = 0.05, 12, 0.9
 #: Seconds between two questions whether somebody else has answered the run, and at most.
 LOOK_FIRST, LOOK_MOST = 2.0, 10.0
 #: What a form says that closes because the run needs no answers any more.
@@ -81,7 +82,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         super().__init__([self._page])
         self.add_class("nbruns-view")
         self._paint()
-        threading.Thread(target=self._live, name="nbruns-view", daemon=True).start()
+        start_thread("nbruns-view", self._live)
 
     @property
     def run(self) -> Run | None:
@@ -187,31 +188,17 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._end()
 
     def _follow(self, stream: RunStream) -> None:
-        """Fold the stream's events in as they come, and paint at most every PACE seconds."""
-        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=_read, args=(stream, events), name="nbruns-reader", daemon=True).start()
-        while True:
-            more = self._fold(events)
+        """Fold the stream's events in as they come, and paint now and then."""
+        incoming, patience = Incoming(stream), PACE
+        while events := incoming.take():
+            with self._lock:
+                for event in events:
+                    self._snapshot.apply(event.event, event.data.to_dict())
             began = time.monotonic()
             self._paint()
-            if not more:
-                return
             time.sleep(max(PACE, 2 * (time.monotonic() - began)))
-            if events.qsize() < FEW:
-                time.sleep(PACE)
-
-    def _fold(self, events: queue.SimpleQueue[Any]) -> bool:
-        """Wait for an event and fold in all that are there; whether there may be more."""
-        event = events.get()
-        with self._lock:
-            while not isinstance(event, (_End, BaseException)):
-                self._snapshot.apply(event.event, event.data.to_dict())
-                if events.empty():
-                    return True
-                event = events.get()
-        if isinstance(event, BaseException):
-            raise event
-        return False
+            incoming.gather(ENOUGH, patience)
+            patience = min(1.3 * patience, LONGEST)
 
     def _next_stream(self) -> RunStream | None:
         run = self.run
@@ -319,7 +306,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._say(f"on_done: {_words(error)}")
 
     def _cancel_clicked(self) -> None:
-        threading.Thread(target=self._cancel_shown, name="nbruns-cancel", daemon=True).start()
+        start_thread("nbruns-cancel", self._cancel_shown)
 
     def _cancel_shown(self) -> None:
         try:
@@ -333,21 +320,6 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._paint()
         if self._ended.is_set():
             self._save()
-
-
-class _End:
-    """Put behind a stream's last event."""
-
-
-def _read(stream: RunStream, events: queue.SimpleQueue[Any]) -> None:
-    try:
-        with stream:
-            for event in stream:
-                events.put(event)
-    except BaseException as error:
-        events.put(error)
-    else:
-        events.put(_End())
 
 
 def _words(error: BaseException) -> str:

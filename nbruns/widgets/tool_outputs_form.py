@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from nbruns.objects import Run, ToolCall
 from nbruns.tools import Tool
 from nbruns.widgets.answers import tools_by_name
 from nbruns.widgets.call_card import CallCard
+from nbruns.widgets.threads import start_thread
 
 STATIC = Path(__file__).parent / "static"
 State = Literal["open", "submitting", "submitted", "expired", "closed"]
@@ -77,7 +79,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._buttons = [self._submit]
         if sum(card.can_run for card in self.calls) > 1:
             self._buttons.append(ipywidgets.Button(description="Run all functions", icon="play"))
-            self._buttons[1].on_click(lambda _: threading.Thread(target=self.run_tools, daemon=True).start())
+            self._buttons[1].on_click(lambda _: start_thread("nbruns-tools", self.run_tools))
         footer = ipywidgets.HBox([*self._buttons, self._note])
         footer.add_class("nbruns-footer")
         return footer
@@ -170,7 +172,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def _submit_clicked(self) -> None:
         # In a thread: the kernel stays free, and the page hears that the button is disabled.
-        threading.Thread(target=self._submit_shown, name="nbruns-submit", daemon=True).start()
+        start_thread("nbruns-submit", self._submit_shown)
 
     def _submit_shown(self) -> None:
         try:
@@ -181,7 +183,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
     def _start_clock(self) -> threading.Timer | None:
         if not isinstance(self.run.expires_at, (int, float)):
             return None
-        timer = threading.Timer(max(self.run.expires_at - time.time(), 0), self._expire)
+        timer = threading.Timer(max(self.run.expires_at - time.time(), 0), copy_context().run, [self._expire])
         timer.daemon = True
         timer.start()
         return timer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import comm
 import pytest
 from comm.base_comm import BaseComm
 from ipywidgets import Widget
+from jupyter_client.session import json_packer
 
 
 class Sent(list[dict[str, Any]]):
@@ -20,8 +22,8 @@ class Sent(list[dict[str, Any]]):
         return [message for message in self if message["comm_id"] == widget.comm.comm_id]
 
     def bytes(self) -> int:
-        """How much that is."""
-        return sum(len(json.dumps(message["data"], separators=(",", ":")).encode()) for message in self)
+        """How much that is, as the kernel packs it."""
+        return sum(len(json_packer(message["data"])) for message in self)
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ class Page:
         self.seen = -1
         self.blocks: dict[int, list[Any]] = {}
         self.gaps = 0
+        self.grown = 0
 
     def open(self) -> None:
         """Get the state as a page that opens now, and say that it listens."""
@@ -71,29 +74,45 @@ class Page:
         if data["method"] == "update" and "state" in data["state"]:
             self._load(data["state"]["state"])
         if data["method"] == "custom":
-            number, changes, *order = data["content"]
+            number, changes, *rest = data["content"]
             if number == self.seen + 1:
                 self.seen = number
-                self._change(changes, order)
+                self._grow(changes, rest) if isinstance(changes, str) else self._change(changes, rest)
             elif number > self.seen:
                 self.gaps += 1
 
     def _load(self, state: list[Any]) -> None:
-        self.seen, blocks = state
+        self.seen, blocks, self._tip = state
         self.blocks = {block[0]: block for block in blocks}
+
+    def _grow(self, text: str, marks: list[Any]) -> None:
+        self.grown += 1
+        number, tail = self._tip
+        block = list(self.blocks[number])
+        block[2] = spliced(block[2], length(block[2]) - tail, 0, text)
+        if marks:
+            block[3] = spliced(block[3], length(block[3]) - marks[0], *marks)
+        self.blocks[number] = block
 
     def _change(self, changes: list[list[Any]], order: list[list[int]]) -> None:
         for change in changes:
             if isinstance(change[1], str):
+                self._tip = [change[0], len(re.search(r"(?:</\w+>)*\Z", change[2])[0])]
                 self.blocks[change[0]] = change
                 continue
             block = list(self.blocks[change[0]])
+            self._tip = [change[0], length(block[2]) - change[1] - change[2]]
             block[2] = spliced(block[2], *change[1:4])
             if len(change) > 4:
                 block[3] = spliced(block[3], *change[4:7])
             self.blocks[change[0]] = block
         if order:
             self.blocks = {number: self.blocks[number] for number in order[0]}
+
+
+def length(text: str) -> int:
+    """JavaScript's `text.length`."""
+    return len(text.encode("utf-16-le")) // 2
 
 
 def spliced(old: str, start: int, drop: int, text: str) -> str:

@@ -164,9 +164,7 @@ def test_finished_blocks_are_rendered_once() -> None:
     blocks = MarkdownBlocks("m/")
     seen: dict[str, object] = {}
     for end in range(0, len(TEXT), 3):
-        *finished, _open = blocks.update(TEXT[:end]) or [None]
-        for block in finished:
-            assert block is not None
+        for block in blocks.update(TEXT[:end])[:-2]:  # the last two may still be open
             assert seen.setdefault(block.key, block) is block
     assert len(seen) > 8
 

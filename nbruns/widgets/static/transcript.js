@@ -1,14 +1,20 @@
 // The live view of a run's transcript. Python renders, this file only keeps the blocks and shows them.
 // State of one block: [id, kind, content] or, for code, [id, "code", text, marks, language].
 // A message [number, changes, order?] brings blocks that are new, and splices for those that changed:
-// [id, start, drop, text] or, for code, [id, start, drop, text, start, drop, marks].
+// [id, start, drop, text] or, for code, [id, start, drop, text, start, drop, marks]. The last of them leaves the
+// tip behind: [id, characters behind the text that came], in a new block those of its closing tags. There a message [number, text] puts its text, and
+// [number, text, drop, marks] new marks in the place of the last `drop` characters of the marks, too.
 
+const WORDS = /\S+\s*|\s+/g;
+const BETWEEN = 40; // milliseconds between two words
+const CLOSING_TAGS = /(?:<\/\w+>)*$/;
 const splice = (old, start, drop, text) => old.slice(0, start) + text + old.slice(start + drop);
 
 class Store {
   constructor(model) {
     this.model = model;
     this.views = new Set();
+    this.flow = new Flow((text) => this.show(this.grow(text)));
     model.on("change:state", () => this.load(model.get("state")));
     model.on("msg:custom", (message) => this.receive(message));
     this.load(model.get("state"));
@@ -16,22 +22,44 @@ class Store {
   }
 
   load(state) {
-    const [number, blocks] = state ?? [0, []];
+    const [number, blocks, tip] = state ?? [0, [], [-1, 0]];
     this.seen = number;
+    this.tip = tip;
     this.asked = false;
+    this.flow.stop();
     this.blocks = new Map(blocks.map((block) => [block[0], block]));
     this.order = [...this.blocks.keys()];
-    this.views.forEach((view) => view.show(this.order));
+    this.show(this.order);
   }
 
   // Messages may have been sent before this page listened: then the whole state is asked for, once.
-  receive([number, changes, order]) {
+  receive([number, changes, ...rest]) {
     if (number <= this.seen) return;
     if (number > this.seen + 1) return this.ask();
     this.seen = number;
+    this.flow.flush();
+    if (typeof changes !== "string") this.show(this.take(changes, ...rest));
+    else if (rest.length) this.show(this.grow(changes, ...rest));
+    else this.flow.add(changes);
+  }
+
+  show(ids) {
+    this.views.forEach((view) => view.show(ids));
+  }
+
+  grow(text, drop, marks) {
+    const [id, tail] = this.tip;
+    const block = [...this.blocks.get(id)];
+    block[2] = splice(block[2], block[2].length - tail, 0, text);
+    if (marks !== undefined) block[3] = splice(block[3], block[3].length - drop, drop, marks);
+    this.blocks.set(id, block);
+    return [id];
+  }
+
+  take(changes, order) {
     changes.forEach((change) => this.change(change));
     if (order) this.arrange(order);
-    this.views.forEach((view) => view.show(order ?? changes.map((change) => change[0])));
+    return order ?? changes.map((change) => change[0]);
   }
 
   arrange(order) {
@@ -42,11 +70,13 @@ class Store {
   change(change) {
     const [id, start, drop, text, ...marks] = change;
     if (typeof start === "string") {
+      this.tip = [id, drop.match(CLOSING_TAGS)[0].length];
       if (!this.blocks.has(id)) this.order.push(id);
       this.blocks.set(id, change);
       return;
     }
     const block = [...this.blocks.get(id)];
+    this.tip = [id, block[2].length - start - drop];
     block[2] = splice(block[2], start, drop, text);
     if (marks.length) block[3] = splice(block[3], ...marks);
     this.blocks.set(id, block);
@@ -56,6 +86,43 @@ class Store {
     if (this.asked) return;
     this.asked = true;
     this.model.send({ hello: this.seen });
+  }
+}
+
+// Slow text comes a few words at a time: they are shown one after the other until the next ones come. It is
+// shown at once where text comes fast, where motion is not wanted, and where there are tags in it: what is
+// sanitised stays so when it is cut between words, but not when it is cut within a tag.
+class Flow {
+  constructor(show) {
+    this.put = show;
+    this.waiting = [];
+    this.last = 0;
+  }
+
+  add(html) {
+    const now = performance.now();
+    const pause = Math.min(now - this.last, 1000);
+    this.last = now;
+    this.waiting = html.match(WORDS) ?? [html];
+    if (pause < 2 * BETWEEN || /[<>"]/.test(html) || matchMedia("(prefers-reduced-motion: reduce)").matches) return this.flush();
+    this.each = Math.max(BETWEEN, (0.8 * pause) / this.waiting.length);
+    this.next();
+  }
+
+  next() {
+    this.put(this.waiting.shift());
+    this.timer = this.waiting.length ? setTimeout(() => this.next(), this.each) : 0;
+  }
+
+  flush() {
+    const rest = this.waiting.join("");
+    this.stop();
+    if (rest) this.put(rest);
+  }
+
+  stop() {
+    clearTimeout(this.timer);
+    this.waiting = [];
   }
 }
 
