@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nbruns import frames
 from nbruns.errors import excerpt
 from nbruns.objects import JSON, Assistant, Message, Run, Thread
+from nbruns.pages import iter_pages
 from nbruns.resource import (
     AssistantArg,
     Resource,
@@ -23,7 +24,7 @@ from nbruns.resource import (
     query_and_body,
     with_tools,
 )
-from nbruns.stream import RunStream, iter_pages
+from nbruns.stream import RunStream
 from nbruns.transport import path_of
 
 if TYPE_CHECKING:

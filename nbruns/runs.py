@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from nbruns import accessor as accessor  # registers df.runs
 from nbruns import frames
+from nbruns.at_once import at_once
 from nbruns.errors import NbrunsError, TimeoutError, excerpt
 from nbruns.objects import JSON, Run, RunStep, Thread
+from nbruns.pages import iter_pages
 from nbruns.resource import (
     AssistantArg,
     Resource,
@@ -28,13 +32,11 @@ from nbruns.resource import (
     query_of,
 )
 from nbruns.snapshot import RunSnapshot
-from nbruns.stream import RunStream, iter_pages
+from nbruns.stream import RunStream
 from nbruns.tools import Tool, as_text
 from nbruns.transport import Check, Transport, path_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nbruns.widgets.run_view import RunView
 
 #: Tool outputs: {tool_call_id: value} or the wire's list.
@@ -43,7 +45,6 @@ Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Approvals = Mapping[str, bool] | Sequence[Mapping[str, Any]]
 
 _POLL_FIRST, _POLL_MOST = 0.3, 5.0
-_LISTED_AT_ONCE = 8
 
 
 class RunSteps(Resource):
@@ -69,9 +70,27 @@ class RunSteps(Resource):
         pages = iter_pages(self._transport, path, {"order": order, **query_of(params)}, limit)
         return map(RunStep, pages)
 
-    def list(self, run: RunArg, thread: ThreadArg | None = None, **params: Any) -> pd.DataFrame:
-        """A run's steps as a DataFrame, in the order in which they were made."""
-        return frames.steps_frame(self.iter(run, thread, **params))
+    def list(
+        self,
+        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
+        thread: ThreadArg | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """The steps of one run or of many as a DataFrame, each run's in the order in which they were made.
+
+        `runs`: a run, several, or a frame of runs; several are asked for at once, with a progress bar if it takes
+        over a second. Columns: see `nbruns.steps_frame`.
+        """
+        if isinstance(runs, (str, Run)):
+            return frames.steps_frame(self.iter(runs, thread, **params))
+        many = _runs_of(runs) if isinstance(runs, pd.DataFrame) else [*runs]
+        for run in many:
+            place_of("runs", run, thread)  # what is no run is refused before anything is sent
+
+        def fetch(transport: Transport, run: RunArg) -> list[RunStep]:
+            return [*RunSteps(transport).iter(run, thread, **params)]
+
+        return frames.steps_frame(chain.from_iterable(at_once(self._transport, fetch, many, "runs")))
 
 
 class Runs(Resource):
@@ -116,7 +135,7 @@ class Runs(Resource):
 
     def list(
         self,
-        threads: ThreadArg | Iterable[ThreadArg] | None = None,
+        threads: ThreadArg | Iterable[ThreadArg] | pd.DataFrame | None = None,
         *,
         limit: int | None = None,
         order: str = "desc",
@@ -126,15 +145,19 @@ class Runs(Resource):
     ) -> pd.DataFrame:
         """The runs of one thread or of many as a DataFrame, all pages; `limit` counts per thread.
 
-        Without threads those of all threads, where the server lists them (ours does). Columns: see
-        `nbruns.runs_frame`.
+        `threads`: a thread, several, or a frame with a row for each; several are asked for at once, with a progress
+        bar if it takes over a second. Without threads those of all, where the server lists them (ours does).
+        Columns: see `nbruns.runs_frame`.
         """
         params |= {"limit": limit, "order": order, "after": after, "before": before}
         if threads is None or isinstance(threads, (str, Thread)):
             return frames.runs_frame(self.iter(threads, **params))
-        with ThreadPoolExecutor(_LISTED_AT_ONCE, thread_name_prefix="nbruns-list") as pool:
-            lists = pool.map(lambda thread: [*self.iter(thread, **params)], threads)
-            return frames.runs_frame(run for runs in lists for run in runs)
+        many = _threads_of(threads) if isinstance(threads, pd.DataFrame) else map(id_of, threads)
+
+        def fetch(transport: Transport, thread: ThreadArg) -> list[Run]:
+            return [*Runs(transport).iter(thread, **params)]
+
+        return frames.runs_frame(chain.from_iterable(at_once(self._transport, fetch, [*many], "threads")))
 
     def cancel(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
         """Ask the server to cancel a run; it is `cancelling` first, `cancelled` soon."""
@@ -290,6 +313,29 @@ class Runs(Resource):
             return None if waits else now.to_dict()
 
         return path_of(*place, "submit_tool_outputs"), taken
+
+
+def _runs_of(frame: pd.DataFrame) -> list[Run]:
+    """The runs of a frame: its rows, or those that its steps or messages belong to."""
+    column = _column(frame, "run_id", "id")
+    unique = frame[[column, "thread_id"]].dropna().drop_duplicates()
+    return [
+        Run({"id": id, "thread_id": thread})
+        for id, thread in zip(unique[column], unique["thread_id"], strict=True)
+    ]
+
+
+def _threads_of(frame: pd.DataFrame) -> list[str]:
+    """The threads of a frame: its rows, or those that its runs, steps or messages belong to."""
+    return list(frame[_column(frame, "thread_id", "id")].dropna().unique())
+
+
+def _column(frame: pd.DataFrame, *names: str) -> str:
+    found = next((name for name in names if name in frame), None)
+    if found is None:
+        known = excerpt(", ".join(map(str, frame.columns)))
+        raise TypeError(f"A frame names its rows in the column {' or '.join(names)}; this one has: {known}.")
+    return found
 
 
 def _outputs(given: Outputs) -> list[JSON]:

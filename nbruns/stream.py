@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import requests
 
 from nbruns import errors
+from nbruns.connections import hang_up
 from nbruns.errors import StreamError, excerpt
 from nbruns.objects import JSON, TERMINAL_STATUSES, APIObject, Message, MessageDelta, Run, parse_object
+from nbruns.pages import iter_pages
 from nbruns.snapshot import RunSnapshot
 from nbruns.sse import ServerSentEvent, iter_events
-from nbruns.transport import Check, Transport, hang_up, iter_chunks, path_of
+from nbruns.transport import Check, Transport, iter_chunks, path_of
 
 #: Seconds for which a dropped stream is carried on without any news from the server.
 CARRY_ON_DEADLINE = 60.0
 _POLL_FIRST, _POLL_MOST = 0.25, 2.0
-_PAGE = 100
 _ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES | {"requires_action"})
 
 
@@ -229,24 +230,6 @@ class RunStream:
             "The run may still be going on: client.runs.retrieve(…) tells, error.snapshot has what arrived.",
             self.snapshot,
         )
-
-
-def iter_pages(
-    transport: Transport, path: str, params: Mapping[str, Any], limit: int | None = None
-) -> Iterator[JSON]:
-    """The objects of a list, over all its pages, `limit` at most; one that stands on two pages comes once."""
-    query = {**params, "limit": _PAGE if limit is None else min(limit, _PAGE)}
-    seen: set[str] = set()
-    while True:
-        page = transport.request("GET", path, params=query).payload
-        data = page.get("data")
-        new = [item for item in data if item["id"] not in seen] if isinstance(data, list) else []
-        for item in new if limit is None else new[: limit - len(seen)]:
-            seen.add(item["id"])
-            yield item
-        if not page.get("has_more") or not new or len(seen) == limit:
-            return
-        query["after"] = page.get("last_id") or new[-1]["id"]
 
 
 def _named(received: ServerSentEvent) -> tuple[str, JSON]:

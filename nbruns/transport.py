@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json as jsonlib
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from threading import Timer
-from typing import Any, NamedTuple, TypeVar
+from threading import Event, Timer, get_ident
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from nbruns import errors
+from nbruns.connections import Connections
 from nbruns.errors import APIError, excerpt
 
 JSON = dict[str, Any]
@@ -32,7 +33,8 @@ _NOT_TAKEN = frozenset({409, 429, 503})
 #: Past these seconds since the first try, nothing is repeated any more.
 RETRY_DEADLINE = 120.0
 _POOL = 16
-
+#: Headers that name a request: OpenAI's, then Azure's.
+_REQUEST_IDS = ("x-request-id", "apim-request-id", "x-ms-request-id")
 
 # The API has no code for it. The second is for a message that is added meanwhile.
 _ACTIVE_RUN = re.compile(r"already has an active run|while a run \S+ is active")
@@ -84,8 +86,10 @@ class Transport:
         # An auth of our own also keeps requests from taking one out of ~/.netrc.
         self._session.auth = self._authorize
         self._session.headers.update({"User-Agent": "nbruns", "OpenAI-Beta": "assistants=v2"})
+        self._connections = Connections(_POOL)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_connections=_POOL, pool_maxsize=_POOL))
+            self._session.mount(scheme, self._connections)
+        self._over = Event()
 
     def __repr__(self) -> str:
         parts = urlsplit(self.base_url)
@@ -94,6 +98,18 @@ class Transport:
     def close(self) -> None:
         """Close the pooled connections."""
         self._session.close()
+
+    def apart(self) -> Self:
+        """The same, with the same connections, but an end of its own: see `hang_up`."""
+        twin = copy.copy(self)
+        twin._over = Event()
+        return twin
+
+    def hang_up(self, threads: Iterable[int]) -> None:
+        """End the requests that these threads wait for, and send nothing any more."""
+        self._over.set()
+        for thread in threads:
+            self._connections.hang_up(thread)
 
     def request(
         self,
@@ -117,9 +133,10 @@ class Transport:
 
         def once() -> Answer:
             left = None if deadline is None else max(0.01, deadline - time.monotonic())
-            response = self._send(method, path, params=params, json=json, timeout=left)
-            with response, _hung_up_at(deadline, response):
-                return Answer(self._read_json(response), response.headers)
+            with self._hung_up_at(deadline, f"{method} {path}"):
+                response = self._send(method, path, params=params, json=json, timeout=left)
+                with response:
+                    return Answer(self._read_json(response), response.headers)
 
         def found() -> Answer | None:
             known = check() if check else None
@@ -171,6 +188,8 @@ class Transport:
         if self.api_version:
             query["api-version"] = self.api_version
         seconds = self.timeout if timeout is None else timeout
+        if self._over.is_set():
+            raise errors.ConnectionError(f"{method} {path} was not sent: others of its kind had ended.")
         try:
             response = self._session.request(
                 method,
@@ -223,10 +242,26 @@ class Transport:
                     raise
                 error = refused
             pause = _backoff(attempt, getattr(error, "retry_after", None))
-            if attempt == self.max_retries or time.monotonic() + pause > deadline:
+            if attempt == self.max_retries or time.monotonic() + pause > deadline or self._over.wait(pause):
                 raise error
-            time.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @contextmanager
+    def _hung_up_at(self, deadline: float | None, what: str) -> Iterator[None]:
+        """Hang up when time is over: a socket's own time-out starts anew with each byte that trickles in."""
+        if deadline is None:
+            yield
+            return
+        timer = Timer(max(0.0, deadline - time.monotonic()), self._connections.hang_up, [get_ident()])
+        timer.start()
+        try:
+            yield
+        except (APIError, _MaybeTaken) as broken:
+            if time.monotonic() < deadline:
+                raise
+            raise errors.TimeoutError(f"{what}: the answer did not end in time. Try again.") from broken
+        finally:
+            timer.cancel()
 
     def _unsent(self, error: requests.RequestException, method: str, path: str) -> Exception:
         where = f"{method} {urlsplit(self.base_url).netloc.rpartition('@')[2]}{path}"
@@ -291,7 +326,7 @@ class Transport:
             message,
             status=response.status_code,
             **{name: _short(fields.get(name)) for name in ("code", "type", "param")},
-            request_id=_short(response.headers.get("x-request-id")),
+            request_id=request_id(response.headers),
             method=method,
             path=path,
         )
@@ -319,34 +354,6 @@ def iter_chunks(response: requests.Response) -> Iterator[bytes]:
     except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
         # ValueError and AttributeError are what reading from a connection gives that another thread closes.
         raise errors.ConnectionError("The connection broke.") from error
-
-
-def hang_up(response: requests.Response) -> None:
-    """Close a response's connection, also while another thread reads from it: that one is woken."""
-    try:
-        response.raw.shutdown()
-    except (AttributeError, ValueError, OSError, RuntimeError):
-        pass  # the connection is back in the pool, or closed already
-    response.close()
-
-
-@contextmanager
-def _hung_up_at(deadline: float | None, response: requests.Response) -> Iterator[None]:
-    """Hang up when time is over: a socket's own time-out starts anew with each byte that trickles in."""
-    if deadline is None:
-        yield
-        return
-    timer = Timer(max(0.0, deadline - time.monotonic()), hang_up, [response])
-    timer.start()
-    try:
-        yield
-    except (APIError, _MaybeTaken) as broken:
-        if time.monotonic() < deadline:
-            raise
-        method, path = _route(response)
-        raise errors.TimeoutError(f"{method} {path}: the answer did not end in time. Try again.") from broken
-    finally:
-        timer.cancel()
 
 
 def _token(provider: TokenProvider) -> str:
@@ -381,6 +388,11 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         except (KeyError, ValueError):
             continue
     return None
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """What the server calls the request, for asking whoever runs it."""
+    return next((excerpt(headers[name]) for name in _REQUEST_IDS if headers.get(name)), None)
 
 
 def _short(value: object) -> str | None:

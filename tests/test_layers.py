@@ -23,8 +23,9 @@ PACKAGE = Path(__file__).parent.parent / "nbruns"
 LAYERS = (
     {"errors"},
     {"objects"},
-    {"sse", "snapshot", "frames", "tools"},
+    {"connections", "sse", "snapshot", "frames", "tools"},
     {"accessor", "transport"},
+    {"at_once", "pages"},
     {"stream"},
     {"widgets"},
     {"resource"},

@@ -292,7 +292,20 @@ def silent(connection: socket.socket, request: Received) -> None:
     connection.recv(1)
 
 
-@pytest.mark.parametrize("hangs", [trickle, silent])
+def trickling_head(connection: socket.socket, request: Received) -> None:
+    """A head that goes on and on: each byte starts the socket's time-out anew."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Header: ")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.01)
+
+
+def mute(connection: socket.socket, request: Received) -> None:
+    """No answer at all, until the client gives up."""
+    connection.recv(1)
+
+
+@pytest.mark.parametrize("hangs", [trickle, silent, trickling_head, mute])
 def test_waiting_keeps_its_deadline_whatever_the_server_does(hangs: Answer) -> None:
     outcome: list[str] = []
 
