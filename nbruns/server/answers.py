@@ -10,6 +10,8 @@ from nbruns.server.store import ACTIVE, ENDED
 
 JSON = dict[str, Any]
 
+_MESSAGE_STATUSES = ("in_progress", "incomplete", "completed")
+_STEP_STATUSES = ("in_progress", "cancelled", "failed", "completed", "expired")
 _TEXT: JSON = {"type": "string"}
 _NUMBER: JSON = {"type": "number"}
 _BOOLEAN: JSON = {"type": "boolean"}
@@ -103,7 +105,7 @@ MESSAGE = _owned(
     "thread.message",
     assistant_id=nullable(_TEXT),
     run_id=nullable(_TEXT),
-    status=_one_of("in_progress", "incomplete", "completed"),
+    status=_one_of(*_MESSAGE_STATUSES),
     incomplete_details=nullable(
         _fields(reason=_one_of("content_filter", "max_tokens", "run_cancelled", "run_expired", "run_failed"))
     ),
@@ -146,7 +148,7 @@ STEP = _owned(
     run_id=_TEXT,
     assistant_id=_TEXT,
     type=_one_of("message_creation", "tool_calls"),
-    status=_one_of("in_progress", "cancelled", "failed", "completed", "expired"),
+    status=_one_of(*_STEP_STATUSES),
     cancelled_at=nullable(_TIME),
     completed_at=nullable(_TIME),
     expired_at=nullable(_TIME),
@@ -178,13 +180,13 @@ NAMED: dict[str, JSON] = {
     "RunCompletionUsage": USAGE,
     "ErrorResponse": ERROR,
 }
-#: What an event's data is, by the beginning of its name; the longest one counts.
+#: What an event's data is, by the event's name.
 EVENTS: dict[str, JSON] = {
     "thread.created": THREAD,
-    "thread.run.": RUN,
-    "thread.run.step.": STEP,
+    **{f"thread.run.{status}": RUN for status in ("created", *ACTIVE, *ENDED)},
+    **{f"thread.run.step.{status}": STEP for status in ("created", *_STEP_STATUSES)},
     "thread.run.step.delta": STEP_DELTA,
-    "thread.message.": MESSAGE,
+    **{f"thread.message.{status}": MESSAGE for status in ("created", *_MESSAGE_STATUSES)},
     "thread.message.delta": MESSAGE_DELTA,
 }
 

@@ -25,13 +25,21 @@ _NAMED: dict[str, JSON] = {
     "Metadata": labels.schema,
 }
 _NAMES = {id(schema): name for name, schema in _NAMED.items()}
+
+
+def _event(name: str, of: JSON) -> JSON:
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": of}
+    fields = {"event": {"type": "string", "const": name}, "data": data, "id": {"type": "string"}}
+    return {"type": "object", "properties": fields, "required": [*fields]}
+
+
+_DONE = {"event": {"type": "string", "const": "done"}, "data": {"type": "string", "const": "[DONE]"}}
+#: What each event of a stream is. The last one is `done`, unless the server ends before the run does.
 _STREAM: JSON = {
-    "type": "string",
-    "description": "Server-sent events; their data are the objects of x-events, each as one line of JSON. The last "
-    "one is `done`, with [DONE].",
-    "x-events": {
-        event: {"$ref": f"#/components/schemas/{_NAMES[id(of)]}"} for event, of in answers.EVENTS.items()
-    },
+    "anyOf": [
+        {"type": "object", "properties": _DONE, "required": ["event", "data"]},
+        *(_event(name, of) for name, of in answers.EVENTS.items()),
+    ]
 }
 
 
@@ -95,7 +103,7 @@ def _answers(operation: Operation) -> JSON:
     if operation.answer is not None:
         content["application/json"] = {"schema": _referred(operation.answer)}
     if operation.answer is None or operation.streams:
-        content["text/event-stream"] = {"schema": _STREAM}
+        content["text/event-stream"] = {"schema": _referred(_STREAM)}
     return content
 
 

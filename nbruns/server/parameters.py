@@ -75,6 +75,10 @@ def _image_part(part: JSON) -> JSON:
     return {"type": kind, kind: {**part[kind], "detail": part[kind].get("detail") or "auto"}}
 
 
+def _without_nulls(given: JSON) -> JSON:
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _part(kind: str, check: Check) -> Check:
     return mapping({"type": choice(kind), kind: check}, "type", kind)
 
@@ -94,7 +98,10 @@ TOOL = _or_hosted(
         _filled_tool,
     )
 )
-_JSON_SCHEMA = mapping({"name": _NAME, "description": text(), "schema": anything, "strict": boolean}, "name")
+_JSON_SCHEMA = then(
+    mapping({"name": _NAME, "description": text(), "schema": anything, "strict": boolean}, "name"),
+    _without_nulls,
+)
 RESPONSE_FORMAT = text_or(
     choice("auto"),
     tagged(
@@ -131,11 +138,14 @@ CONTENT = text_or(
 )
 # They name hosted tools, all of which are refused.
 _ATTACHMENT_TOOLS = Check({"type": "array", "maxItems": 0}, array(_or_hosted(mapping({}))).take)
-TOOL_RESOURCES = mapping(
-    {
-        "code_interpreter": mapping({"file_ids": array(_ID, most=20)}),
-        "file_search": mapping({"vector_store_ids": array(_ID, most=1)}),
-    }
+TOOL_RESOURCES = then(
+    mapping(
+        {
+            "code_interpreter": then(mapping({"file_ids": array(_ID, most=20)}), _without_nulls),
+            "file_search": then(mapping({"vector_store_ids": array(_ID, most=1)}), _without_nulls),
+        }
+    ),
+    _without_nulls,
 )
 _SAMPLING: dict[str, Check] = {
     "temperature": number(least=0, most=2, default=1),
@@ -144,21 +154,23 @@ _SAMPLING: dict[str, Check] = {
     "response_format": RESPONSE_FORMAT,
 }
 
+# Empty ones are taken for left out: programs write after=… with what they have.
+_FILTER = text(256, pattern=_PRINTABLE["pattern"].replace("+", "*"), said=_PRINTABLE["said"])
 LIST: dict[str, Check] = {
     "limit": number(integer=True, least=1, most=100, default=20),
     "order": choice("asc", "desc", default="desc"),
-    "after": _ID,
-    "before": _ID,
+    "after": _FILTER,
+    "before": _FILTER,
 }
 INCLUDE: dict[str, Check] = {
-    "include[]": array(choice("step_details.tool_calls[*].file_search.results[*].content"))
+    "include[]": array(choice("step_details.tool_calls[*].file_search.results[*].content"), most=10)
 }
-LIST_MESSAGES: dict[str, Check] = {**LIST, "run_id": _ID}
+LIST_MESSAGES: dict[str, Check] = {**LIST, "run_id": _FILTER}
 LIST_RUNS: dict[str, Check] = {
     **LIST,
-    "thread_id": _ID,
-    "assistant_id": _ID,
-    "model": _MODEL,
+    "thread_id": _FILTER,
+    "assistant_id": _FILTER,
+    "model": _FILTER,
     "status": choice(*ACTIVE, *ENDED),
 }
 
@@ -215,12 +227,12 @@ SUBMIT_TOOL_OUTPUTS = mapping({"tool_outputs": array(_OUTPUT), "stream": boolean
 
 
 def query(table: Mapping[str, Check], given: Iterable[tuple[str, str]]) -> JSON:
-    """What a query string says, checked. Names that are not in the table are passed over, an empty value is none."""
+    """What a query string says, checked. Names that are not in the table are passed over."""
     said: dict[str, list[str]] = {}
     for name, value in given:
-        said.setdefault(name, []).extend([value] if value else [])
+        said.setdefault(name, []).append(value)
     return {
-        name: check(_read(check, said[name]), name) if said.get(name) else check.schema.get("default")
+        name: check(_read(check, said[name]), name) or None if name in said else check.schema.get("default")
         for name, check in table.items()
     }
 
