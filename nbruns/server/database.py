@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import queue
+import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
+
+from nbruns.server import peers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,9 +44,13 @@ class Transaction:
     """What a write is given: the connection, and the events that are to be logged with it."""
 
     conn: sa.Connection
+    #: The name of the server that writes.
+    worker: str
     emitted: list[tuple[str, str, str]] = field(default_factory=list)
     #: Runs that have been deleted; nothing of them is logged any more.
     gone: set[str] = field(default_factory=set)
+    #: Runs that whoever works on them is to leave.
+    to_stop: set[str] = field(default_factory=set)
 
     def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> None:
         """Log an event, and publish it when the transaction has been committed."""
@@ -71,6 +78,9 @@ class Database:
 
     def __init__(self, url: str, log: Log) -> None:
         self.engine = _engine(url)
+        self.shared = self.engine.dialect.name == "postgresql"
+        #: What this server is known by in the database. A SQLite file has one server at a time.
+        self.worker = f"server-{secrets.token_hex(8)}" if self.shared else "local"
         self.on_events: Callable[[list[Event]], None] = lambda events: None
         self._log = log
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -135,15 +145,20 @@ class Database:
             if job.done is not None:
                 _deliver(job.done, value, failure)
 
-    def _transact(self, jobs: list[_Job], attempts: int = 3) -> tuple[list[_Result], list[Event]]:
+    def _transact(self, jobs: list[_Job], attempts: int = 5) -> tuple[list[_Result], list[Event]]:
         try:
             with self.engine.connect().execution_options(writes=True) as conn, conn.begin():
-                transaction = Transaction(conn)
+                transaction = Transaction(conn, self.worker)
                 results = [_attempt(job, transaction) for job in jobs]
-                return results, self._log.write(transaction)
-        except sa.exc.IntegrityError:
-            # Another process has logged an event of the same run at the same moment; ours come behind it.
-            if attempts == 1:
+                events = self._log.write(transaction)
+                if self.shared:
+                    changed = {event.run_id for event in events} | transaction.gone
+                    peers.tell(conn, self.worker, changed, transaction.to_stop)
+                return results, events
+        except sa.exc.DBAPIError as error:
+            # Another server has logged an event of the same run at the same moment, or holds what we want and wants
+            # what we hold; ours comes behind.
+            if attempts == 1 or not (isinstance(error, sa.exc.IntegrityError) or _is_deadlock(error)):
                 raise
             self._log.forget()
             return self._transact(jobs, attempts - 1)
@@ -165,8 +180,14 @@ def _attempt(job: _Job, transaction: Transaction) -> _Result:
         with transaction.conn.begin_nested():
             return job, job.work(transaction), None
     except Exception as error:
+        if _is_deadlock(error):
+            raise  # all of the transaction is tried again
         del transaction.emitted[emitted:]
         return job, None, error
+
+
+def _is_deadlock(error: Exception) -> bool:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in ("40P01", "40001")
 
 
 def _deliver(done: Future[Any], value: object, failure: Exception | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from nbruns.server import store
@@ -23,7 +23,7 @@ KEEP_ALIVE = b": keep-alive\n"
 
 
 class Hub:
-    """Hands events to the streams that are open in this process."""
+    """Hands events to the streams that are open at this server."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -35,6 +35,13 @@ class Hub:
         loop = asyncio.get_running_loop()
         self._db.on_events = lambda events: _call_soon(loop, self._publish, events)
 
+    def catch_up(self, runs: Collection[str] | None = None) -> None:
+        """Have the streams of these runs (None: of all) read the log: another server has written there."""
+        for run_id in list(self._feeds) if runs is None else runs:
+            for feed in self._feeds.get(run_id, ()):
+                feed.behind = True
+                feed.wake.set()
+
     def close(self) -> None:
         """End all streams, so that the server can stop; their readers may rejoin when it is back."""
         self._closed = True
@@ -44,13 +51,13 @@ class Hub:
     async def stream(self, run_id: str, after: int, until: int) -> AsyncIterator[bytes]:
         """A run's events behind number `after`, as an event stream. It ends with the first event, from number
         `until` on, behind which nothing comes before somebody acts."""
-        last, behind = after, True
+        last = after
         with self._feed(run_id) as feed:
             while last < until and not self._closed:
-                events = await self._log(run_id, last) if behind else feed.take()
+                events = await self._log(feed, run_id, last) if feed.behind else feed.take()
                 new = [event for event in events if event.number > last]
-                if new and new[0].number > last + 1:
-                    behind = True
+                if [event.number for event in new] != list(range(last + 1, last + 1 + len(new))):
+                    feed.behind = True
                 elif new:
                     new = _up_to_end(new, until)
                     last = new[-1].number
@@ -58,17 +65,18 @@ class Hub:
                     if last >= until and new[-1].name in store.LAST_EVENTS:
                         break
                     until = max(until, last + 1)
-                elif behind:
-                    behind = False
-                elif not await feed.more():
+                elif not feed.behind and not await feed.more():
                     yield KEEP_ALIVE
                     if not await self._db.read(store.last_event, run_id):
                         return  # the thread has been deleted, and the run with it
         if not self._closed:
             yield DONE
 
-    async def _log(self, run_id: str, number: int) -> list[Event]:
-        return await self._db.read(store.events_after, run_id, number, BUFFER)
+    async def _log(self, feed: _Feed, run_id: str, number: int) -> list[Event]:
+        feed.behind = False  # before it is read: what is written meanwhile says so again
+        events = await self._db.read(store.events_after, run_id, number, BUFFER)
+        feed.behind = feed.behind or bool(events)  # there may be more
+        return events
 
     @contextmanager
     def _feed(self, run_id: str) -> Iterator[_Feed]:
@@ -94,6 +102,8 @@ class _Feed:
     def __init__(self) -> None:
         self.events: deque[Event] = deque(maxlen=BUFFER)
         self.wake = asyncio.Event()
+        #: What comes next is in the log, not here.
+        self.behind = True
 
     def take(self) -> list[Event]:
         events = list(self.events)

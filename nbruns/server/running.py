@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
             self._db.close()
             raise
         self._hub = Hub(self._db)
-        engine = Engine(self._db, settings.models, settings.run_lifetime)
+        engine = Engine(self._db, settings.models, settings.run_lifetime, self._hub.catch_up)
         app = create_app(Rooms(self._db, engine, self._hub, settings.models))
         host, port = listener.getsockname()[:2]
         # Inherited by its connections. asyncio sets it only on sockets that were made for TCP by number, and without

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
@@ -110,9 +110,22 @@ class Page:
     before: str | None = None
 
 
-def get(conn: sa.Connection, /, table: sa.Table, id: str, **owner: str) -> JSON | None:
-    """The object with that id, if it is there and `owner` (thread_id=…, run_id=…) is right."""
+class Work(NamedTuple):
+    """A run that is to be worked on, and who does or did so last."""
+
+    run_id: str
+    status: str
+    leg: int
+    worker: str | None
+
+
+def get(conn: sa.Connection, /, table: sa.Table, id: str, *, lock: bool = False, **owner: str) -> JSON | None:
+    """The object with that id, if it is there and `owner` (thread_id=…, run_id=…) is right.
+
+    With `lock` it is held against other servers until the transaction ends."""
     query = sa.select(table.c.body).where(table.c.id == id, *_matches(table, owner))
+    if lock:
+        query = query.with_for_update()
     body: JSON | None = conn.scalar(query)
     return body
 
@@ -148,8 +161,10 @@ def delete(conn: sa.Connection, table: sa.Table, id: str, **owner: str) -> bool:
 
 def delete_thread(tx: Transaction, thread_id: str) -> bool:
     """Delete a thread with its messages, runs, steps and events."""
+    lock_thread(tx.conn, thread_id)
     its_runs = sa.select(runs.c.id).where(runs.c.thread_id == thread_id)
-    tx.gone.update(tx.conn.scalars(its_runs))
+    tx.gone.update(tx.conn.scalars(its_runs.with_for_update()))
+    tx.to_stop |= tx.gone
     tx.conn.execute(sa.delete(events).where(events.c.run_id.in_(its_runs)))
     for table in (messages, steps, runs):
         tx.conn.execute(sa.delete(table).where(table.c.thread_id == thread_id))
@@ -203,12 +218,11 @@ def count_active(conn: sa.Connection) -> int:
     return conn.scalar(sa.select(sa.func.count()).select_from(runs).where(_is_active)) or 0
 
 
-def runs_with_status(conn: sa.Connection, statuses: Collection[str]) -> list[tuple[JSON, int]]:
-    """Runs and the numbers of their legs."""
-    rows = conn.execute(
-        sa.select(runs.c.body, runs.c.leg).where(runs.c.status.in_(statuses)).order_by(runs.c.seq)
-    )
-    return [(row.body, row.leg) for row in rows]
+def at_work(conn: sa.Connection, statuses: Collection[str]) -> list[Work]:
+    """The runs with these statuses, oldest first."""
+    columns = (runs.c.id, runs.c.status, runs.c.leg, runs.c.worker)
+    rows = conn.execute(sa.select(*columns).where(runs.c.status.in_(statuses)).order_by(runs.c.seq))
+    return [Work(*row) for row in rows]
 
 
 def overdue(conn: sa.Connection, now: int) -> list[JSON]:
@@ -221,9 +235,15 @@ def leg_of(conn: sa.Connection, run_id: str) -> int:
     return conn.scalar(sa.select(runs.c.leg).where(runs.c.id == run_id)) or 0
 
 
-def set_leg(conn: sa.Connection, run_id: str, leg: int) -> None:
-    """Begin another leg of a run."""
-    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(leg=leg))
+def worker_of(conn: sa.Connection, run_id: str) -> str | None:
+    """The server that works on a run, or did so last."""
+    worker: str | None = conn.scalar(sa.select(runs.c.worker).where(runs.c.id == run_id))
+    return worker
+
+
+def assign(tx: Transaction, run_id: str, leg: int) -> None:
+    """Give a run's leg to the server that writes this."""
+    tx.conn.execute(sa.update(runs).where(runs.c.id == run_id).values(leg=leg, worker=tx.worker))
 
 
 def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:
@@ -262,6 +282,9 @@ class EventLog:
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
 
+    #: More than this are not remembered: runs that other servers end would be for ever.
+    LIMIT = 10_000
+
     def write(self, tx: Transaction) -> list[Event]:
         """Number a transaction's events and write them down, but for those of runs that are gone."""
         for run_id in tx.gone:
@@ -274,6 +297,8 @@ class EventLog:
                 logged.append(Event(run_id, last + 1, name, data))
             if name in LAST_EVENTS:
                 self._last.pop(run_id, None)
+        if len(self._last) > self.LIMIT:
+            self.forget()
         if logged:
             tx.conn.execute(sa.insert(events), [event._asdict() for event in logged])
         return logged
@@ -285,6 +310,9 @@ class EventLog:
     def _last_number(self, tx: Transaction, run_id: str, name: str) -> int | None:
         last = self._last.get(run_id)
         if last is None and run_id not in tx.gone:
+            # What a leg says without waiting is dropped when another server works on the run, or it is deleted.
+            if name.endswith(".delta") and worker_of(tx.conn, run_id) != tx.worker:
+                return None
             last = last_event(tx.conn, run_id)
             # A run's first event is written with it. None yet, and no run: it has been deleted meanwhile.
             return last if last or get(tx.conn, runs, run_id) is not None else None

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from nbruns.server import store, wire
+from nbruns.server import peers, store, wire
 from nbruns.server.database import Transaction
 from nbruns.server.refusal import Refused, not_found
 
@@ -72,7 +72,7 @@ def create(
     for message in params.get("additional_messages") or []:
         store.add(tx.conn, store.messages, wire.message(message, thread_id, now))
     run = wire.run(assistant, params, thread_id, now, lifetime)
-    store.add(tx.conn, store.runs, run)
+    store.add(tx.conn, store.runs, run, worker=tx.worker)
     if new_thread is not None:
         tx.emit(run["id"], "thread.created", new_thread)
     tx.emit(run["id"], "thread.run.created", run)
@@ -116,28 +116,43 @@ def check_unlocked(tx: Transaction, thread_id: str) -> None:
 
 
 def begin_leg(tx: Transaction, run_id: str, leg: int) -> JSON | None:
-    """Set a run to work; None if this leg has nothing left to do."""
-    run = store.get(tx.conn, store.runs, run_id)
-    if run is None or store.leg_of(tx.conn, run_id) != leg:
+    """Set a run to work on this server; None if this leg has nothing left to do."""
+    run = store.get(tx.conn, store.runs, run_id, lock=True)
+    if run is None or run["status"] not in WORKING or store.leg_of(tx.conn, run_id) != leg:
         return None
+    store.assign(tx, run_id, leg)
     if run["status"] == "queued":
         return _set(tx, run, status="in_progress", started_at=store.now())
-    return run if run["status"] in ("in_progress", "cancelling") else None
+    return run
+
+
+def take_over(tx: Transaction, work: store.Work) -> bool:
+    """Make this server the one that works on a run; False where the one that did so lives, or was quicker."""
+    run = store.get(tx.conn, store.runs, work.run_id, lock=True)
+    if run is None or store.worker_of(tx.conn, work.run_id) != work.worker:
+        return False
+    if work.worker not in (None, tx.worker) and not peers.is_dead(tx.conn, work.worker):
+        return False
+    store.assign(tx, work.run_id, store.leg_of(tx.conn, work.run_id))
+    return True
 
 
 def replace_leg(tx: Transaction, run_id: str, leg: int) -> bool:
     """Begin another leg in the place of one that has died, if it is still the run's."""
-    run = store.get(tx.conn, store.runs, run_id)
+    run = store.get(tx.conn, store.runs, run_id, lock=True)
     dead = run is not None and run["status"] in WORKING and store.leg_of(tx.conn, run_id) == leg
     if dead:
-        store.set_leg(tx.conn, run_id, leg + 1)
+        store.assign(tx, run_id, leg + 1)
     return dead
 
 
 def save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
-    """Store what a leg has made, with an event for each name."""
-    if store.get(tx.conn, store.runs, run_id) is None:
-        return
+    """Store what a leg has made, with an event for each name, if this server still works on the run."""
+    if _working(tx, run_id) is not None:
+        _save(tx, run_id, made, *names)
+
+
+def _save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
     for table, body, usage in made:
         store.put(tx.conn, table, body, **({"usage": usage} if usage else {}))
     bodies = {body["object"]: body for _, body, _ in made}
@@ -194,7 +209,7 @@ def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]
     _complete_calls(tx, run, {output["tool_call_id"]: output.get("output") or "" for output in outputs})
     run = _set(tx, run, status="queued", required_action=None)
     leg = store.leg_of(tx.conn, run_id) + 1
-    store.set_leg(tx.conn, run_id, leg)
+    store.assign(tx, run_id, leg)
     return Started(run, leg, after)
 
 
@@ -206,13 +221,14 @@ def cancel(tx: Transaction, thread_id: str, run_id: str) -> Started:
     leg = store.leg_of(tx.conn, run_id)
     if run["status"] == "requires_action":
         leg += 1
-        store.set_leg(tx.conn, run_id, leg)
+        store.assign(tx, run_id, leg)
+    tx.to_stop.add(run_id)
     return Started(_set(tx, run, status="cancelling", required_action=None), leg, 0)
 
 
 def expire(tx: Transaction, run_id: str) -> None:
     """End a run whose time is up."""
-    run = store.get(tx.conn, store.runs, run_id)
+    run = store.get(tx.conn, store.runs, run_id, lock=True)
     if run is not None and run["status"] in store.ACTIVE and run["expires_at"] <= store.now():
         _end(tx, run, "expired", {})
 
@@ -231,22 +247,24 @@ def end(
     run = _working(tx, run_id)
     if run is None:
         return
-    save(tx, run_id, unfinished)
+    _save(tx, run_id, unfinished)
     cancelled = run["status"] == "cancelling"
     _end(tx, run, "cancelled" if cancelled else ending, {} if cancelled else why, message_reason)
 
 
 def _existing(tx: Transaction, thread_id: str, run_id: str) -> JSON:
     store.lock_thread(tx.conn, thread_id)
-    run = store.get(tx.conn, store.runs, run_id, thread_id=thread_id)
+    run = store.get(tx.conn, store.runs, run_id, lock=True, thread_id=thread_id)
     if run is None:
         raise not_found("run", run_id)
     return run
 
 
 def _working(tx: Transaction, run_id: str) -> JSON | None:
-    run = store.get(tx.conn, store.runs, run_id)
-    return run if run is not None and run["status"] in ("in_progress", "cancelling") else None
+    """The run, if it is being worked on, and by this server."""
+    run = store.get(tx.conn, store.runs, run_id, lock=True)
+    mine = run is not None and store.worker_of(tx.conn, run_id) == tx.worker
+    return run if mine and run is not None and run["status"] in ("in_progress", "cancelling") else None
 
 
 def _set(tx: Transaction, run: JSON, **change: Any) -> JSON:
@@ -269,7 +287,7 @@ def _complete_calls(tx: Transaction, run: JSON, outputs: Mapping[str, str]) -> N
                 call["function"]["output"] = outputs[call["id"]]
             used = usages.get(step["id"], wire.NO_USAGE)
             step |= {"status": "completed", "completed_at": store.now(), "usage": wire.usage(used)}
-            save(tx, run["id"], [Made(store.steps, step, used)], "thread.run.step.completed")
+            _save(tx, run["id"], [Made(store.steps, step, used)], "thread.run.step.completed")
 
 
 def _end(

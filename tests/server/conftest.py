@@ -1,4 +1,4 @@
-"""One server in a thread for all tests of this folder; each test scripts models of its own on it. And one PostgreSQL."""
+"""One server in a thread for all tests of this folder, on which each test scripts models of its own; one PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """A server to test against: in a thread of this process, with models that a test scripts, or in a process of its
-own that can be killed. Run as a program, this file is that process."""
+own that can be killed (see `slow_server`)."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -21,24 +20,17 @@ from typing import Any, NamedTuple
 
 import requests
 from described import check_answer, check_event
+from slow_server import CALL, TOKEN
 
-from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
+from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, usage
 from nbruns.server.running import Server, Settings
-from nbruns.server.serve import serve
 from nbruns.sse import iter_events
 
 JSON = dict[str, Any]
-TOKEN = "correct horse"
 BROKEN = "broken"
 REPOSITORY = Path(__file__).parent.parent.parent
-#: A function tool, and a call of it in the pieces in which models send one.
+#: A function tool; CALL is a call of it in the pieces in which models send one.
 WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Weather in a city"}}
-CALL = (
-    ToolCallDelta(0, "call_oslo", "get_weather"),
-    ToolCallDelta(0, arguments='{"city":'),
-    ToolCallDelta(0, arguments='"Oslo"}'),
-    Finish("tool_calls", usage(20, 10)),
-)
 OUTPUTS = {"tool_outputs": [{"tool_call_id": "call_oslo", "output": "-3 °C"}]}
 ANSWER = (TextDelta("Take "), TextDelta("a coat."), Finish("stop", usage(30, 5)))
 
@@ -72,24 +64,6 @@ class Registry(Models):
         if name == BROKEN:
             raise ValueError("secret detail")
         return super().knows(name)
-
-
-class Slow:
-    """A model for servers that are killed: calls the first tool, if there is one, then counts, slowly."""
-
-    def __init__(self, words: int, pause: float) -> None:
-        self._words, self._pause = words, pause
-
-    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        if prompt.tools and prompt.messages[-1]["role"] != "tool":
-            await asyncio.sleep(self._pause)
-            for delta in CALL:
-                yield delta
-            return
-        for word in range(self._words):
-            yield TextDelta(f"{word} ")
-            await asyncio.sleep(self._pause)
-        yield Finish("stop", usage(10, self._words))
 
 
 class SentEvent(NamedTuple):
@@ -237,12 +211,13 @@ def as_events(body: str) -> list[SentEvent]:
 
 
 class ServerProcess:
-    """A server in a process, with the model `slow`."""
+    """A server in a process, with the model `slow`, on a file or a URL."""
 
-    def __init__(self, database: Path, *arguments: str) -> None:
+    def __init__(self, database: Path | str, *arguments: str) -> None:
+        url = database if isinstance(database, str) else f"sqlite:///{database}"
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         self.process = subprocess.Popen(
-            [sys.executable, __file__, str(database), *arguments],
+            [sys.executable, Path(__file__).with_name("slow_server.py"), url, *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -266,28 +241,3 @@ class ServerProcess:
     def _ended(self) -> int:
         self.errors = self.process.communicate(timeout=30)[1]
         return self.process.returncode
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("database")
-    parser.add_argument("--lifetime", type=int, default=600)
-    parser.add_argument("--idle-timeout", type=float)
-    parser.add_argument("--words", type=int, default=10)
-    parser.add_argument("--pause", type=float, default=0.05)
-    asked = parser.parse_args()
-    models = Models()
-    models.add("slow", Slow(asked.words, asked.pause))
-    serve(
-        port=0,
-        database_url=f"sqlite:///{asked.database}",
-        token=TOKEN,
-        idle_timeout=asked.idle_timeout,
-        on_ready=lambda url: print(url, flush=True),
-        models=models,
-        run_lifetime=asked.lifetime,
-    )
-
-
-if __name__ == "__main__":
-    _main()

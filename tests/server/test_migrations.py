@@ -75,7 +75,7 @@ def test_an_old_file_becomes_what_a_new_one_is_and_is_kept_as_it_was(
     assert shape(old) == shape(new)
     with old.connect() as conn:
         assert rows(conn) == before
-        assert store.runs_with_status(conn, ["requires_action"]) != []
+        assert store.at_work(conn, ["requires_action"]) != []
     [copy] = tmp_path.glob("db.version-1-*")
     assert str(copy) in caplog.text
     assert copy.stat().st_mode & 0o077 == 0
