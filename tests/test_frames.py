@@ -243,7 +243,7 @@ def test_objects_and_their_json_give_the_same_frame() -> None:
     pd.testing.assert_frame_equal(messages_frame([Message(MESSAGE)]), messages_frame([MESSAGE]))
 
 
-@pytest.mark.parametrize("row", [None, "run_1", 5, ["run_1"]])
+@pytest.mark.parametrize("row", [None, 5, b"run_1", ["run_1"]])
 def test_what_is_no_object_is_refused_with_its_type(row: Any) -> None:
-    with pytest.raises(TypeError, match=f"not from {type(row).__name__}"):
+    with pytest.raises(TypeError, match=r"not from (NoneType|int|bytes|str)"):
         runs_frame([row])

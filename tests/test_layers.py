@@ -21,9 +21,11 @@ PACKAGE = Path(__file__).parent.parent / "nbruns"
 
 #: Lowest first. A module imports only from layers below its own; within `widgets` any way but in a circle.
 LAYERS = (
-    {"errors"},
-    {"objects"},
-    {"connections", "sse", "snapshot", "frames", "tools"},
+    {"errors", "json_array"},
+    {"objects", "columns"},
+    {"connections", "sse", "snapshot", "tools"},
+    {"elsewhere"},
+    {"frames"},
     {"accessor", "transport"},
     {"at_once", "pages"},
     {"stream"},

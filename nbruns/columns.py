@@ -1,0 +1,172 @@
+"""Typed columns, filled a block of JSON values at a time: what is missing or odd becomes a missing value.
+
+The dtype of a column is declared, so it does not depend on the values. Blocks, because a block's JSON is still in
+the processor's cache when the next column reads it; that halves the time for 100,000 rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from types import NoneType
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from nbruns.json_array import JSONArray, encoded
+
+TEXT, CATEGORY, COUNT, NESTED = "string", "category", "Int64", "json"
+TIME = "datetime64[ms, UTC]"
+DURATION = "timedelta64[ms]"
+
+#: What datetimes can be, in seconds: the years 1 to 9999.
+_EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Column(Protocol):
+    """What is added to it block by block, as an array of its dtype."""
+
+    def add(self, values: list[Any]) -> None: ...
+
+    def array(self) -> Any: ...
+
+
+class Texts:
+    """Texts as they are, of anything else its JSON."""
+
+    def __init__(self) -> None:
+        self._texts: list[str | None] = []
+
+    def add(self, values: list[Any]) -> None:
+        self._texts += _as_text(values)
+
+    def array(self) -> Any:
+        return pd.array(np.array(self._texts, dtype=object), dtype="string")
+
+
+class _Codes(dict[str | None, int]):
+    """Text → its number, new ones get the next."""
+
+    def __missing__(self, text: str | None) -> int:
+        code = self[text] = len(self)
+        return code
+
+
+class Categories:
+    """Texts of which there are few."""
+
+    def __init__(self) -> None:
+        self._code_of = _Codes()
+        self._codes: list[Any] = []
+
+    def add(self, values: list[Any]) -> None:
+        texts = map(self._code_of.__getitem__, _as_text(values))
+        self._codes.append(np.fromiter(texts, dtype="int32", count=len(values)))
+
+    def array(self) -> Any:
+        texts = sorted(text for text in self._code_of if text is not None)
+        place: dict[str | None, int] = {text: number for number, text in enumerate(texts)}
+        sorted_code = np.array(
+            [place.get(text, -1) for text in self._code_of], dtype="int32"
+        )  # -1 is missing
+        codes = sorted_code[_joined(self._codes, "int32")]
+        return pd.Categorical.from_codes(codes, categories=pd.Index(texts, dtype="string"))
+
+
+class Counts:
+    """Whole numbers; a number or its text."""
+
+    def __init__(self) -> None:
+        self._numbers: list[Numbers] = []
+
+    def add(self, values: list[Any]) -> None:
+        self._numbers.append(_numbers(values))
+
+    def array(self) -> Any:
+        numbers = _joined(self._numbers, "float64")
+        known = np.abs(numbers) < 2**63  # false for NaN, too
+        return pd.arrays.IntegerArray(np.where(known, np.rint(numbers), 0).astype("int64"), ~known)
+
+
+class Times(Counts):
+    """Unix timestamps, seconds or milliseconds; a number or its text."""
+
+    def array(self) -> Any:
+        seconds = _joined(self._numbers, "float64")
+        seconds = np.where(seconds > _LATEST, seconds / 1000, seconds)  # they were milliseconds
+        known = (seconds >= _EARLIEST) & (seconds <= _LATEST)
+        moments = np.rint(np.where(known, seconds, 0) * 1000).astype("datetime64[ms]")
+        return pd.DatetimeIndex(np.where(known, moments, np.datetime64("NaT", "ms"))).tz_localize("UTC").array
+
+
+class Nested:
+    """Objects and lists, see `json_array`."""
+
+    def __init__(self) -> None:
+        self._texts: list[bytes | None] = []
+
+    def add(self, values: list[Any]) -> None:
+        self._texts += encoded(values)
+
+    def array(self) -> Any:
+        return JSONArray(self._texts)
+
+
+#: Per dtype what fills a column of it. Durations come from columns of times, see `elapsed`.
+FILLED_BY: dict[str, Callable[[], Column]] = {
+    TEXT: Texts,
+    CATEGORY: Categories,
+    COUNT: Counts,
+    TIME: Times,
+    NESTED: Nested,
+}
+
+
+def typed(values: list[Any], dtype: str) -> Any:
+    """The values as an array of the dtype."""
+    column = FILLED_BY[dtype]()
+    column.add(values)
+    return column.array()
+
+
+def elapsed(start: Any, *ends: Any) -> Any:
+    """From the start to the first of the ends that is there, row by row."""
+    ended = pd.Series(ends[0])
+    for end in ends[1:]:
+        ended = ended.fillna(pd.Series(end))
+    return (ended - pd.Series(start)).array
+
+
+def _joined(blocks: list[Any], dtype: str) -> Any:
+    return np.concatenate(blocks) if blocks else np.array([], dtype=dtype)
+
+
+def _as_text(values: list[Any]) -> list[str | None]:
+    if not set(map(type, values)) <= {str, NoneType}:
+        values = [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
+    if all(map(str.isascii, filter(None, values))):
+        return values
+    # Half a surrogate pair is no text that anything could store or show.
+    return [v and v.encode("utf-8", "backslashreplace").decode() for v in values]
+
+
+def _numbers(values: list[Any]) -> Numbers:
+    """As floats, NaN for what is no number."""
+    try:
+        numbers = np.array(values, dtype="float64")
+        if numbers.ndim == 1:  # else they are lists
+            return numbers
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return np.array(list(map(_number, values)), dtype="float64")
+
+
+def _number(value: Any) -> float:
+    try:
+        return value.timestamp() if isinstance(value, datetime) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
