@@ -10,7 +10,7 @@ from typing import Any
 
 from nbruns.server import prompt, store, transitions, wire
 from nbruns.server.database import Database, Transaction
-from nbruns.server.models import Delta, Finish, ModelError, Models, TextDelta, ToolCallDelta
+from nbruns.server.models import Delta, Finish, ModelError, Models, RefusalDelta, TextDelta, ToolCallDelta
 from nbruns.server.transitions import Made
 
 JSON = dict[str, Any]
@@ -26,7 +26,7 @@ class Leg:
 
     def __init__(self, db: Database, run: JSON, number: int) -> None:
         self._db, self._run, self._number = db, run, number
-        self._text: list[str] = []
+        self._said: dict[str, list[str]] = {}
         self._message: JSON | None = None
         self._message_step: JSON = {}
         self._messages_made = 0
@@ -58,17 +58,19 @@ class Leg:
         return made
 
     async def _take(self, delta: Delta) -> None:
-        if isinstance(delta, TextDelta):
-            await self._take_text(delta.text)
+        if isinstance(delta, TextDelta | RefusalDelta):
+            await self._take_said("text" if isinstance(delta, TextDelta) else "refusal", delta.text)
         elif isinstance(delta, ToolCallDelta):
             await self._take_call(delta)
 
-    async def _take_text(self, text: str) -> None:
+    async def _take_said(self, kind: str, text: str) -> None:
         if not text:
             return
         message = self._message or await self._open_message()
-        delta = wire.text_delta(message["id"], text, first=not self._text)
-        self._text.append(text)
+        first = kind not in self._said
+        self._said.setdefault(kind, []).append(text)
+        index = list(self._said).index(kind)
+        delta = wire.content_delta(message["id"], index, kind, text, first=first)
         await self._emit("thread.message.delta", delta)
 
     async def _take_call(self, delta: ToolCallDelta) -> None:
@@ -111,7 +113,7 @@ class Leg:
         message = wire.answer(self._run, wire.derived_id("msg", *path), now)
         details = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
         self._message_step = wire.step(self._run, wire.derived_id("step", *path), details, now)
-        self._message, self._text = message, []
+        self._message, self._said = message, {}
         made = [Made(store.steps, self._message_step), Made(store.messages, message)]
         await self._db.write(transitions.save, self._run["id"], made, *_MESSAGE_CREATED)
         return message
@@ -144,7 +146,8 @@ class Leg:
 
     def _written(self) -> JSON:
         assert self._message is not None
-        return self._message | {"content": [wire.text_part("".join(self._text))] if self._text else []}
+        content = [wire.content_part(kind, "".join(pieces)) for kind, pieces in self._said.items()]
+        return self._message | {"content": content}
 
     def _called(self) -> JSON:
         assert self._tool_step is not None

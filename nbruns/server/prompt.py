@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
 
 from nbruns.server import store, wire
-from nbruns.server.models import Prompt
+from nbruns.server.models import Prompt, truncation
 
 JSON = dict[str, Any]
 
@@ -18,18 +19,28 @@ def build(conn: sa.Connection, run: JSON) -> Prompt:
     last = (run["truncation_strategy"] or {}).get("last_messages")
     thread = [_message(message) for message in store.conversation(conn, run, last)]
     so_far = _turns(conn, run)
+    messages = [*system, *(message for message in thread if message["content"]), *so_far]
     return Prompt(
         model=run["model"],
-        messages=[*system, *(message for message in thread if message["content"]), *so_far],
+        messages=_within_limit(conn, run, messages),
         tools=run["tools"],
         tool_choice=_tool_choice(run, begun=bool(so_far)),
         parallel_tool_calls=run["parallel_tool_calls"],
         response_format=run["response_format"],
         temperature=run["temperature"],
         top_p=run["top_p"],
-        max_completion_tokens=_tokens_left(conn, run),
+        max_completion_tokens=_tokens_left(conn, run, "completion_tokens"),
         reasoning_effort=run["reasoning_effort"],
+        deadline=run["expires_at"],
     )
+
+
+def _within_limit(conn: sa.Connection, run: JSON, messages: list[JSON]) -> list[JSON]:
+    left = _tokens_left(conn, run, "prompt_tokens")
+    if left is None:
+        return messages
+    tools = len(json.dumps(run["tools"])) if run["tools"] else 0
+    return truncation.within(messages, left - tools / truncation.CHARACTERS_PER_TOKEN)
 
 
 def _turns(conn: sa.Connection, run: JSON) -> list[JSON]:
@@ -75,7 +86,19 @@ def _tool_turns(calls: list[JSON], before: list[JSON]) -> list[JSON]:
 
 
 def _message(message: JSON) -> JSON:
-    return {"role": message["role"], "content": text_of(message)}
+    has_image = any(part["type"] == "image_url" for part in message["content"])
+    shown = has_image and message["role"] == "user"  # models look at what users show, and take only text of others
+    return {"role": message["role"], "content": _parts(message) if shown else text_of(message)}
+
+
+def _parts(message: JSON) -> list[JSON]:
+    """A message's parts, the images as such; what can't be passed on is named."""
+    notes = [f"[attached file {attachment.get('file_id')}]" for attachment in message["attachments"]]
+    parts = [
+        part if part["type"] == "image_url" else {"type": "text", "text": _part(part)}
+        for part in message["content"]
+    ]
+    return [*parts, *({"type": "text", "text": note} for note in notes)]
 
 
 def text_of(message: JSON) -> str:
@@ -88,6 +111,8 @@ def _part(part: JSON) -> str:
     match part["type"]:
         case "text":
             return str(part["text"]["value"])
+        case "refusal":
+            return str(part["refusal"])
         case "image_url":
             return f"[image {part['image_url']['url'][:200]}]"
         case other:
@@ -113,9 +138,9 @@ def exhausted(conn: sa.Connection, run: JSON) -> str | None:
     return None
 
 
-def _tokens_left(conn: sa.Connection, run: JSON) -> int | None:
-    limit: int | None = run["max_completion_tokens"]
-    return None if limit is None else limit - int(_used(conn, run)["completion_tokens"])
+def _tokens_left(conn: sa.Connection, run: JSON, kind: str) -> int | None:
+    limit: int | None = run[f"max_{kind}"]
+    return None if limit is None else limit - int(_used(conn, run)[kind])
 
 
 def _used(conn: sa.Connection, run: JSON) -> JSON:

@@ -181,6 +181,11 @@ def text_part(text: str) -> JSON:
     return {"type": "text", "text": {"value": text, "annotations": []}}
 
 
+def content_part(kind: str, text: str) -> JSON:
+    """A part of what a run wrote: `text`, or a `refusal`."""
+    return text_part(text) if kind == "text" else {"type": "refusal", "refusal": text}
+
+
 def usage(counts: JSON) -> JSON:
     """What a model says that it has used, with the details that the original adds."""
     return {**NO_USAGE, **_USAGE_DETAILS, **counts}
@@ -188,13 +193,20 @@ def usage(counts: JSON) -> JSON:
 
 def total_usage(parts: list[JSON]) -> JSON:
     """The sum of what a run's steps have used."""
-    return usage({name: sum(part.get(name, 0) for part in parts) for name in NO_USAGE})
+    total = {name: sum(part.get(name, 0) for part in parts) for name in NO_USAGE}
+    details = {
+        group: {name: sum(part.get(group, zeros).get(name, 0) for part in parts) for name in zeros}
+        for group, zeros in _USAGE_DETAILS.items()
+    }
+    return usage({**total, **details})
 
 
-def text_delta(message_id: str, text: str, *, first: bool) -> JSON:
-    """More text of a message."""
-    part: JSON = {"value": text, "annotations": []} if first else {"value": text}
-    content = [{"index": 0, "type": "text", "text": part}]
+def content_delta(message_id: str, index: int, kind: str, text: str, *, first: bool) -> JSON:
+    """More of a part of a message: of a `text`, or of a `refusal`."""
+    part = content_part(kind, text)
+    if kind == "text" and not first:
+        part = {"type": "text", "text": {"value": text}}
+    content = [{"index": index, **part}]
     return {"id": message_id, "object": "thread.message.delta", "delta": {"content": content}}
 
 

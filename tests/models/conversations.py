@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nbruns.server.models import Delta, Finish, Model, Prompt, TextDelta, ToolCallDelta
+from nbruns.server.models import Delta, Finish, Model, Prompt, RefusalDelta, TextDelta, ToolCallDelta
 
 WEATHER = {
     "name": "get_weather",
@@ -39,6 +39,7 @@ class Answer:
     """An answer folded from its deltas."""
 
     text: str = ""
+    refusal: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
     finish: Finish | None = None
     pieces: list[Delta] = field(default_factory=list)
@@ -54,8 +55,11 @@ class Answer:
                 function = {"name": delta.name, "arguments": ""}
                 self.calls.append({"id": delta.id, "type": "function", "function": function})
             self.calls[delta.index]["function"]["arguments"] += delta.arguments
-        else:
+        elif isinstance(delta, Finish):
             self.finish = delta
+        else:
+            assert isinstance(delta, RefusalDelta)
+            self.refusal += delta.text
 
     @property
     def called(self) -> list[tuple[str, Any]]:

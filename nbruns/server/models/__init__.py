@@ -12,6 +12,7 @@ from nbruns.server.models.contract import (
     Model,
     ModelError,
     Prompt,
+    RefusalDelta,
     TextDelta,
     ToolCallDelta,
     usage,
@@ -24,6 +25,7 @@ __all__ = [
     "ModelError",
     "Models",
     "Prompt",
+    "RefusalDelta",
     "TextDelta",
     "ToolCallDelta",
     "UnknownModelError",
@@ -38,15 +40,22 @@ class UnknownModelError(LookupError):
 class Models:
     """Models by name: `demo`, `smollm2`, GGUF files by the names given, and any other name upstream.
 
-    `files` maps names to GGUF files; `upstream` is the base URL of a Chat Completions endpoint, which
-    is sent every name that is not known here.
+    `files` maps names to GGUF files; `upstream` is the base URL of an endpoint that is sent every name that is
+    not known here, `upstream_api` says which it has, "chat" (Chat Completions) or "responses", unless that is to
+    be found out.
     """
 
-    def __init__(self, *, files: Mapping[str, str | Path] | None = None, upstream: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        files: Mapping[str, str | Path] | None = None,
+        upstream: str | None = None,
+        upstream_api: str | None = None,
+    ) -> None:
         self._builders: dict[str, Callable[[], Model]] = {"demo": _demo, "smollm2": _smollm2}
         self._builders |= {name: _gguf_builder(path) for name, path in (files or {}).items()}
         self._built: dict[str, Model] = {}
-        self._upstream_url = upstream
+        self._upstream_url, self._upstream_api = upstream, upstream_api
         self._upstream: Model | None = None
         self._lock = Lock()
 
@@ -80,14 +89,15 @@ class Models:
         if self._upstream is None:
             from nbruns.server.models.upstream import Upstream
 
-            self._upstream = Upstream(self._upstream_url)
+            self._upstream = Upstream(self._upstream_url, api=self._upstream_api)
         return self._upstream
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(repr(known) for known in self.names)
         return (
-            f"The model {name!r} does not exist here; there are {known}. To add others, start the server "
-            f"with `nbruns serve --upstream URL` (any Chat Completions endpoint) or `--model NAME=FILE.gguf`."
+            f"The model {name!r} does not exist here; there are {known}. To add others, start the "
+            f"server with `nbruns serve --upstream URL` (any Chat Completions or Responses endpoint) or "
+            "`--model NAME=FILE.gguf`."
         )
 
 

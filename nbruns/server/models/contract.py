@@ -29,11 +29,20 @@ class Prompt:
     top_p: float | None = None
     max_completion_tokens: int | None = None
     reasoning_effort: str | None = None
+    #: When the run expires (seconds since 1970): nothing is waited for beyond that.
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
 class TextDelta:
     """A piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RefusalDelta:
+    """A piece of what the model says where it refuses to answer."""
 
     text: str
 
@@ -53,10 +62,10 @@ class Finish:
     """The last delta: why it ended and what it cost."""
 
     reason: FinishReason
-    usage: dict[str, int]
+    usage: dict[str, Any]
 
 
-Delta = TextDelta | ToolCallDelta | Finish
+Delta = TextDelta | RefusalDelta | ToolCallDelta | Finish
 
 
 class Model(Protocol):
@@ -76,10 +85,14 @@ class ModelError(Exception):
         self.message = message
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Usage as the API states it."""
+def usage(
+    prompt_tokens: int, completion_tokens: int, *, cached: int = 0, reasoning: int = 0
+) -> dict[str, Any]:
+    """Usage as the API states it; `cached` prompt tokens and `reasoning` tokens are counted in the others too."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        **({"prompt_token_details": {"cached_tokens": cached}} if cached else {}),
+        **({"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {}),
     }

@@ -17,11 +17,15 @@ class Answered(NamedTuple):
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """The text of a message whose content is a string, a list of parts, or absent."""
+    """The text of a message whose content is a string, a list of parts, or absent; images are named."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return "\n".join(part["text"] for part in content if part.get("type") == "text")
+    return "\n".join(part["text"] if part["type"] == "text" else _image(part) for part in content)
+
+
+def _image(part: dict[str, Any]) -> str:
+    return f"[image {part['image_url']['url'][:200]}]"
 
 
 def questions(prompt: Prompt) -> list[str]:

@@ -1,51 +1,71 @@
-"""Models of a Chat Completions endpoint elsewhere, asked through the package openai."""
+"""Models of an endpoint elsewhere, Chat Completions or Responses, asked through the package openai."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import secrets
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from nbruns.errors import SetupError, excerpt
-from nbruns.server.models.contract import (
-    Delta,
-    ErrorCode,
-    Finish,
-    FinishReason,
-    ModelError,
-    Prompt,
-    TextDelta,
-    ToolCallDelta,
-    usage,
-)
+from nbruns.errors import SetupError
+from nbruns.server.models import truncation
+from nbruns.server.models.chat_completions import CHAT
+from nbruns.server.models.contract import Delta, ModelError, Prompt
+from nbruns.server.models.endpoint import Endpoint, Said
+from nbruns.server.models.failures import Failure, failure
+from nbruns.server.models.responses import RESPONSES
 
 #: Where the key is looked for, in this order; it is never given in any other way.
 KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
-#: What an HTTP status means for a run.
-CODES: dict[int, ErrorCode] = {400: "invalid_prompt", 422: "invalid_prompt", 429: "rate_limit_exceeded"}
+#: The endpoints by the name under which one can be set.
+ENDPOINTS = {"chat": CHAT, "responses": RESPONSES}
 
-#: What the reasons to finish mean; unknown ones count as `stop`.
-REASONS: dict[str, FinishReason] = {
-    "length": "length",
-    "content_filter": "content_filter",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-}
+#: How an upstream says that it has no such endpoint, or not for this model.
+ABSENT = (404, 405, 501)
+
+#: Parameters that every run has, and their defaults. Some models refuse them, even so.
+DEFAULTS: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "parallel_tool_calls": True}
+
+LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A way to ask for an answer: where, without which parameters, and after how many pauses."""
+
+    prompt: Prompt
+    endpoint: Endpoint = CHAT
+    left_out: frozenset[str] = frozenset()
+    pauses: int = 0
+    instead_of: Failure | None = None
 
 
 class Upstream:
-    """Every model of the Chat Completions endpoint at `base_url` (such as `http://127.0.0.1:11434/v1`).
+    """Every model of the endpoint at `base_url` (such as `http://127.0.0.1:11434/v1`).
+
+    `api` is "chat" for Chat Completions, "responses" for Responses. Unless given, it is found out model by model:
+    Chat Completions is asked, and Responses where that is not there, or says that it is to be used instead. In
+    this order, because every server has Chat Completions, and many have a Responses endpoint that is younger and
+    knows less (llama.cpp's passes over response formats, and calls answers complete that it has cut off).
 
     The key comes from the environment, NBRUNS_UPSTREAM_API_KEY or else OPENAI_API_KEY, and stays here; an
-    endpoint that needs none gets a placeholder. What fails is tried again `max_retries` times, unless a part
-    of the answer has come already.
+    endpoint that needs none gets a placeholder.
+
+    As long as nothing of the answer has come: what fails in passing is tried again `max_retries` times, and a
+    rate limit until the run's deadline, both no sooner than `Retry-After` says; of a conversation that is too
+    long for the model, messages in the middle are left out; and where it refuses a parameter that is only at its
+    default, so is that.
     """
 
-    def __init__(self, base_url: str, *, max_retries: int = 2, timeout: float = 600) -> None:
+    def __init__(
+        self, base_url: str, *, api: str | None = None, max_retries: int = 2, timeout: float = 600
+    ) -> None:
         if find_spec("openai") is None:
             raise SetupError(
                 "An upstream is asked through the package openai, which is missing: pip install openai"
@@ -57,90 +77,97 @@ class Upstream:
             raise SetupError(
                 "The upstream must be the URL of an endpoint, such as http://127.0.0.1:11434/v1."
             )
+        if api is not None and api not in ENDPOINTS:
+            raise SetupError("The upstream's API must be chat or responses, or left out to be found out.")
         self.host = parts.hostname + (f":{parts.port}" if parts.port else "")
-        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+        self._api = ENDPOINTS[api] if api else None
+        self._retries = max_retries
+        self._ways: dict[str, tuple[Endpoint, frozenset[str]]] = {}
+        self._key = next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
         self._client = AsyncOpenAI(
-            base_url=base_url, api_key=self._key or "none", max_retries=max_retries, timeout=timeout
+            base_url=base_url, api_key=self._key or "none", max_retries=0, timeout=timeout
         )
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the upstream's answer as it comes."""
-        answer = _Answer()
-        try:
-            stream: Any = await self._client.chat.completions.create(**request(prompt))
-            async with stream as chunks:
-                async for chunk in chunks:
-                    for delta in answer.read(chunk):
+        endpoint, left_out = self._ways.get(prompt.model, (self._api or CHAT, frozenset()))
+        attempt: Attempt | None = Attempt(prompt, endpoint, left_out)
+        while attempt is not None:
+            begun = False
+            try:
+                async with aclosing(self._asked(attempt)) as deltas:
+                    async for delta in deltas:
+                        begun = True
                         yield delta
-        except Exception as error:
-            raise self._failure(error) from None  # its request carries the key
-        if answer.reason is None:
+                return
+            except Exception as error:
+                failed = failure(error, self.host, self._key, MEND)
+            if begun or not isinstance(failed, Failure):
+                raise failed  # out here, because the error's request carries the key
+            attempt = await self._next(attempt, failed)
+
+    async def _asked(self, attempt: Attempt) -> AsyncGenerator[Delta]:
+        from openai import AsyncStream
+
+        body = attempt.endpoint.body(attempt.prompt)
+        body = {name: value for name, value in body.items() if name not in attempt.left_out}
+        reading = attempt.endpoint.reading(body)
+        # Events are read as they are: openai's types for them take thirty times as long to make, and lack what
+        # servers leave out.
+        stream: AsyncStream[Any] = await self._client.post(
+            attempt.endpoint.path, body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object]
+        )
+        self._ways[attempt.prompt.model] = (attempt.endpoint, attempt.left_out)
+        async with stream as events:
+            async for event in events:
+                if not isinstance(event, dict):
+                    raise Said(f"it sent {type(event).__name__} where an object was due")
+                for delta in reading.read(event):
+                    yield delta
+        if reading.finish is None:
             raise ModelError(
                 "server_error", f"The upstream {self.host} ended its answer without finishing it."
             )
-        yield Finish(answer.reason, answer.usage)
+        yield reading.finish
 
-    def _failure(self, error: Exception) -> ModelError:
-        if isinstance(error, ModelError):
-            return error
-        status = getattr(error, "status_code", None)
-        if status in (401, 403):
-            mend = f"set {KEYS[0]} to its key where the server is started, and start it again"
-            return ModelError("server_error", f"The upstream {self.host} refused the key ({status}): {mend}.")
-        text = str(error) or type(error).__name__
-        said = excerpt(text.replace(self._key, "…") if self._key else text)
-        return ModelError(CODES.get(status or 0, "server_error"), f"The upstream {self.host} failed: {said}")
+    async def _next(self, attempt: Attempt, failed: Failure) -> Attempt:
+        """What to try after a failure; raises it, where there is nothing."""
+        if attempt.instead_of is not None and failed.status in ABSENT:
+            raise attempt.instead_of
+        if self._is_elsewhere(attempt, failed):
+            return replace(attempt, endpoint=RESPONSES, left_out=frozenset(), instead_of=failed)
+        if _was_default(attempt, failed.param):
+            return replace(attempt, left_out=attempt.left_out | {failed.param})
+        if failed.is_too_long:
+            messages = truncation.shorter(attempt.prompt.messages)
+            if len(messages) < len(attempt.prompt.messages):
+                return replace(attempt, prompt=replace(attempt.prompt, messages=messages))
+        if (pause := _pause(attempt, failed, self._retries)) is not None:
+            await asyncio.sleep(pause)
+            return replace(attempt, pauses=attempt.pauses + 1)
+        raise failed
 
-
-def request(prompt: Prompt) -> dict[str, Any]:
-    """The parameters of a Chat Completions request; what the run does not set is left to the upstream."""
-    with_tools = {
-        "tools": prompt.tools,
-        "tool_choice": prompt.tool_choice,
-        "parallel_tool_calls": prompt.parallel_tool_calls,
-    }
-    parameters = {
-        "model": prompt.model,
-        "messages": prompt.messages,
-        "response_format": prompt.response_format if prompt.response_format != "auto" else None,
-        "temperature": prompt.temperature,
-        "top_p": prompt.top_p,
-        "max_completion_tokens": prompt.max_completion_tokens,
-        "reasoning_effort": prompt.reasoning_effort,
-        **(with_tools if prompt.tools else {}),
-    }
-    stated = {name: value for name, value in parameters.items() if value is not None}
-    return {**stated, "stream": True, "stream_options": {"include_usage": True}}
+    def _is_elsewhere(self, attempt: Attempt, failed: Failure) -> bool:
+        if self._api is not None or attempt.endpoint is not CHAT:
+            return False
+        return failed.status in ABSENT or (failed.status == 400 and "/responses" in failed.said)
 
 
-class _Answer:
-    """An answer as far as it has been read."""
+MEND = f"set {KEYS[0]} to its key where the server is started, and start it again"
 
-    def __init__(self) -> None:
-        self.reason: FinishReason | None = None
-        self.usage = usage(0, 0)
-        self._calls: list[int] = []
 
-    def read(self, chunk: Any) -> Iterator[Delta]:
-        """Yield what a chunk adds."""
-        if chunk.usage is not None:
-            self.usage = usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-        for choice in chunk.choices[:1]:
-            if text := choice.delta.content or getattr(choice.delta, "refusal", None):
-                yield TextDelta(text)
-            for call in choice.delta.tool_calls or ():
-                yield self._call(call)
-            if choice.finish_reason:
-                reason = REASONS.get(choice.finish_reason, "stop")
-                self.reason = "tool_calls" if self._calls and reason == "stop" else reason
+def _was_default(attempt: Attempt, param: str) -> bool:
+    """Whether what the upstream refuses is a parameter that means nothing: one at its default."""
+    if param not in DEFAULTS or param in attempt.left_out:
+        return False
+    return bool(getattr(attempt.prompt, param) == DEFAULTS[param])
 
-    def _call(self, call: Any) -> ToolCallDelta:
-        """A piece of a call; servers that leave `index` out send each call whole, or go on with the last."""
-        name = call.function.name if call.function else None
-        arguments = (call.function.arguments if call.function else None) or ""
-        index = call.index if call.index is not None else len(self._calls) - (not name)
-        if index in self._calls:
-            return ToolCallDelta(self._calls.index(index), arguments=arguments)
-        self._calls.append(index)
-        id = call.id or f"call_{secrets.token_hex(12)}"
-        return ToolCallDelta(len(self._calls) - 1, id=id, name=name or "", arguments=arguments)
+
+def _pause(attempt: Attempt, failed: Failure, retries: int) -> float | None:
+    """Seconds until the next try; None where there is to be none, or the run would be over by then."""
+    lasting = failed.is_rate_limit and attempt.prompt.deadline is not None
+    if not lasting and (attempt.pauses >= retries or not failed.may_pass):
+        return None
+    pause = max(failed.wait or 0.0, min(0.5 * 2.0**attempt.pauses, LONGEST_PAUSE))
+    deadline = attempt.prompt.deadline
+    return pause if deadline is None or time.time() + pause < deadline else None

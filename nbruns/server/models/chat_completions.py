@@ -1,0 +1,102 @@
+"""The Chat Completions endpoint of an upstream."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+from nbruns.server.models.contract import (
+    Delta,
+    Finish,
+    FinishReason,
+    Prompt,
+    RefusalDelta,
+    TextDelta,
+    ToolCallDelta,
+    usage,
+)
+from nbruns.server.models.endpoint import JSON, Endpoint, Said, count, items, mapping, stated, text
+
+#: What the reasons to finish mean; unknown ones count as `stop`.
+REASONS: dict[str, FinishReason] = {
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+
+
+def body(prompt: Prompt) -> JSON:
+    """The body of a request."""
+    with_tools = {
+        "tools": prompt.tools,
+        "tool_choice": prompt.tool_choice,
+        "parallel_tool_calls": prompt.parallel_tool_calls,
+    }
+    parameters = {
+        "model": prompt.model,
+        "messages": prompt.messages,
+        "response_format": prompt.response_format if prompt.response_format != "auto" else None,
+        "temperature": prompt.temperature,
+        "top_p": prompt.top_p,
+        "max_completion_tokens": prompt.max_completion_tokens,
+        "reasoning_effort": prompt.reasoning_effort,
+        **(with_tools if prompt.tools else {}),
+    }
+    return {**stated(parameters), "stream": True, "stream_options": {"include_usage": True}}
+
+
+class Reading:
+    """An answer as far as it has been read."""
+
+    def __init__(self, body: JSON) -> None:
+        self._reason: FinishReason | None = None
+        self._usage = usage(0, 0)
+        self._calls: list[int] = []
+
+    @property
+    def finish(self) -> Finish | None:
+        """How it ended."""
+        return Finish(self._reason, self._usage) if self._reason else None
+
+    def read(self, event: JSON) -> Iterator[Delta]:
+        """Yield what a chunk adds."""
+        if event.get("error"):
+            raise Said(event["error"])
+        if used := mapping(event.get("usage")):
+            self._usage = _usage(used)
+        for choice in items(event.get("choices"))[:1]:
+            delta = mapping(choice.get("delta"))
+            if said := text(delta.get("content")):
+                yield TextDelta(said)
+            if refused := text(delta.get("refusal")):
+                yield RefusalDelta(refused)
+            for call in items(delta.get("tool_calls")):
+                yield self._call(call)
+            if finished := choice.get("finish_reason"):
+                reason = REASONS.get(finished, "stop")
+                self._reason = "tool_calls" if self._calls and reason == "stop" else reason
+
+    def _call(self, call: JSON) -> ToolCallDelta:
+        """A piece of a call; servers that leave `index` out send each call whole, or go on with the last."""
+        function = mapping(call.get("function"))
+        name, arguments = text(function.get("name")), text(function.get("arguments"))
+        index = call.get("index")
+        index = index if isinstance(index, int) else len(self._calls) - (not name)
+        if index in self._calls:
+            return ToolCallDelta(self._calls.index(index), arguments=arguments)
+        self._calls.append(index)
+        id = text(call.get("id")) or f"call_{secrets.token_hex(12)}"
+        return ToolCallDelta(len(self._calls) - 1, id=id, name=name, arguments=arguments)
+
+
+def _usage(used: JSON) -> JSON:
+    return usage(
+        count(used.get("prompt_tokens")),
+        count(used.get("completion_tokens")),
+        cached=count(mapping(used.get("prompt_tokens_details")).get("cached_tokens")),
+        reasoning=count(mapping(used.get("completion_tokens_details")).get("reasoning_tokens")),
+    )
+
+
+CHAT = Endpoint("/chat/completions", body, Reading)

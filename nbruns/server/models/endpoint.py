@@ -1,0 +1,68 @@
+"""What the two endpoints of an upstream have in common: a request body, and events that become deltas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nbruns.server.models.contract import Delta, Finish, Prompt
+
+JSON = dict[str, Any]
+
+
+class Reading(Protocol):
+    """An answer as far as it has been read."""
+
+    @property
+    def finish(self) -> Finish | None:
+        """How it ended; None while it has not, or where it was cut off."""
+
+    def read(self, event: JSON) -> Iterator[Delta]:
+        """Yield what an event of its stream adds; `Said` where it is an error."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint: its path below the base URL, the body of a request, and who reads the answer to a body."""
+
+    path: str
+    body: Callable[[Prompt], JSON]
+    reading: Callable[[JSON], Reading]
+
+
+class Said(Exception):
+    """An error that came in mid-stream, as the object in which the upstream said it."""
+
+    def __init__(self, error: Any) -> None:
+        self.error = error
+        message = mapping(error).get("message") or error
+        super().__init__(message if isinstance(message, str) else json.dumps(message))
+
+
+def stated(parameters: JSON) -> JSON:
+    """The parameters that are set; what the run does not set is left to the upstream."""
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def mapping(value: Any) -> JSON:
+    """An object where there should be one; upstreams leave out, or send null or worse."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[JSON]:
+    """The objects of a list where there should be one."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def text(value: Any) -> str:
+    """A string where there should be one; some send arguments as the object that they stand for."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value)
+
+
+def count(value: Any) -> int:
+    """A number of tokens."""
+    return value if isinstance(value, int) else 0

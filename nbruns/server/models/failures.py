@@ -1,0 +1,108 @@
+"""What an upstream says instead of an answer, put in words for a run's `last_error`."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nbruns.errors import excerpt
+from nbruns.server.models.contract import ErrorCode, ModelError
+from nbruns.server.models.endpoint import Said, mapping, text
+
+#: What an HTTP status means for a run.
+CODES: dict[int, ErrorCode] = {
+    400: "invalid_prompt",
+    413: "invalid_prompt",
+    422: "invalid_prompt",
+    429: "rate_limit_exceeded",
+}
+
+#: What may be over at the next try; None is a connection that failed or broke.
+PASSING = (None, 408, 409, 500, 502, 503, 504, 529)
+
+#: What the code or type of an error object means for a run, where it came without a status of its own.
+KINDS: dict[str, ErrorCode] = {
+    "rate_limit_exceeded": "rate_limit_exceeded",
+    "rate_limit_error": "rate_limit_exceeded",
+    "invalid_prompt": "invalid_prompt",
+    "invalid_request_error": "invalid_prompt",
+    "context_length_exceeded": "invalid_prompt",
+}
+
+#: How endpoints say that a conversation is too long.
+TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|maximum context length|context (length|size|window)"
+    r"|prompt is too long|too many (input )?tokens",
+    re.IGNORECASE,
+)
+
+#: The longest that is read of an error; what is shown is shorter still.
+READ = 10_000
+
+
+class Failure(ModelError):
+    """An error of an upstream. `status` is None where the connection failed or broke; `kind` is the code or else
+    type of its error object, `param` the parameter it blames; `wait` is how many seconds it asks to be left alone."""
+
+    def __init__(self, host: str, said: str, error: Exception) -> None:
+        detail = _detail(error)
+        self.status: int | None = getattr(error, "status_code", None)
+        self.kind = text(detail.get("code") or detail.get("type"))[:READ]
+        self.param = text(detail.get("param"))[:READ]
+        self.said = said
+        self.wait = _wait(getattr(getattr(error, "response", None), "headers", {}))
+        status = f" ({self.status})" if self.status else ""
+        super().__init__(self._code(detail), f"The upstream {host} failed{status}: {excerpt(said)}")
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the conversation does not fit."""
+        return self.status in (None, 400, 413) and bool(TOO_LONG.search(f"{self.kind} {self.said}"))
+
+    @property
+    def is_rate_limit(self) -> bool:
+        """Whether too much was asked for at once; not so where a quota is used up."""
+        return self.code == "rate_limit_exceeded" and self.kind != "insufficient_quota"
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may be answered later."""
+        return self.is_rate_limit or self.status in PASSING
+
+    def _code(self, detail: Mapping[str, Any]) -> ErrorCode:
+        for number in (self.status, detail.get("code")):  # some say the status in mid-stream, as the code
+            if isinstance(number, int) and number in CODES:
+                return CODES[number]
+        return "server_error" if self.status else KINDS.get(self.kind, "server_error")
+
+
+def failure(error: Exception, host: str, key: str, mend: str) -> ModelError:
+    """The error as a run shows it: bounded, and without the key. `mend` says what to do about a refused key."""
+    if isinstance(error, ModelError):
+        return error
+    status = getattr(error, "status_code", None)
+    if status in (401, 403):
+        return ModelError("server_error", f"The upstream {host} refused the key ({status}): {mend}.")
+    said = text(_detail(error).get("message")) or str(error) or type(error).__name__
+    return Failure(host, _hidden(said[:READ], key), error)
+
+
+def _detail(error: Exception) -> Mapping[str, Any]:
+    """The error object, where there is one."""
+    return mapping(error.error if isinstance(error, Said) else getattr(error, "body", None))
+
+
+def _hidden(said: str, key: str) -> str:
+    return said.replace(key, "…") if key else said
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        given = headers.get(name, "")
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given):
+            return float(given) * unit
+    when = email.utils.parsedate_tz(headers.get("retry-after", ""))
+    return max(0.0, email.utils.mktime_tz(when) - time.time()) if when else None

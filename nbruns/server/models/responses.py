@@ -1,0 +1,194 @@
+"""The Responses endpoint of an upstream. Nothing is stored there: each request has the whole conversation."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nbruns.server.models.contract import (
+    Delta,
+    Finish,
+    FinishReason,
+    Prompt,
+    RefusalDelta,
+    TextDelta,
+    ToolCallDelta,
+    usage,
+)
+from nbruns.server.models.endpoint import JSON, Endpoint, Said, count, mapping, stated, text
+
+#: Why a response can be incomplete; anything else counts as `length`.
+INCOMPLETE: dict[str, FinishReason] = {"content_filter": "content_filter"}
+
+#: Fewer tokens than this can't be asked for.
+LEAST_TOKENS = 16
+
+
+def body(prompt: Prompt) -> JSON:
+    """The body of a request."""
+    limit = prompt.max_completion_tokens
+    with_tools = {
+        "tools": [_tool(tool["function"]) for tool in prompt.tools],
+        "tool_choice": _tool_choice(prompt.tool_choice),
+        "parallel_tool_calls": prompt.parallel_tool_calls,
+    }
+    parameters = {
+        "model": prompt.model,
+        "input": [item for message in prompt.messages for item in _items(message)],
+        "text": _text(prompt.response_format),
+        "temperature": prompt.temperature,
+        "top_p": prompt.top_p,
+        "max_output_tokens": None if limit is None else max(limit, LEAST_TOKENS),
+        "reasoning": {"effort": prompt.reasoning_effort} if prompt.reasoning_effort else None,
+        **(with_tools if prompt.tools else {}),
+    }
+    return {**stated(parameters), "stream": True, "store": False}
+
+
+def _items(message: JSON) -> Iterator[JSON]:
+    """A message as items: what was said, what was called, or what a call gave."""
+    if message["role"] == "tool":
+        output = {"call_id": message["tool_call_id"], "output": message["content"]}
+        yield {"type": "function_call_output", **output}
+        return
+    if message["content"]:
+        yield {"type": "message", "role": message["role"], "content": _content(message)}
+    for call in message.get("tool_calls") or ():
+        yield {"type": "function_call", "call_id": call["id"], **call["function"]}
+
+
+def _content(message: JSON) -> str | list[JSON]:
+    content = message["content"]
+    if message["role"] == "assistant":  # llama.cpp's server takes it in no other form
+        return [{"type": "output_text", "text": content}]
+    return content if isinstance(content, str) else [_PARTS[part["type"]](part) for part in content]
+
+
+_PARTS: dict[str, Callable[[JSON], JSON]] = {
+    "text": lambda part: {"type": "input_text", "text": part["text"]},
+    "image_url": lambda part: {
+        "type": "input_image",
+        "image_url": part["image_url"]["url"],
+        "detail": part["image_url"].get("detail", "auto"),
+    },
+}
+
+
+def _tool(function: JSON) -> JSON:
+    # Here strict is the default, which it is nowhere else.
+    return {"type": "function", "strict": False, **function}
+
+
+def _tool_choice(choice: str | JSON | None) -> str | JSON | None:
+    return {"type": "function", **choice["function"]} if isinstance(choice, dict) else choice
+
+
+def _text(wanted: str | JSON | None) -> JSON | None:
+    if not isinstance(wanted, dict):
+        return None
+    return {"format": {"type": wanted["type"], **wanted.get("json_schema", {})}}
+
+
+class Reading:
+    """An answer as far as it has been read."""
+
+    def __init__(self, body: JSON) -> None:
+        self.finish: Finish | None = None
+        self._limit: int | None = body.get("max_output_tokens")
+        self._calls: list[Any] = []
+        self._begun: set[int] = set()
+
+    def read(self, event: JSON) -> Iterator[Delta]:
+        """Yield what an event adds; those that are not in the table add nothing."""
+        if (read := _EVENTS.get(text(event.get("type")))) is not None:
+            yield from read(self, event)
+
+    def said(self, event: JSON) -> Iterator[Delta]:
+        """More text."""
+        yield TextDelta(text(event.get("delta")))
+
+    def refused(self, event: JSON) -> Iterator[Delta]:
+        """More of a refusal."""
+        yield RefusalDelta(text(event.get("delta")))
+
+    def item_added(self, event: JSON) -> Iterator[Delta]:
+        """The start of a call, or of something that has events of its own."""
+        item = mapping(event.get("item"))
+        if item.get("type") == "function_call":
+            self._calls.append(_place(event, item))
+            id = text(item.get("call_id")) or f"call_{secrets.token_hex(12)}"
+            yield ToolCallDelta(len(self._calls) - 1, id=id, name=text(item.get("name")))
+
+    def arguments(self, event: JSON) -> Iterator[Delta]:
+        """More arguments of a call."""
+        if not self._calls:
+            return
+        index = self._index(event, {"id": event.get("item_id")})
+        self._begun.add(index)
+        yield ToolCallDelta(index, arguments=text(event.get("delta")))
+
+    def item_done(self, event: JSON) -> Iterator[Delta]:
+        """The end of a call; where it did not come in pieces, all of it."""
+        item = mapping(event.get("item"))
+        if item.get("type") != "function_call":
+            return
+        if _place(event, item) not in self._calls:
+            yield from self.item_added(event)
+        index = self._index(event, item)
+        if index not in self._begun:
+            yield ToolCallDelta(index, arguments=text(item.get("arguments")))
+
+    def completed(self, event: JSON) -> Iterator[Delta]:
+        """The end of the answer."""
+        used = self._used(event)
+        # llama.cpp's server calls a response complete that it has cut off at the limit.
+        cut = self._limit is not None and used["completion_tokens"] >= self._limit
+        self.finish = Finish("length" if cut else "tool_calls" if self._calls else "stop", used)
+        yield from ()
+
+    def incomplete(self, event: JSON) -> Iterator[Delta]:
+        """The end of an answer that is not all there."""
+        details = mapping(mapping(event.get("response")).get("incomplete_details"))
+        self.finish = Finish(INCOMPLETE.get(text(details.get("reason")), "length"), self._used(event))
+        yield from ()
+
+    def failed(self, event: JSON) -> Iterator[Delta]:
+        """An error, in one of the places where it can be."""
+        yield from ()
+        raise Said(mapping(event.get("response")).get("error") or event.get("error") or event)
+
+    def _index(self, event: JSON, item: JSON) -> int:
+        place = _place(event, item)
+        return self._calls.index(place) if place in self._calls else len(self._calls) - 1
+
+    def _used(self, event: JSON) -> JSON:
+        used = mapping(mapping(event.get("response")).get("usage"))
+        return usage(
+            count(used.get("input_tokens")),
+            count(used.get("output_tokens")),
+            cached=count(mapping(used.get("input_tokens_details")).get("cached_tokens")),
+            reasoning=count(mapping(used.get("output_tokens_details")).get("reasoning_tokens")),
+        )
+
+
+def _place(event: JSON, item: JSON) -> Any:
+    """What tells one item of an answer from another: its place, or where that is left out, its id."""
+    place = event.get("output_index")
+    return item.get("id") if place is None else place
+
+
+_EVENTS: dict[str, Callable[[Reading, JSON], Iterator[Delta]]] = {
+    "response.output_text.delta": Reading.said,
+    "response.refusal.delta": Reading.refused,
+    "response.output_item.added": Reading.item_added,
+    "response.function_call_arguments.delta": Reading.arguments,
+    "response.output_item.done": Reading.item_done,
+    "response.completed": Reading.completed,
+    "response.incomplete": Reading.incomplete,
+    "response.failed": Reading.failed,
+    "response.cancelled": Reading.failed,
+    "error": Reading.failed,
+}
+
+RESPONSES = Endpoint("/responses", body, Reading)

@@ -1,0 +1,46 @@
+"""Shortening a conversation: of what came before the question, messages in the middle are left out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+Messages = list[dict[str, Any]]
+
+#: The rule by which tokens are estimated where there is no tokenizer.
+CHARACTERS_PER_TOKEN = 4
+
+
+def within(messages: Messages, tokens: float) -> Messages:
+    """The messages without as many as it takes to come down to so many tokens, by estimate. What belongs to the
+    last question is never left out, so that the result may still be longer."""
+    excess = sum(map(_length, messages)) - tokens * CHARACTERS_PER_TOKEN
+    return without(messages, excess) if excess > 0 else messages
+
+
+def shorter(messages: Messages) -> Messages:
+    """The messages without about half of what can be left out; as they are, where nothing can."""
+    return without(messages, sum(_length(messages[at]) for at in _droppable(messages)) / 2)
+
+
+def without(messages: Messages, characters: float) -> Messages:
+    """The messages without so many characters in the middle: the first goes last."""
+    first, *middle = _droppable(messages) or [-1]
+    dropped = set[int]()
+    for at in [*middle, first]:
+        if characters <= 0 or at < 0:
+            break
+        dropped.add(at)
+        characters -= _length(messages[at])
+    return [message for at, message in enumerate(messages) if at not in dropped]
+
+
+def _droppable(messages: Messages) -> list[int]:
+    question = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=0)
+    return [at for at in range(question) if messages[at]["role"] in ("user", "assistant")]
+
+
+def _length(message: dict[str, Any]) -> int:
+    said = message.get("content") or ""
+    text = said if isinstance(said, str) else "".join(part.get("text", "") for part in said)
+    return len(text) + (len(json.dumps(calls)) if (calls := message.get("tool_calls")) else 0)

@@ -1,0 +1,213 @@
+"""Runs of models that are upstream: from the endpoint's events to the run's. Against scripted endpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from itertools import count
+from typing import Any
+
+import pytest
+from served import WEATHER, Api, names
+from upstream_server import (
+    ScriptedUpstream,
+    call,
+    chat,
+    chunk,
+    error,
+    response,
+    text_event,
+    upstream_server,
+)
+
+from nbruns.server.models import Models
+
+pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="needs the package openai")
+JSON = dict[str, Any]
+KEY = "sk-a-key-that-must-not-show"
+_names = (f"upstream-{number}" for number in count(1))
+
+
+class Assistant:
+    """An assistant whose model is upstream."""
+
+    def __init__(self, api: Api, models: Models, server: ScriptedUpstream, endpoint: str) -> None:
+        from nbruns.server.models.upstream import Upstream
+
+        name = next(_names)
+        models.add(name, Upstream(server.url, api=endpoint))
+        self.api, self.server = api, server
+        self.id = api.post("/assistants", {"model": name})["id"]
+
+    def run(self, *messages: JSON, **params: Any) -> list[Any]:
+        """The events of a new run on a new thread."""
+        thread = self.api.post(
+            "/threads", {"messages": list(messages) or [{"role": "user", "content": "Hi"}]}
+        )
+        body = {"assistant_id": self.id, **params}
+        return list(self.api.stream(f"/threads/{thread['id']}/runs", body))
+
+
+@pytest.fixture
+def upstream(api: Api, models: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Assistant]]:
+    """upstream(answer, …, endpoint="chat"): an assistant whose model's upstream gives these answers."""
+    monkeypatch.setenv("NBRUNS_UPSTREAM_API_KEY", KEY)
+    open_servers = []
+
+    def make(*answers: Any, endpoint: str = "chat") -> Assistant:
+        server = upstream_server(*answers)
+        open_servers.append(server)
+        return Assistant(api, models, server.__enter__(), endpoint)
+
+    yield make
+    for server in open_servers:
+        server.__exit__(None, None, None)
+
+
+Upstreams = Callable[..., Assistant]
+REFUSAL = {"type": "response.refusal.delta", "output_index": 0, "content_index": 0, "item_id": "msg_1"}
+REFUSED: list[tuple[str, list[Any]]] = [
+    ("chat", chat({"content": None, "refusal": "I can't "}, {"refusal": "do that."})),
+    ("responses", response({**REFUSAL, "delta": "I can't "}, {**REFUSAL, "delta": "do that."})),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "said"), REFUSED)
+def test_a_refusal_is_a_part_of_its_own(upstream: Upstreams, endpoint: str, said: list[Any]) -> None:
+    events = upstream((200, said), endpoint=endpoint).run()
+    deltas = [event.data["delta"]["content"][0] for event in events if event.name == "thread.message.delta"]
+    assert deltas == [
+        {"index": 0, "type": "refusal", "refusal": "I can't "},
+        {"index": 0, "type": "refusal", "refusal": "do that."},
+    ]
+    [message] = [event.data for event in events if event.name == "thread.message.completed"]
+    assert message["content"] == [{"type": "refusal", "refusal": "I can't do that."}]
+    assert names(events)[-2:] == ["thread.run.completed", "done"]
+
+
+def test_what_was_refused_is_part_of_the_conversation(upstream: Upstreams, api: Api) -> None:
+    assistant = upstream((200, chat({"refusal": "No."})), (200, chat({"content": "Fine."})))
+    thread = api.post("/threads", {"messages": [{"role": "user", "content": "Do it"}]})
+    for _ in range(2):
+        list(api.stream(f"/threads/{thread['id']}/runs", {"assistant_id": assistant.id}))
+    assert assistant.server.requests[1]["messages"] == [
+        {"role": "user", "content": "Do it"},
+        {"role": "assistant", "content": "No."},
+    ]
+
+
+def test_text_and_refusal_are_parts_beside_each_other(upstream: Upstreams) -> None:
+    events = upstream((200, chat({"content": "Well. "}, {"refusal": "No."}, {"content": "Sorry."}))).run()
+    [message] = [event.data for event in events if event.name == "thread.message.completed"]
+    assert message["content"] == [
+        {"type": "text", "text": {"value": "Well. Sorry.", "annotations": []}},
+        {"type": "refusal", "refusal": "No."},
+    ]
+
+
+def test_cached_and_reasoning_tokens_are_added_up_over_a_run(upstream: Upstreams, api: Api) -> None:
+    used = {
+        "prompt_tokens": 9,
+        "completion_tokens": 4,
+        "prompt_tokens_details": {"cached_tokens": 5},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    called = chat(call(0, "call_a", "get_weather", "{}"), finish="tool_calls", used=used)
+    assistant = upstream((200, called), (200, chat({"content": "Cold."}, used=used)))
+    run = assistant.run(tools=[WEATHER])[-2].data
+    outputs = {"tool_outputs": [{"tool_call_id": "call_a", "output": "-3 °C"}]}
+    api.post(f"{api.run_path(run)}/submit_tool_outputs", outputs)
+    run = api.until(run, "completed")
+    assert run["usage"] == {
+        "prompt_tokens": 18,
+        "completion_tokens": 8,
+        "total_tokens": 26,
+        "prompt_token_details": {"cached_tokens": 10},
+        "completion_tokens_details": {"reasoning_tokens": 6},
+    }
+    steps = api.get(f"{api.run_path(run)}/steps")["data"]
+    assert [step["usage"]["prompt_token_details"]["cached_tokens"] for step in steps] == [5, 5]
+
+
+FILTERED: list[tuple[str, list[Any]]] = [
+    ("chat", chat({"content": "A"}, finish="content_filter")),
+    (
+        "responses",
+        response(text_event("A"), status="incomplete", incomplete_details={"reason": "content_filter"}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "said"), FILTERED)
+def test_a_content_filter_fails_the_run(upstream: Upstreams, endpoint: str, said: list[Any]) -> None:
+    events = upstream((200, said), endpoint=endpoint).run()
+    run = events[-2].data
+    assert (run["status"], run["last_error"]["code"]) == ("failed", "invalid_prompt")
+    [message] = [event.data for event in events if event.name == "thread.message.incomplete"]
+    assert message["incomplete_details"] == {"reason": "content_filter"}
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+def test_an_error_becomes_last_error_without_the_key_and_without_its_bulk(
+    upstream: Upstreams, endpoint: str
+) -> None:
+    hostile = error(f"{KEY} <script>\x1b[31m" + "x" * 1_000_000)
+    run = upstream((400, hostile), endpoint=endpoint).run()[-2].data
+    assert (run["status"], run["last_error"]["code"]) == ("failed", "invalid_prompt")
+    message = run["last_error"]["message"]
+    assert "(400): … <script>" in message and message.isprintable() and len(message) < 300
+    assert KEY not in json.dumps(run)
+
+
+def test_a_rate_limit_that_outlasts_the_run_is_its_last_error(upstream: Upstreams) -> None:
+    run = upstream((429, error("Slow down"), {"Retry-After": "3600"})).run()[-2].data
+    assert (run["status"], run["last_error"]["code"]) == ("failed", "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+def test_cancelling_a_run_closes_the_connection(upstream: Upstreams, api: Api, endpoint: str) -> None:
+    word = "word " * 20
+    endless = [chunk({"content": word}) if endpoint == "chat" else text_event(word)]
+
+    class Endless(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            while True:
+                time.sleep(0.01)
+                yield endless[0]
+
+    assistant = upstream((200, Endless()), endpoint=endpoint)
+    thread = api.thread_with()
+    events = api.stream(f"/threads/{thread}/runs", {"assistant_id": assistant.id})
+    run = next(event.data for event in events if event.name == "thread.run.in_progress")
+    next(event for event in events if event.name == "thread.message.delta")
+    api.post(f"{api.run_path(run)}/cancel")
+    assert assistant.server.gone.wait(10)
+    assert api.until(run, "cancelled")["last_error"] is None
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+
+
+def test_images_are_shown_to_the_model(upstream: Upstreams) -> None:
+    content = [{"type": "text", "text": "What is this?"}, IMAGE]
+    assistant = upstream((200, chat({"content": "A dog."})))
+    assert assistant.run({"role": "user", "content": content})[-2].data["status"] == "completed"
+    [sent] = assistant.server.requests
+    assert sent["messages"] == [{"role": "user", "content": content}]
+
+
+def test_what_others_than_users_show_is_named(upstream: Upstreams) -> None:
+    assistant = upstream((200, chat({"content": "A dog."})))
+    assistant.run({"role": "assistant", "content": [IMAGE]}, {"role": "user", "content": "And?"})
+    [sent] = assistant.server.requests
+    assert sent["messages"][0] == {"role": "assistant", "content": "[image https://example.com/a.png]"}
+
+
+def test_a_limit_of_prompt_tokens_shortens_the_conversation(upstream: Upstreams) -> None:
+    before = [{"role": "user", "content": f"{n} " + "word " * 80} for n in range(10)]
+    assistant = upstream((200, chat({"content": "A"})))
+    assistant.run(*before, {"role": "user", "content": "And now?"}, max_prompt_tokens=256)
+    [sent] = assistant.server.requests
+    assert [message["content"][:3] for message in sent["messages"]] == ["0 w", "9 w", "And"]
