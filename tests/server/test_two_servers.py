@@ -1,0 +1,100 @@
+"""Two servers on one PostgreSQL: each knows of the other's runs, and carries them on when it dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from postgresql_server import NewDatabase
+from served import OUTPUTS, WEATHER, Api, SentEvent, ServerProcess
+from test_kills import assert_told_once
+
+JSON = dict[str, Any]
+
+Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def start(postgresql: NewDatabase) -> Iterator[Start]:
+    """Start a server on the database of this test."""
+    url, servers = postgresql(), []
+
+    def start_(words: int = 8, pause: float = 0.02) -> ServerProcess:
+        servers.append(ServerProcess(url, "--words", str(words), "--pause", str(pause)))
+        return servers[-1]
+
+    yield start_
+    for server in servers:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def started(api: Api, **params: object) -> JSON:
+    assistant = api.post("/assistants", {"model": "slow", **params})["id"]
+    return api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+
+
+def up_to(events: Iterator[SentEvent], name: str) -> list[SentEvent]:
+    """The events as far as the first of that name."""
+    seen = []
+    for event in events:
+        seen.append(event)
+        if event.name == name:
+            break
+    return seen
+
+
+def test_a_stream_opened_at_one_shows_a_run_of_the_other_while_it_is_made(start: Start) -> None:
+    one, other = start(pause=0.1), start()
+    run = started(one.api)
+    events = other.api.rejoin(run)
+    seen = up_to(events, "thread.message.delta")
+    assert one.api.get(one.api.run_path(run))["status"] == "in_progress"
+    log = [*seen, *events]
+    assert log == list(one.api.rejoin(run))
+    assert_told_once(other.api, other.api.get(other.api.run_path(run)), log)
+
+
+def test_outputs_are_submitted_and_runs_cancelled_at_either(start: Start) -> None:
+    one, other = start(words=500, pause=0.05), start()
+    waiting, working = started(one.api, tools=[WEATHER]), started(one.api)
+    up_to(other.api.rejoin(waiting), "thread.run.requires_action")
+    path = f"{other.api.run_path(waiting)}/submit_tool_outputs"
+    assert [event.name for event in other.api.stream(path, OUTPUTS)][-2:] == ["thread.run.completed", "done"]
+    events = one.api.rejoin(working)
+    up_to(events, "thread.message.delta")
+    assert other.api.post(f"{other.api.run_path(working)}/cancel")["status"] == "cancelling"
+    assert [event.name for event in events][-2:] == ["thread.run.cancelled", "done"]
+    for api, run, status in ((one.api, waiting, "completed"), (other.api, working, "cancelled")):
+        assert api.get(api.run_path(run))["status"] == status
+    numbers = [event.id for event in other.api.rejoin(working)][:-1]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_thread_is_locked_at_both(start: Start) -> None:
+    one, other = start(words=500), start()
+    run = started(one.api)
+    status, error = other.api.refused(
+        "POST", f"/threads/{run['thread_id']}/runs", {"assistant_id": run["assistant_id"]}
+    )
+    assert (status, run["id"] in error["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_the_living_carry_on_the_runs_of_the_dead(start: Start, end: str) -> None:
+    one, other = start(pause=0.1), start(pause=0.1)
+    runs = [started(one.api) for _ in range(5)]
+    waiting = started(one.api, tools=[WEATHER])
+    one.api.until(waiting, "requires_action")
+    its_own = started(other.api)
+    events = other.api.rejoin(runs[0])
+    seen = up_to(events, "thread.message.delta")
+    getattr(one, end)()
+    seen += events  # it goes on in the same stream
+    for run in (*runs, its_own):
+        done = other.api.until(run, "completed", "failed", "expired")
+        assert_told_once(other.api, done, list(other.api.rejoin(run)))
+    assert seen == list(other.api.rejoin(runs[0]))
+    other.api.post(f"{other.api.run_path(waiting)}/submit_tool_outputs", OUTPUTS)
+    assert other.api.until(waiting, "completed")["usage"]["completion_tokens"] == 10 + 8
