@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nbruns.server import wire
 from nbruns.server.database import encode
+from nbruns.server.exchange import Exchange
 from nbruns.server.refusal import Refused
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -36,17 +36,18 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        send = _with_request_id(send)
+        exchange = Exchange(scope, send)
         self._open += 1
         try:
             self._check(scope["path"], Headers(scope=scope))
         except Refused as refusal:
-            await _refuse(send, refusal)
+            await _refuse(exchange.send, refusal)
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, exchange.send)
         finally:
             self._open -= 1
             self._last = time.monotonic()
+            exchange.log()
 
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -77,21 +78,6 @@ def _name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
-
-
-def _with_request_id(send: Send) -> Send:
-    id = wire.new_id("req").encode()
-
-    async def send_with_id(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [
-                *message["headers"],
-                (b"x-request-id", id),
-                (b"openai-version", b"2020-10-01"),
-            ]
-        await send(message)
-
-    return send_with_id
 
 
 async def _refuse(send: Send, refusal: Refused) -> None:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from nbruns.server.call import Call, Operation, Rooms
 from nbruns.server.database import encode
+from nbruns.server.exchange import Exchange
 from nbruns.server.parameters import query
 from nbruns.server.refusal import Refused
 from nbruns.server.routes import OPERATIONS
@@ -64,7 +65,7 @@ async def _call(rooms: Rooms, operation: Operation, request: Request) -> Call:
         raise Refused("No id has the character NUL.", code="invalid_value")
     asked = query(operation.query, request.query_params.multi_items())
     params = operation.body(_parsed(await _read(request)), "") if operation.body else {}
-    return Call(rooms, path, asked, request.headers, params)
+    return Call(rooms, path, asked, request.headers, params, request.scope["exchange"])
 
 
 async def _read(request: Request) -> bytes:
@@ -107,6 +108,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 def _server_error(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    exchange: Exchange = request.scope["exchange"]
+    log.error("A request failed.", exc_info=error, extra={"known": {"request_id": exchange.id}})
     message = "The server had an error while processing your request; its log says more."
     return _json(Refused(message, type="server_error").body, 500)

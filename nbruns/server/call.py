@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from nbruns.server.checks import Check
 from nbruns.server.database import Database
+from nbruns.server.exchange import Exchange
 from nbruns.server.models import Models
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Call:
     query: JSON
     headers: Mapping[str, str]
     params: JSON
+    exchange: Exchange
 
     @property
     def db(self) -> Database:

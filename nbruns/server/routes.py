@@ -233,7 +233,7 @@ async def _list(call: Call, table: Table, filters: Mapping[str, str | None] | No
 
 
 async def _get(call: Call, table: Table, noun: str, id: str, **owner: str) -> JSON:
-    found = await call.db.read(store.get, table, id, **owner)
+    found = await call.db.read(store.get, table, id, **owner)  # type: ignore[arg-type]  # no owner is called lock
     if found is None:
         raise not_found(noun, id)
     return found
@@ -286,6 +286,7 @@ def _check_model(call: Call, name: str) -> None:
 
 
 def _started(call: Call, started: Started) -> JSON | Response:
+    call.exchange.run_id = started.run["id"]
     if not call.params.get("stream"):
         return started.run
     return _stream(call, started.run["id"], started.after, started.after + 1)

@@ -1,0 +1,77 @@
+"""The server's log on stderr: a line for each request and for what goes wrong, to be read by people or by programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+#: By the names that `nbruns serve --log-level` takes.
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+#: What is put in the place of a secret.
+HIDDEN = "[hidden]"
+# A secret that is as short as a word would take words out of the log.
+_SHORTEST_SECRET = 8
+
+
+def configure(format: str, level: str, secrets: Iterable[str | None]) -> None:
+    """Log to stderr, as `text` or as `json` lines, without the secrets, whoever writes them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(FORMATS[format]([secret for secret in secrets if secret]))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("nbruns").setLevel(LEVELS[level])
+
+
+class Text(logging.Formatter):
+    """One line for people: when, what, and what of it is known. Errors are followed by where they came from."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        super().__init__()
+        self._secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        level = "" if record.levelno == logging.INFO else f"{record.levelname} "
+        known = " ".join(f"{name}={value}" for name, value in _known(record).items() if name in _SHOWN)
+        message, error = self.said(record)
+        line = " ".join(filter(None, [at, level + message, known]))
+        return line if error is None else f"{line}\n{error}"
+
+    def said(self, record: logging.LogRecord) -> tuple[str, str | None]:
+        """The message and the error of a record, without secrets."""
+        error = self.formatException(record.exc_info) if record.exc_info else None
+        return self._hide(record.getMessage()), error and self._hide(error)
+
+    def _hide(self, text: str) -> str:
+        for secret in self._secrets:
+            for spelled in {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}:
+                text = text.replace(spelled, HIDDEN)
+        return text
+
+
+class Json(Text):
+    """One line of JSON for programs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        message, error = self.said(record)
+        line: dict[str, Any] = {
+            "time": f"{at}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message,
+            **_known(record),
+        }
+        return json.dumps(line if error is None else {**line, "error": error}, default=str)
+
+
+FORMATS = {"text": Text, "json": Json}
+# In a line for people, the rest is in the message already.
+_SHOWN = ("run_id", "request_id")
+
+
+def _known(record: logging.LogRecord) -> dict[str, Any]:
+    known = getattr(record, "known", None)
+    return known if isinstance(known, dict) else {}
