@@ -8,7 +8,7 @@ import ipaddress
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -39,6 +39,9 @@ class Settings:
     idle_timeout: float | None = None
     #: Seconds after its creation, after which a run expires.
     run_lifetime: int = LIFETIME_SECONDS
+    #: Names that requests may come by, besides this machine's own. Without any, a server that is reached from other
+    #: machines answers to every name.
+    allowed_hosts: Collection[str] = ()
 
 
 def file_of(database_url: str) -> str | None:
@@ -76,8 +79,9 @@ class Server(uvicorn.Server):
         # it each answer waits 40 ms for the acknowledgement of its head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        hosts = {*LOOPBACK, host} if ipaddress.ip_address(host).is_loopback else None
-        self._gate = Gate(app, token=settings.token, hosts=hosts)
+        names = {*LOOPBACK, host, *(name.lower() for name in settings.allowed_hosts)}
+        is_known_by_name = settings.allowed_hosts or ipaddress.ip_address(host).is_loopback
+        self._gate = Gate(app, token=settings.token, hosts=names if is_known_by_name else None)
         self._watching: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,13 +29,15 @@ def serve(
     on_ready: Callable[[str], None] | None = None,
     models: Models | None = None,
     run_lifetime: int = 600,
+    allowed_hosts: Collection[str] = (),
 ) -> None:
     """Serve until SIGTERM, SIGINT, or until nobody has asked and no run was active for `idle_timeout` seconds.
 
     `port` 0 takes any free one; `on_ready` is called with the server's URL (without /v1) when it answers.
     `database_url` is SQLAlchemy's (sqlite:///FILE, postgresql://…). Without a `token`, whoever reaches the port
     may use it. `models` are those that runs can name (default: those built in). A run expires `run_lifetime` seconds
-    after its creation. Raises SetupError where the port is taken, the database can't be used or a package is missing.
+    after its creation. `allowed_hosts` are names that requests may come by, besides this machine's own: behind a proxy,
+    its public name. Raises SetupError where the port is taken, the database can't be used or a package is missing.
     """
     with _listening(host, port) as listener:
         try:
@@ -47,7 +49,9 @@ def serve(
                 "pip install 'nbruns[server]'"
             ) from None
         with _only_server_of(running.file_of(database_url)):
-            settings = running.Settings(database_url, token, models or Models(), idle_timeout, run_lifetime)
+            settings = running.Settings(
+                database_url, token, models or Models(), idle_timeout, run_lifetime, allowed_hosts
+            )
             running.Server(listener, settings, on_ready or print).run(sockets=[listener])
 
 
