@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="serve the Assistants API from this machine",
         description="Serve the Assistants API from this machine, over the models demo and smollm2, GGUF files, and any "
-        "Chat Completions endpoint. Programs written for the API reach it by its base URL, which is printed.",
+        "Chat Completions or Responses endpoint. Programs written for the API reach it by its base URL, which is "
+        "printed.",
     )
     serve.set_defaults(command=_serve)
     _add_data(serve)
@@ -72,8 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--upstream",
         metavar="URL",
-        help="Chat Completions endpoint for all other model names; its key is "
+        help="Chat Completions or Responses endpoint for all other model names; its key is "
         "NBRUNS_UPSTREAM_API_KEY or OPENAI_API_KEY in the environment",
+    )
+    serve.add_argument(
+        "--upstream-api",
+        metavar="chat|responses",
+        default=os.environ.get("NBRUNS_UPSTREAM_API") or None,
+        help="the endpoint to ask (default: NBRUNS_UPSTREAM_API, or found out for each model: chat where it is there)",
     )
 
     stop = commands.add_parser(
@@ -141,7 +148,11 @@ def _serve(asked: argparse.Namespace) -> int:
             token=None if asked.no_token else token_of(folder),
             idle_timeout=asked.idle_timeout,
             on_ready=tell,
-            models=Models(files=dict(map(_named_file, asked.model)), upstream=asked.upstream),
+            models=Models(
+                files=dict(map(_named_file, asked.model)),
+                upstream=asked.upstream,
+                upstream_api=asked.upstream_api,
+            ),
         )
     return 0
 
@@ -158,6 +169,8 @@ def _stop(asked: argparse.Namespace) -> int:
 def _check(asked: argparse.Namespace) -> None:
     if not 0 <= asked.port <= 65535:
         raise SetupError(f"--port {asked.port}: ports are 0 to 65535; 0 takes any free one.")
+    if asked.upstream_api not in (None, "chat", "responses"):
+        raise SetupError(f"--upstream-api {asked.upstream_api}: write chat or responses, or leave it out.")
     for option, url, schemes in (
         ("--upstream", asked.upstream, ("http", "https")),
         ("--database-url", asked.database_url, ("sqlite", "postgresql", "postgresql+psycopg")),

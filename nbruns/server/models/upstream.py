@@ -68,7 +68,7 @@ class Upstream:
     ) -> None:
         if find_spec("openai") is None:
             raise SetupError(
-                "An upstream is asked through the package openai, which is missing: pip install openai"
+                "An upstream is asked through the package openai, which is missing: pip install 'nbruns[upstream]'"
             )
         from openai import AsyncOpenAI
 
