@@ -21,11 +21,16 @@ NbrunsError
 from __future__ import annotations
 
 import re
+import traceback
+from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nbruns.objects import Run
     from nbruns.snapshot import RunSnapshot
+
+_PACKAGE = str(Path(__file__).parent)
 
 #: No server's text takes more than this many characters of a message.
 EXCERPT = 200
@@ -33,6 +38,16 @@ EXCERPT = 200
 
 class NbrunsError(Exception):
     """Whatever nbruns raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the lines of its own code that led here, and last the message with its remedy.
+
+        IPython asks for it: https://ipython.readthedocs.io/en/stable/config/integrating.html#custom-exceptions
+        """
+        frames = traceback.extract_tb(self.__traceback__)
+        own = takewhile(lambda frame: not frame.filename.startswith(_PACKAGE), frames)
+        lines = [f"  line {frame.lineno}: {frame.line}" for frame in own if "IPython" not in frame.filename]
+        return [*lines, f"{type(self).__name__}: {self}"]
 
 
 class APIError(NbrunsError):

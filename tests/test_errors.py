@@ -6,6 +6,7 @@ import inspect
 import pickle
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from nbruns import errors
 from nbruns.errors import (
@@ -154,3 +155,16 @@ def test_an_excerpt_has_at_most_so_many_characters(text: str) -> None:
 
 def test_an_excerpt_that_fits_is_whole() -> None:
     assert excerpt("x" * 40, 40) == "x" * 40
+
+
+def test_a_notebook_shows_its_own_lines_and_last_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    shell = InteractiveShell()
+    shell.run_cell("import nbruns\nclient = nbruns.Client('http://127.0.0.1:9/v1', max_retries=0)")
+    shell.run_cell("def ask():\n    return client.runs.retrieve('run_1', 'thread_1')")
+    shell.run_cell("thread = 1\nask()")
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["  line 2: ask()", "  line 2: return client.runs.retrieve('run_1', 'thread_1')"]
+    assert told[2].startswith(
+        "ConnectionError: GET 127.0.0.1:9/v1/threads/thread_1/runs/run_1: no connection."
+    )
+    assert len(told) == 3
