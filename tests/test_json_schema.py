@@ -30,7 +30,7 @@ from nbruns.tools.json_schema import FORMATS, MOST, check_schema, problems
         (
             {"additionalProperties": False, "properties": {"a": {}}},
             {"b": 1},
-            "There is more in this than may be.",
+            "b: Nothing of this name is known: leave it out.",
         ),
         ({"not": {"const": 1}}, 1, "1 should not be valid under {'const': 1}"),
     ],

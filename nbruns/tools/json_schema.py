@@ -53,13 +53,19 @@ class Problem(NamedTuple):
         return f"{place}: {self.words}" if place else self.words
 
 
-def problems(value: Any, schema: Mapping[str, Any]) -> list[Problem]:
-    """What does not fit, at most MOST problems; none where the schema is none or refers to what is not there."""
+def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> list[Problem]:
+    """What does not fit, at most MOST problems; none where the schema is none or refers to what is not there.
+
+    `root` is the schema that references mean, where `schema` is only a part of it.
+    """
+    found: list[Problem] = []
     try:
-        errors = list(zip(range(MOST), _validator(schema).iter_errors(value), strict=False))
-    except Exception:  # a schema that is none raises anything: the tool judges
-        return []
-    return list(dict.fromkeys(_problem(error) for _, error in errors))
+        validator = _validator(schema if root is None else root).evolve(schema=schema)
+        for _, error in zip(range(MOST), validator.iter_errors(value), strict=False):
+            found.append(_problem(error))
+    except Exception:  # a schema that is none raises anything: for the rest, the tool judges
+        pass
+    return list(dict.fromkeys(found))
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
@@ -72,11 +78,11 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise ValueError(f"This is no JSON Schema: {excerpt(error.message)}") from error
 
 
-def _validator(schema: Mapping[str, Any]) -> Validator:
+def _validator(schema: Any) -> Validator:
     from referencing import Registry
 
     # An empty registry fetches nothing.
-    found: Validator = _validators()(dict(schema), registry=Registry(), format_checker=_formats())
+    found: Validator = _validators()(schema, registry=Registry(), format_checker=_formats())
     return found
 
 
@@ -155,6 +161,10 @@ def _problem(error: ValidationError) -> Problem:
     if error.validator == "required":
         named = next((n for n in _names(error.validator_value) if error.message.startswith(repr(n))), "")
         return Problem((*path, named), "This is required.")
+    if error.validator == "additionalProperties" and error.validator_value is False:
+        known = error.schema.get("properties") or {} if isinstance(error.schema, Mapping) else {}
+        extra = next(name for name in _names(error.instance) if name not in known)
+        return Problem((*path, extra), "Nothing of this name is known: leave it out.")
     words = _WORDS.get(str(error.validator))
     return Problem(path, excerpt(words(error.validator_value, error.instance) if words else error.message))
 
@@ -189,5 +199,4 @@ _WORDS: dict[str, Callable[[Any, Any], str]] = {
     "minItems": lambda least, items: f"There should be at least {least}, and there are {len(items)}.",
     "maxItems": lambda most, items: f"There should be at most {most}, and there are {len(items)}.",
     "uniqueItems": lambda _, __: "No two of these may be the same.",
-    "additionalProperties": lambda _, __: "There is more in this than may be.",
 }

@@ -8,70 +8,57 @@ from typing import Any
 
 import ipywidgets
 
-from nbruns.widgets.fields import MISSING, Field, JSONField, field_for
+from nbruns.widgets.field import Field
+from nbruns.widgets.fields import field_for
+from nbruns.widgets.group_fields import ObjectField
+from nbruns.widgets.plain_text import sendable
 
 
 class ArgumentsEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     """Edits the arguments that a model wrote. `read()` gives them as the tool takes them."""
 
     def __init__(self, arguments: str, parameters: Mapping[str, Any]) -> None:
-        self._fields: dict[str, Field] = {}
+        self._arguments = arguments
+        self._field: Field | None = None
         self._raw: ipywidgets.Textarea | None = None
-        self._fill(arguments, parameters)
-        super().__init__(self._controls())
+        given = _parsed(arguments)
+        if isinstance(given, dict) and (given or parameters.get("properties")):
+            self._field = field_for("", parameters, given, required=True)
+        elif not isinstance(given, dict):  # nothing that fields could show: exactly what the model wrote
+            self._raw = self._text_as_it_came()
+        super().__init__([self._raw] if self._raw else [self._field.widget] if self._field else [])
         self.add_class("nbruns-arguments")
 
-    def _fill(self, arguments: str, parameters: Mapping[str, Any]) -> None:
-        given = _parsed(arguments)
-        if isinstance(given, dict):
-            self._fields = _fields(given, parameters)
-        else:  # nothing that fields could show: exactly what the model wrote, to be mended
-            rows = min(max(arguments.count("\n") + 1, 2), 12)
-            self._raw = ipywidgets.Textarea(arguments, description="Arguments (JSON)", rows=rows)
-            self._raw.add_class("nbruns-field").add_class("nbruns-json")
+    @property
+    def fields(self) -> dict[str | int, Field]:
+        """The field of each argument; none where the arguments are edited as JSON."""
+        return dict(self._field.fields()) if isinstance(self._field, ObjectField) else {}
 
-    def _controls(self) -> list[Any]:
-        return [field.widget for field in self._fields.values()] if self._raw is None else [self._raw]
+    def _text_as_it_came(self) -> Any:
+        shown = sendable(self._arguments)
+        rows = min(max(shown.count("\n") + 1, 2), 12)
+        control = ipywidgets.Textarea(shown, description="Arguments (JSON)", rows=rows)
+        control.add_class("nbruns-field").add_class("nbruns-json")
+        return control
 
     def read(self) -> dict[str, Any] | str:
         """The arguments as they stand. Raises ValueError, with the words at the field, where one is wrong."""
         if self._raw is not None:
-            return str(self._raw.value)
-        values, wrong = {}, []
-        for name, field in self._fields.items():
-            try:
-                values[name] = field.read()
-            except ValueError as error:
-                field.say(str(error))
-                wrong.append(f"{name}: {error}")
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        return {name: value for name, value in values.items() if value is not MISSING}
+            unchanged = self._raw.value == sendable(self._arguments)
+            return self._arguments if unchanged else str(self._raw.value)
+        value: dict[str, Any] = {} if self._field is None else self._field.read()
+        return value
 
     def freeze(self, frozen: bool) -> None:
         """Disable or enable every control."""
-        controls = [field.control for field in self._fields.values()] if self._raw is None else [self._raw]
-        for control in controls:
-            control.disabled = frozen
+        if self._raw is not None:
+            self._raw.disabled = frozen
+        if self._field is not None:
+            self._field.freeze(frozen)
 
 
 def _parsed(arguments: str) -> Any:
     try:
         return json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-
-
-def _fields(given: dict[str, Any], parameters: Mapping[str, Any]) -> dict[str, Field]:
-    properties = parameters.get("properties")
-    known = properties if isinstance(properties, Mapping) else {}
-    required = parameters.get("required")
-    names = required if isinstance(required, list) else []
-    fields = {
-        name: field_for(name, schema, given.get(name, MISSING), required=name in names, root=parameters)
-        for name, schema in known.items()
-    }
-    unknown = {
-        name: JSONField(name, {}, value, required=False) for name, value in given.items() if name not in known
-    }
-    return fields | unknown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
@@ -12,8 +12,12 @@ from nbruns.errors import excerpt
 from nbruns.objects import ToolCall
 from nbruns.tools import Tool
 from nbruns.widgets.answers import Answer, answer
-from nbruns.widgets.arguments import ArgumentsEditor
-from nbruns.widgets.json_text import pretty_json_html
+from nbruns.widgets.approval_card import arguments_html, name_html
+from nbruns.widgets.output_editor import ERROR, TEXT, OutputEditor
+from nbruns.widgets.plain_text import plain_html, sendable
+
+if TYPE_CHECKING:
+    from nbruns.widgets.arguments import ArgumentsEditor
 from nbruns.widgets.threads import start_thread
 
 
@@ -30,40 +34,32 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self._place = place
         self._tool = tool
         self._empty_is_meant = False  # the function gave an empty text: that is an answer, too
-        self._editor = None if tool is None else ArgumentsEditor(call.arguments, tool.parameters)
-        self._output = ipywidgets.Textarea(
-            description="Output", placeholder=f"What {call.name} gives back", rows=3, continuous_update=True
-        )
-        self._output.add_class("nbruns-field")
+        self._editor = None if tool is None else _arguments_editor(call, tool)
+        self._answer = OutputEditor(call.name, None if tool is None else tool.output_schema)
+        self._output = self._answer.text
         self._is_error = ipywidgets.Checkbox(description="Report this as an error", indent=False)
-        self._run = ipywidgets.Button(description=f"Run {call.name}", icon="play")
+        name = sendable(excerpt(call.name, 80))
+        self._run = ipywidgets.Button(description=f"Run {name}", icon="play")
         self._run.on_click(lambda _: self._run_clicked())
         self._note = ipywidgets.HTML()
-        self._note.add_class("nbruns-invalid")
-        self._output.observe(self._edited, "value")
+        self._note.add_class("nbruns-told")
+        self._answer.on_change(self._edited)
         self._is_error.observe(self._error_toggled, "value")
         super().__init__(self._parts(str(function.get("description") or "")))
         self.add_class("nbruns-card")
 
     def _parts(self, description: str) -> list[Any]:
-        told = f'<span class="nbruns-hint">{escape(description)}</span>' if description else ""
-        name = f'<span class="nbruns-name">{escape(self.call.name)}</span>'
-        place = f' <span class="nbruns-place">{self._place}</span>' if self._place else ""
-        head = ipywidgets.HTML(name + place + told)
+        words = plain_html(excerpt(description, 1000))
+        told = f'<span class="nbruns-hint">{words}</span>' if description else ""
         below = ipywidgets.HBox([self._is_error])
         below.add_class("nbruns-below")
-        shown = [head, *self._argument_parts(), self._output, below, self._note]
-        return shown
+        head = ipywidgets.HTML(name_html(self.call, self._place) + told)
+        return [head, *self._argument_parts(), self._answer, below, self._note]
 
     def _argument_parts(self) -> list[Any]:
         if self._editor is not None:
             return [self._editor, self._run]
-        arguments = pretty_json_html(self.call.arguments) or "none"
-        return [
-            ipywidgets.HTML(
-                f'<p class="nbruns-label">Arguments</p><pre class="nbruns-given">{arguments}</pre>'
-            )
-        ]
+        return [ipywidgets.HTML(arguments_html(self.call))]
 
     @property
     def title(self) -> str:
@@ -80,18 +76,31 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     @property
     def answer(self) -> Answer | None:
-        """What will be submitted; None while the call is unanswered."""
-        text = str(self._output.value)
-        if not text.strip() and not self._empty_is_meant:
+        """What will be submitted; None while the call is unanswered, or what was entered does not fit."""
+        try:
+            text = self._answer.read()
+        except ValueError:
             return None
-        return Answer(text, bool(self._is_error.value))
+        if text is None and self._empty_is_meant:
+            text = ""
+        return None if text is None else Answer(text, bool(self._is_error.value))
 
     @answer.setter
     def answer(self, answer: Answer | None) -> None:
-        self._output.value = "" if answer is None else answer.text
         self._is_error.value = answer is not None and answer.is_error
+        if answer is not None and not answer.is_error:
+            self._answer.way = TEXT
+        self._output.value = "" if answer is None else sendable(answer.text)
         self._empty_is_meant = answer is not None and not answer.text
         self.say("The function gave back an empty text." if self._empty_is_meant else "")
+
+    def problem(self) -> str:
+        """Why this can't be submitted; empty where it can."""
+        try:
+            self._answer.read()
+        except ValueError:
+            return f"The output of {self.title} does not fit: see above."
+        return "" if self.answer else f"{self.title} is unanswered: enter an output, or report an error."
 
     @property
     def output(self) -> str | None:
@@ -123,13 +132,14 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         try:
             arguments = self.arguments
         except ValueError as error:
-            self.say("The function was not run: see the arguments above.")
+            self.say("The function was not run: see its arguments above.")
             raise ValueError(f"{self.call.name}: {error}") from error
         self.answer = answer(self._tool, arguments)
 
     def on_edit(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever the answer changes."""
-        self._output.observe(lambda _: callback(), "value")
+        self._answer.on_change(callback)
+        self._is_error.observe(lambda _: callback(), "value")
 
     def say(self, message: str) -> None:
         """Show a message at the card's end."""
@@ -137,24 +147,25 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     def freeze(self, frozen: bool) -> None:
         """Disable or enable every control; what they hold stays."""
-        for control in (self._output, self._is_error, self._run):
-            control.disabled = frozen
+        self._is_error.disabled = self._run.disabled = frozen
+        self._answer.freeze(frozen)
         if self._editor is not None:
             self._editor.freeze(frozen)
 
-    def _edited(self, _change: object) -> None:
+    def _edited(self) -> None:
         self._empty_is_meant = False
         self.say("")
 
     def _error_toggled(self, change: Mapping[str, Any]) -> None:
-        self._output.description = "Error" if change["new"] else "Output"
+        self._answer.way = ERROR if change["new"] else self._answer.chosen
 
     def _run_clicked(self) -> None:
         # In a thread: a function that takes its time must not hold the kernel.
         start_thread("nbruns-tool", self._run_shown)
 
     def _run_shown(self) -> None:
-        self._run.disabled, self._run.description = True, f"Running {self.call.name} …"
+        words = self._run.description
+        self._run.disabled, self._run.description = True, words.replace("Run ", "Running ", 1) + " …"
         try:
             self.run()
         except ValueError:
@@ -162,4 +173,10 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         except Exception as error:
             self.say(f"{type(error).__name__}: {excerpt(error, 500)}")
         finally:
-            self._run.disabled, self._run.description = False, f"Run {self.call.name}"
+            self._run.disabled, self._run.description = False, words
+
+
+def _arguments_editor(call: ToolCall, tool: Tool) -> ArgumentsEditor:
+    from nbruns.widgets.arguments import ArgumentsEditor  # only here are jsonschema and pydantic needed
+
+    return ArgumentsEditor(call.arguments, tool.parameters)

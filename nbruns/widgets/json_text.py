@@ -13,12 +13,15 @@ _PART = re.compile(
 )
 _CLASSES = {"string": "s", "word": "m", "key": "d"}
 INDENT = "  "
+#: Signs that turn the direction of what follows: shown as they are escaped, else text could look like another.
+_TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 #: What is shorter than this stays on one line.
 ONE_LINE = 72
 
 
 def pretty_json_html(text: str) -> str:
     """The text as HTML, escaped, indented and coloured where it is JSON or begins like it."""
+    text = text.translate(_TURNING)
     if not text.lstrip().startswith(("{", "[")):
         return escape(text, quote=False)
     return "".join(_pieces(text, _spaces if len(text) <= ONE_LINE else _lines))

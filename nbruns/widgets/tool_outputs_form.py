@@ -18,8 +18,10 @@ from nbruns.errors import NbrunsError, excerpt
 from nbruns.objects import Run, ToolCall
 from nbruns.tools import Tool
 from nbruns.widgets.answers import tools_by_name
+from nbruns.widgets.approval_card import ApprovalCard
 from nbruns.widgets.call_card import CallCard
 from nbruns.widgets.threads import start_thread
+from nbruns.widgets.tree import close_all
 
 STATIC = Path(__file__).parent / "static"
 State = Literal["open", "submitting", "submitted", "expired", "closed"]
@@ -33,13 +35,16 @@ class FormHead(anywidget.AnyWidget):
 
     title = traitlets.Unicode().tag(sync=True)
     expires_at = traitlets.Float(None, allow_none=True).tag(sync=True)
+    #: How many times Submit was refused because something is missing or wrong.
+    refused = traitlets.Int(0).tag(sync=True)
 
 
 class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     """A form for the answers that a run waits for.
 
-    `tools` are functions that cards offer to run. `on_submit(outputs)` gets {tool_call_id: text} and sends
-    it; where it raises, the form says so, keeps all that was typed, and can be submitted again. Without
+    `tools` are functions that cards offer to run. `on_submit(outputs)` gets {tool_call_id: text}, or
+    {tool_call_id: True or False} where the run asks for approvals, and sends it; where it raises, the form
+    says so, keeps all that was typed, and can be submitted again. Without
     `on_submit`, read `outputs` when `state` is "submitted".
 
         form = ToolOutputsForm(run, tools=[get_weather],
@@ -51,20 +56,22 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         run: Run,
         *,
         tools: Iterable[Tool | Callable[..., Any]] = (),
-        on_submit: Callable[[dict[str, str]], object] | None = None,
+        on_submit: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         self.run = run
+        #: Whether the run asks for approvals (Azure AI Foundry does, before it calls an MCP server's tool).
+        self.asks_approval = (run.required_action or {}).get("type") == "submit_tool_approval"
         self._on_submit = on_submit
         self._state: State = "open"
         self._deadline: threading.Timer | None = None
         self._lock = threading.Lock()
         known, functions = tools_by_name(tools), _functions(run)
         #: A card for each call, in the order of the run's tool calls.
-        self.calls = [
-            _card(call, functions, known, place)
+        self.calls: list[Any] = [
+            ApprovalCard(call, place) if self.asks_approval else _card(call, functions, known, place)
             for call, place in zip(run.tool_calls, _places(run.tool_calls), strict=True)
         ]
-        self._head = FormHead(title=_title(run.tool_calls), expires_at=run.expires_at)
+        self._head = FormHead(title=_title(len(self.calls), self.asks_approval), expires_at=run.expires_at)
         self._submit = ipywidgets.Button(description="Submit", button_style="primary")
         self._submit.on_click(lambda _: self._submit_clicked())
         self._note = ipywidgets.HTML()
@@ -90,8 +97,8 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         return self._state
 
     @property
-    def outputs(self) -> dict[str, str]:
-        """The answers so far, {tool_call_id: text}."""
+    def outputs(self) -> dict[str, Any]:
+        """The answers so far, {tool_call_id: text}; {tool_call_id: True or False} where approvals are asked for."""
         return {card.call.id: card.output for card in self.calls if card.output is not None}
 
     def run_tools(self) -> None:
@@ -128,21 +135,22 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         if self._deadline is not None:
             self._deadline.cancel()
         for child in self.children:
-            _close(child)
+            close_all(child)
         super().close()
 
-    def _take(self) -> dict[str, str]:
+    def _take(self) -> dict[str, Any]:
         """The answers, and the right to submit them: whoever else asks is refused from now on."""
         with self._lock:
             if self._state != "open":
                 raise NbrunsError(f"The form can't be submitted: it is {self._state}.")
-            unanswered = [card for card in self.calls if card.output is None]
-            for card in unanswered:
-                card.say(f"{card.title} is unanswered: enter an output, or report an error.")
-            if unanswered:
-                names = ", ".join(card.title for card in unanswered)
-                words = f"Not submitted: {names} {'is' if len(unanswered) == 1 else 'are'} unanswered."
+            problems = {card.title: card.problem() for card in self.calls}
+            for card in self.calls:
+                if problems[card.title]:
+                    card.say(problems[card.title])
+            words = _not_submitted(problems)
+            if words:
                 self._say(words)
+                self._head.refused += 1  # the page goes to the first place where something is wrong
                 raise NbrunsError(words)
             self._state = "submitting"
         self._show("Submitting …")
@@ -193,12 +201,6 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             self._enter("expired", "The run has expired: its answers came too late. Start another run.")
 
 
-def _close(widget: Any) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()
-
-
 def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
     """The declared functions of the run's tools, by name."""
     declared = [tool.get("function") for tool in run.tools or () if isinstance(tool, Mapping)]
@@ -226,10 +228,18 @@ def _ordinal(number: int) -> str:
     return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
-def _title(calls: list[ToolCall]) -> str:
-    return (
-        "1 tool call waits for an answer" if len(calls) == 1 else f"{len(calls)} tool calls wait for answers"
-    )
+def _title(number: int, approvals: bool) -> str:
+    calls, wait = ("1 tool call", "waits for") if number == 1 else (f"{number} tool calls", "wait for")
+    return f"{calls} {wait} {'your approval' if approvals else 'an answer' if number == 1 else 'answers'}"
+
+
+def _not_submitted(problems: Mapping[str, str]) -> str:
+    """What is said of the problems of all calls; nothing where there are none."""
+    unanswered = [excerpt(title, 80) for title, problem in problems.items() if "unanswered" in problem]
+    wrong = [problem for problem in problems.values() if problem and "unanswered" not in problem]
+    are = "is" if len(unanswered) == 1 else "are"
+    named = [f"{', '.join(unanswered)} {are} unanswered."] if unanswered else []
+    return f"Not submitted: {' '.join(named + wrong)}" if named or wrong else ""
 
 
 def _words(error: BaseException) -> str:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import json
 from typing import Any
 
 import pytest
 
-from nbruns.widgets.fields import (
-    FIELDS,
-    MISSING,
+from nbruns.widgets.field import Asked, Field
+from nbruns.widgets.fields import FIELDS, MISSING, field_for
+from nbruns.widgets.group_fields import AlternativesField, ListField, MapField, ObjectField
+from nbruns.widgets.scalar_fields import (
     BooleanField,
     ChoiceField,
     DateField,
-    Field,
     IntegerField,
     JSONField,
     NumberField,
     TextField,
-    field_for,
 )
 
 DEFINITIONS = {
@@ -32,7 +32,6 @@ DEFINITIONS = {
         ({"type": "string"}, "x", TextField),
         ({"type": "string"}, 5, JSONField),  # the model sent something else: as JSON, not lost
         ({"type": "string", "format": "date"}, "2026-11-21", DateField),
-        ({"type": "string", "format": "date"}, "tomorrow", TextField),
         ({"type": "string", "format": "date-time"}, "2026-11-21T09:00:00Z", TextField),
         ({"type": "integer"}, 3, IntegerField),
         ({"type": "integer"}, 3.5, JSONField),
@@ -46,15 +45,23 @@ DEFINITIONS = {
         ({"const": "only"}, "only", ChoiceField),
         ({"type": ["string", "null"]}, "x", TextField),
         ({"type": ["string", "null"]}, None, TextField),
-        ({"type": ["string", "integer"]}, "x", JSONField),
+        ({"type": ["string", "integer"]}, "x", AlternativesField),
         ({"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}, 3, IntegerField),
-        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, 3, JSONField),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, 3, AlternativesField),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, [3], JSONField),
         ({"$ref": "#/$defs/Unit"}, "C", ChoiceField),
         ({"anyOf": [{"$ref": "#/$defs/Deep"}, {"type": "null"}]}, 3, IntegerField),
         ({"$ref": "#/$defs/Node"}, {}, JSONField),
         ({"$ref": "#/$defs/None"}, {}, JSONField),
         ({"$ref": "https://evil.example/schema.json"}, {}, JSONField),
-        ({"type": "array", "items": {"type": "string"}}, ["a"], JSONField),
+        ({"type": "array", "items": {"type": "string"}}, ["a"], ListField),
+        ({"type": "array", "items": {"type": "string"}}, "a", JSONField),
+        ({"type": "array"}, ["a"], JSONField),
+        ({"items": {"type": "string"}}, ["a"], ListField),
+        ({"properties": {"a": {"type": "integer"}}}, {"a": 1}, ObjectField),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, {"a": 1}, MapField),
+        ({"enum": ["x" * n for n in range(500)], "type": "string"}, "xx", TextField),
+        ({"type": "string"}, "half a pair \ud800", JSONField),
         ({"type": "object"}, {"a": 1}, JSONField),
         ({}, 1, JSONField),
         (True, 1, JSONField),
@@ -77,7 +84,7 @@ def test_the_schema_chooses_the_field_and_the_value_comes_back(
         ({"type": "integer"}, " 42 ", 42),
         ({"type": "number"}, "4e2", 400.0),
         ({"type": "number"}, "42", 42),
-        ({"type": "boolean"}, True, True),
+        ({"type": "boolean"}, 0, True),
         ({"enum": ["a", 7]}, 1, 7),
         ({"type": "string", "format": "date"}, datetime.date(2026, 11, 21), "2026-11-21"),
         ({"type": "array"}, "[1, 2]", [1, 2]),
@@ -95,10 +102,22 @@ def test_what_is_typed_is_read(schema: Any, typed: Any, value: Any) -> None:
         ({"type": "integer"}, "4.5", "not a whole number"),
         ({"type": "number"}, "many", "not a number"),
         ({"type": "number"}, "nan", "not a number"),
-        ({"type": "integer", "maximum": 3}, "4", "greater than the maximum"),
-        ({"type": "string", "pattern": "^[a-z]+$"}, "ABC", "does not match"),
-        ({"type": "array", "items": {"type": "integer"}}, '["a"]', "is not of type 'integer'"),
+        ({"type": "integer", "maximum": 3}, "4", "at most 3"),
+        ({"type": "string", "pattern": "^[a-z]+$"}, "ABC", "does not match the pattern"),
+        (
+            {"type": "array", "prefixItems": [{"type": "integer"}]},
+            '["a"]',
+            "0: This should be a whole number",
+        ),
         ({"type": "array"}, "[1, 2", "This is not JSON"),
+        ({"type": "array"}, "[" * 100_000, "nested too deeply"),
+        (
+            {"type": "string", "format": "date-time"},
+            "soon",
+            "This is no date-time, as 2026-08-26T09:30:00Z is",
+        ),
+        ({"type": "integer"}, "9" * 5_000, "not a whole number"),
+        ({"type": "number"}, "1e999", "not a number"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(schema: Any, typed: str, words: str) -> None:
@@ -114,12 +133,20 @@ def test_what_the_model_left_out_stays_left_out() -> None:
         assert field_for("x", schema).read() is MISSING
 
 
-def test_what_is_required_is_there_or_asked_for() -> None:
+def test_what_is_required_is_asked_for() -> None:
     assert field_for("x", {"type": "string"}, required=True).read() == ""
-    assert field_for("x", {"enum": ["a", "b"]}, required=True).read() == "a"
-    assert field_for("x", {"type": "boolean"}, required=True).read() is False
-    with pytest.raises(ValueError, match="required"):
-        field_for("x", {"type": "integer"}, required=True).read()
+    kinds: list[Any] = [
+        {"enum": ["a", "b"]},
+        {"type": "boolean"},
+        {"type": "integer"},
+        {"type": "number"},
+        {},
+    ]
+    for schema in [*kinds, {"type": "string", "format": "date"}]:
+        field = field_for("x", schema, required=True)
+        with pytest.raises(ValueError, match="required"):
+            field.read()
+        assert 'role="alert"' in field._note.value
 
 
 def test_an_emptied_optional_field_is_left_out() -> None:
@@ -130,8 +157,76 @@ def test_an_emptied_optional_field_is_left_out() -> None:
 
 def test_null_stays_null_where_it_is_allowed_and_is_refused_where_not() -> None:
     assert field_for("x", {"type": ["integer", "null"]}, None).read() is None
-    with pytest.raises(ValueError, match="is not of type"):
+    with pytest.raises(ValueError, match="This should be a whole number"):
         field_for("x", {"type": "integer"}, None).read()
+
+
+STRICT = {"type": ["string", "null"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "required", "shown", "value"),
+    [
+        ({"type": "string"}, MISSING, False, "not sent", MISSING),
+        ({"type": "string", "default": "C"}, MISSING, False, "default: C", MISSING),
+        ({"type": "string", "default": "C"}, "C", False, "", "C"),
+        ({"type": "string"}, "", False, "empty text", ""),
+        ({"type": "string"}, MISSING, True, "empty text", ""),
+        (STRICT, MISSING, True, "null", None),
+        (STRICT, None, True, "null", None),
+        ({**STRICT, "default": None}, MISSING, False, "default: null", MISSING),
+        ({**STRICT, "default": "x"}, None, False, "null", None),
+        ({"type": "integer", "default": 3}, MISSING, False, "default: 3", MISSING),
+        ({"type": "integer", "default": "three"}, MISSING, False, "default: three", MISSING),
+        ({"type": "object", "default": {"a": 1}}, MISSING, False, 'default: {"a": 1}', MISSING),
+    ],
+)
+def test_what_is_sent_what_is_not_and_a_default_look_different(
+    schema: Any, given: Any, required: bool, shown: str, value: Any
+) -> None:
+    field = field_for("x", schema, given, required=required)
+    assert (field.control.value or field.control.placeholder) == (shown or given)
+    assert field.read() == value and type(field.read()) is type(value)
+
+
+@pytest.mark.parametrize("kind", [{"enum": ["a", "b"]}, {"type": "boolean"}])
+def test_choices_say_what_is_sent_too(kind: Any) -> None:
+    def words(field: Field) -> str:
+        return str(field.control.label)
+
+    default = (kind.get("enum") or [True])[0]
+    assert words(field_for("x", kind)) == "not sent"
+    assert words(field_for("x", {**kind, "default": default})) == f"default: {json.dumps(default)}".replace(
+        '"', ""
+    )
+    assert words(field_for("x", kind, required=True)) == "choose …"
+    assert words(field_for("x", kind, default)) == json.dumps(default).strip('"')
+    null = field_for("x", {"anyOf": [kind, {"type": "null"}]}, None)
+    assert (words(null), null.read()) == ("null", None)
+    left_out = field_for("x", kind, default)
+    left_out.control.value = -1
+    assert left_out.read() is MISSING
+
+
+def test_an_edited_null_can_be_left_out() -> None:
+    field = field_for("x", {"type": "integer"}, None)  # what models send, though it is not allowed
+    field.control.value = "3"
+    assert field.read() == 3
+    field.control.value = ""
+    assert (field.read(), field.control.placeholder) == (MISSING, "not sent")
+
+
+def test_what_is_said_of_a_value_stands_at_its_field() -> None:
+    schema = {"type": "string", "format": "date-time", "description": "When it <b>begins</b>."}
+    field = field_for("x", schema)
+    assert "When it &lt;b&gt;begins&lt;/b&gt;. As 2026-08-26T09:30:00Z." in field._note.value
+    field.control.value = "soon"
+    with pytest.raises(ValueError):
+        field.read()
+    assert "When it" in field._note.value and "This is no date-time" in field._note.value
+    field.control.value = "2026-08-26T09:30:00+02:00"
+    assert "This is no" not in field._note.value
+    assert field.read() == "2026-08-26T09:30:00+02:00"
 
 
 def test_long_texts_get_several_lines() -> None:
@@ -146,8 +241,8 @@ def test_a_broken_schema_does_not_stand_in_the_way() -> None:
 def test_users_can_teach_it_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
     class ColourField(TextField):
         @classmethod
-        def knows(cls, schema: Any, value: Any) -> bool:
-            return bool(schema.get("format") == "colour")
+        def knows(cls, asked: Asked) -> bool:
+            return bool(asked.schema.get("format") == "colour")
 
     monkeypatch.setattr("nbruns.widgets.fields.FIELDS", [ColourField, *FIELDS])
     assert type(field_for("x", {"type": "string", "format": "colour"}, "red")) is ColourField

@@ -1,0 +1,15 @@
+"""Outside text that stays text on its way to a page and in it."""
+
+from __future__ import annotations
+
+from html import escape
+
+
+def sendable(text: str) -> str:
+    """The text without halves of surrogate pairs, which could not be sent to a page."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def plain_html(text: str) -> str:
+    """The text as HTML that is nothing but text: a page that knows TeX would set it between dollar signs."""
+    return f'<span class="mathjax_ignore tex2jax_ignore">{escape(sendable(text))}</span>'
