@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 #: Seconds between two updates of the page, at least; more where rendering takes longer. An update has some 40
 #: bytes of its own, so a slow text waits for ENOUGH deltas: not long at first, later up to LONGEST.
 PACE, ENOUGH, LONGEST = 0.05, 12, 0.9
+#: How much text there is before the notebook keeps a copy.
+FIRST_KEPT = 200
 #: Seconds between two questions whether somebody else has answered the run, and at most.
 LOOK_FIRST, LOOK_MOST = 2.0, 10.0
 #: What a form says that closes because the run needs no answers any more.
@@ -78,7 +80,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._ended = threading.Event()
         self._callbacks: list[Callable[[], object]] = []
         self._displays = SavedDisplays()
-        self._page = TranscriptView(on_cancel=self._cancel_clicked)
+        self._kept = (False, 0)  # whether the copies have the form, and how much text
+        self._page = TranscriptView(
+            copies=self._displays.mark, on_cancel=self._cancel_clicked, on_hello=self._keep
+        )
         super().__init__([self._page])
         self.add_class("nbruns-view")
         self._paint()
@@ -164,8 +169,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _ipython_display_(self, **_: object) -> None:
         with self._lock:
-            widget = {} if self._ended.is_set() else self._widget()
-            self._displays.show({**widget, **self._plain()})
+            live = not self._ended.is_set()
+            widget = self._widget() if live else {}
+            self._displays.show({**widget, **self._plain()}, copied=live)
+            self._kept = (False, 0)
 
     def _widget(self) -> dict[str, Any]:
         bundle: dict[str, Any] = ipywidgets.VBox._repr_mimebundle_(self)
@@ -275,6 +282,15 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             run = self.run
             self._page.show(self._transcript.blocks(self._snapshot, self._notes))
             self._page.cancellable = run is not None and not run.is_terminal and run.status != "cancelling"
+            self._keep()
+
+    def _keep(self) -> None:
+        """Keep the copies up with what a page shows: when a form comes or goes, and as often as the text doubles."""
+        with self._lock:
+            form, size = self._form is not None, len(self._snapshot.text)
+            if self._page.is_seen and (form != self._kept[0] or size >= max(2 * self._kept[1], FIRST_KEPT)):
+                self._kept = form, size
+                self._displays.keep(self._plain())
 
     def _end(self) -> None:
         try:

@@ -35,8 +35,16 @@ class TranscriptView(anywidget.AnyWidget):
     refusals = traitlets.Int(0).tag(sync=True)
     #: Whether the form is below: when it goes, the page stays with the transcript.
     has_form = traitlets.Bool(False).tag(sync=True)
+    #: The class of the copies that the notebook keeps, which are hidden while the view is there.
+    copies = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        copies: str = "",
+        on_cancel: Callable[[], None] | None = None,
+        on_hello: Callable[[], None] | None = None,
+    ) -> None:
         self._lock = threading.RLock()
         self._blocks: dict[str, Block] = {}
         self._ids: dict[str, int] = {}
@@ -48,8 +56,14 @@ class TranscriptView(anywidget.AnyWidget):
         self._page_listens = False
         self._offered = 0  # how long the state was when it was last sent unasked
         self._on_cancel = on_cancel
-        super().__init__()
+        self._on_hello = on_hello
+        super().__init__(copies=copies)
         self.on_msg(self._receive)
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether a page shows the view."""
+        return self._page_listens
 
     def show(self, blocks: list[Block]) -> None:
         """Make these blocks what every page shows."""
@@ -121,6 +135,8 @@ class TranscriptView(anywidget.AnyWidget):
                 self._page_listens = True
                 if content["hello"] != self._sent:
                     self.send_state("state")
+            if self._on_hello:
+                self._on_hello()
         if content.get("cancel") and self._on_cancel:
             self._on_cancel()
 

@@ -3,8 +3,8 @@
 A cell that waits holds the kernel's main thread, where the messages of widgets are handled: a click on Submit
 would be heard when the cell has ended, which waits for the click. Newer front ends send such messages to a
 subshell (a thread of the kernel for them), others do not, and ipykernel before 7 has none. So while a cell
-waits here, messages for widgets are taken from the kernel's queue and handled; all others (the next cells of
-Run All) are put back in their order when the wait is over.
+waits here, messages for widgets are taken from the kernel's queue and handled, and the questions of a page that
+is opened anew; all others (the next cells of Run All) are put back in their order when the wait is over.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 #: Seconds between two looks at what has come in.
 TURN = 0.05
+#: What is handled meanwhile: all that widgets say, and what a page asks first that is opened anew.
+NEEDED = ("comm_", "kernel_info_request")
 
 
 def wait_for(event: threading.Event, timeout: float | None = None) -> bool:
@@ -71,6 +73,14 @@ def _stream(kernel: Any) -> Any:
     return getattr(kernel, "shell_stream", None)
 
 
+def _replies(kernel: Any) -> Any:
+    """Where the kernel's main thread puts its replies."""
+    thread = getattr(kernel, "shell_channel_thread", None)
+    if thread is not None:
+        return thread.manager.get_subshell_to_shell_channel_socket(None)
+    return kernel.shell_stream
+
+
 class _Pump:
     """Takes the kernel's messages for as long as somebody waits: views that are awaited together share it."""
 
@@ -87,7 +97,7 @@ class _Pump:
         self._users += 1
         if self._users == 1:
             self._stream.on_recv(self._receive, copy=False)
-            for message in _read_ahead(self._kernel, self._is_for_widgets):
+            for message in _read_ahead(self._kernel, self._is_needed):
                 self._receive(message)
 
     def stop(self) -> bool:
@@ -106,17 +116,17 @@ class _Pump:
         self._stream.flush()
 
     def _receive(self, message: list[Any]) -> None:
-        if self._is_for_widgets(message):
+        if self._is_needed(message):
             self._handle(message)
         else:
             self._others.append(message)
 
-    def _is_for_widgets(self, frames: list[Any]) -> bool:
+    def _is_needed(self, frames: list[Any]) -> bool:
         if len(frames) < 2:  # the kernel's word to itself that cells may run again
             return False
         session = self._kernel.session
         _, (_signature, header, *_) = session.feed_identities(frames, copy=False)
-        return str(session.unpack(header.bytes)["msg_type"]).startswith("comm_")
+        return str(session.unpack(header.bytes)["msg_type"]).startswith(NEEDED)
 
     def _handle(self, frames: list[Any]) -> None:
         """What the kernel does with a message, but at once; then the waiting cell's output is its own again."""
@@ -126,7 +136,10 @@ class _Pump:
         kernel.set_parent(idents, message, channel="shell")
         kernel._publish_status("busy", "shell")
         try:
-            kernel.shell_handlers[message["header"]["msg_type"]](self._stream, idents, message)
+            handled = kernel.shell_handlers[message["header"]["msg_type"]](_replies(kernel), idents, message)
+            if inspect.iscoroutine(handled):  # that of kernel_info_request, which waits for nothing
+                with contextlib.suppress(StopIteration):
+                    handled.send(None)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

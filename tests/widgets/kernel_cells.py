@@ -74,7 +74,11 @@ class Cells:
 
     def click(self, widget: str) -> str:
         """Click a button."""
-        return self._send(widget, {"method": "custom", "content": {"event": "click"}})
+        return self.say(widget, {"event": "click"})
+
+    def say(self, widget: str, content: dict[str, Any]) -> str:
+        """Send a widget's own message."""
+        return self._send(widget, {"method": "custom", "content": content})
 
     def _send(self, widget: str, data: dict[str, Any]) -> str:
         message = self.client.session.msg("comm_msg", {"comm_id": widget, "data": data})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kernel_cells import Cells, kernel
@@ -39,6 +40,12 @@ def asked(cells: Cells, request: pytest.FixtureRequest) -> tuple[Cells, str, str
     return cells, output, submit
 
 
+def updates_of(cells: Cells, shown: dict[str, Any]) -> list[dict[str, Any]]:
+    """What has been put in the place of something that is displayed."""
+    updates = [m for m in cells.messages if m["msg_type"] == "update_display_data"]
+    return [m for m in updates if m["content"]["transient"] == shown["content"]["transient"]]
+
+
 def test_the_form_can_be_answered_while_a_cell_waits(asked: tuple[Cells, str, str]) -> None:
     cells, output, submit = asked
     waiting = cells.start("print('waits'); print(view.wait(20).status)")
@@ -59,17 +66,43 @@ def test_the_waiting_cell_shows_the_view_and_holds_html_before_it_ends(asked: tu
     cells.set(output, value="sunny")
     cells.click(submit)
     cells.until_idle(waiting)
-    (shown,) = cells.of(waiting, "display_data")
+    shown, room = cells.of(waiting, "display_data")
     assert "application/vnd.jupyter.widget-view+json" in shown["content"]["data"]
-    updates = [m for m in cells.messages if m["msg_type"] == "update_display_data"]
-    updates = [m for m in updates if m["content"]["transient"] == shown["content"]["transient"]]
-    (replaced,) = updates
+    (replaced,) = updates_of(cells, shown)
     assert set(replaced["content"]["data"]) == {"text/plain", "text/html"}
     assert "while the run was going on" in shown["content"]["data"]["text/html"]
     assert "while the run was going on" not in replaced["content"]["data"]["text/html"]
     assert "It is 12 degrees." in replaced["content"]["data"]["text/html"]
-    (over,) = cells.of(waiting, "stream")
+    over, *_ = cells.of(waiting, "stream")
     assert cells.messages.index(replaced) < cells.messages.index(over)
+    assert room["content"]["data"] == updates_of(cells, room)[-1]["content"]["data"] == {}
+
+
+def test_a_copy_is_kept_for_the_time_when_the_kernel_is_gone(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    cells.run("view")
+    _, room = [m for m in cells.messages if m["msg_type"] == "display_data"][-2:]
+    cells.until_idle(cells.say(cells.run("print(view._page.model_id)").strip(), {"hello": -1}))
+    cells.run("pass")
+    kept = updates_of(cells, room)[-1]["content"]["data"]["text/html"]
+    assert 'class="nbruns-copy nbruns-copy-' in kept
+    assert "get_weather" in kept and "while the run was going on" in kept
+    cells.set(output, value="sunny")
+    cells.click(submit)
+    cells.run("view.wait(20)")
+    assert updates_of(cells, room)[-1]["content"]["data"] == {}
+
+
+def test_a_page_that_is_opened_anew_is_answered_while_a_cell_waits(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    waiting = cells.start("print('waits'); view.wait(20)")
+    cells.until(lambda: "waits" in cells.printed(waiting), "the cell to wait")
+    assert cells.client.kernel_info(reply=True, timeout=10)["content"]["status"] == "ok"
+    cells.client.comm_info(reply=True, timeout=10)
+    cells.set(output, value="sunny")
+    cells.click(submit)
+    cells.until_idle(waiting)
+    assert cells.of(waiting, "error") == []
 
 
 def test_a_view_that_is_shown_already_is_not_shown_again(asked: tuple[Cells, str, str]) -> None:
@@ -79,7 +112,7 @@ def test_a_view_that_is_shown_already_is_not_shown_again(asked: tuple[Cells, str
     cells.set(output, value="sunny")
     cells.click(submit)
     cells.until_idle(waiting)
-    assert len(cells.of(showing, "display_data")) == 1
+    assert len(cells.of(showing, "display_data")) == 2  # the view, and room for its copy
     (shown,) = cells.of(waiting, "display_data")
     assert set(shown["content"]["data"]) == {
         "text/plain",

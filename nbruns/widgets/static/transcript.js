@@ -179,6 +179,14 @@ class View {
   }
 }
 
+// The notebook keeps a copy for the time when the kernel is gone: hidden while there is a live view.
+function hideCopies(mark) {
+  const style = document.createElement("style");
+  style.textContent = mark && `.${mark}, .jp-OutputArea-child:has(.${mark}) { display: none; }`;
+  document.head.append(style);
+  return () => style.remove();
+}
+
 // A form that goes takes its height with it, and the reader who has just submitted it would look at nothing.
 function stayWhenFormGoes(model, el) {
   const stay = () => {
@@ -311,12 +319,12 @@ export default () => {
     },
     render({ model, el }) {
       const view = new View(store, el);
-      const stop = stayWhenFormGoes(model, el);
+      const ends = [stayWhenFormGoes(model, el), hideCopies(model.get("copies"))];
       store.views.add(view);
       const clock = setInterval(() => view.tick(), 1000);
       return () => {
         clearInterval(clock);
-        stop();
+        ends.forEach((end) => end());
         store.views.delete(view);
       };
     },
