@@ -1,4 +1,4 @@
-"""`nbruns serve | stop | lab | demo`: each command's arguments, and what they set off."""
+"""`nbruns serve | stop | lab | demo`: each command's manual, and what it sets off."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from nbruns import __version__
 from nbruns.errors import NbrunsError, SetupError
 from nbruns.local_server import data_folder, local, server_of, serving, tell_address, token_of
+from nbruns.server.logs import FORMATS, LEVELS, configure
 from nbruns.server.serve import DEFAULT_PORT
 
 _TOUR = Path("notebooks/01_tour.ipynb")
+#: Where the upstream's key is looked for, in this order.
+_KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,94 +40,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="nbruns", description="Runs of the Assistants API, on your own machine.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"nbruns {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="serve | stop | lab | demo")
-
-    serve = commands.add_parser(
-        "serve",
-        allow_abbrev=False,
-        help="serve the Assistants API from this machine",
-        description="Serve the Assistants API from this machine, over the models demo and smollm2, GGUF files, and any "
-        "Chat Completions or Responses endpoint. Programs written for the API reach it by its base URL, which is "
-        "printed.",
-    )
-    serve.set_defaults(command=_serve)
-    _add_data(serve)
-    serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
-    )
-    serve.add_argument(
-        "--port",
-        type=int,
-        default=DEFAULT_PORT,
-        help="port to listen at (default: %(default)s; 0: any free one)",
-    )
-    serve.add_argument(
-        "--database-url", metavar="URL", help="a database other than the folder's SQLite file: postgresql://…"
-    )
-    serve.add_argument("--no-token", action="store_true", help="let in whoever reaches the port")
-    serve.add_argument(
-        "--idle-timeout", type=float, metavar="SECONDS", help="end when nobody has asked for so long"
-    )
-    serve.add_argument(
-        "--model",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="a GGUF file to serve as NAME; repeatable",
-    )
-    serve.add_argument(
-        "--upstream",
-        metavar="URL",
-        help="Chat Completions or Responses endpoint for all other model names; its key is "
-        "NBRUNS_UPSTREAM_API_KEY or OPENAI_API_KEY in the environment",
-    )
-    serve.add_argument(
-        "--upstream-api",
-        metavar="chat|responses",
-        default=os.environ.get("NBRUNS_UPSTREAM_API") or None,
-        help="the endpoint to ask (default: NBRUNS_UPSTREAM_API, or found out for each model: chat where it is there)",
-    )
-
-    stop = commands.add_parser(
-        "stop",
-        allow_abbrev=False,
-        help="end the server that serves a data folder",
-        description="End the server that serves a data folder, whoever started it. Its runs go on with the next start.",
-    )
-    stop.set_defaults(command=_stop)
-    _add_data(stop)
-
-    lab = commands.add_parser(
-        "lab",
-        allow_abbrev=False,
-        help="open the tour in JupyterLab",
-        description="Open a notebook in JupyterLab, with the local server running.",
-    )
-    lab.set_defaults(command=_lab)
-    _add_data(lab)
-    lab.add_argument(
-        "notebook", nargs="?", type=Path, default=_TOUR, help="notebook or folder (default: %(default)s)"
-    )
-
-    demo = commands.add_parser(
-        "demo",
-        allow_abbrev=False,
-        help="one run of each model, in the terminal",
-        description="Run each model that is "
-        "here once, with a tool call answered by a Python function, and tabulate the runs.",
-    )
-    demo.set_defaults(command=_demo)
-    _add_data(demo)
+    commands = parser.add_subparsers(required=True, metavar=" | ".join(_COMMANDS))
+    for name, manual in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            allow_abbrev=False,
+            help=manual.summary,
+            description=manual.description,
+            epilog=manual.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(command=manual.run)
+        for title, options in manual.options.items():
+            group = command.add_argument_group(title)
+            for option, about in options.items():
+                group.add_argument(option, **about)
     return parser
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help="where the database, token and log are kept (default: NBRUNS_DATA, or the user's data folder)",
-    )
 
 
 def _serve(asked: argparse.Namespace) -> int:
@@ -131,6 +64,8 @@ def _serve(asked: argparse.Namespace) -> int:
 
     folder = data_folder(asked.data)
     _check(asked)
+    token = None if asked.no_token else token_of(folder)
+    configure(asked.log_format, asked.log_level, _secrets(asked, token))
     with serving(folder) as address:
 
         def tell(url: str) -> None:
@@ -145,7 +80,8 @@ def _serve(asked: argparse.Namespace) -> int:
             host=asked.host,
             port=asked.port,
             database_url=asked.database_url or f"sqlite:///{folder / 'nbruns.sqlite'}",
-            token=None if asked.no_token else token_of(folder),
+            token=token,
+            allowed_hosts=asked.allow_host,
             idle_timeout=asked.idle_timeout,
             on_ready=tell,
             models=Models(
@@ -155,6 +91,12 @@ def _serve(asked: argparse.Namespace) -> int:
             ),
         )
     return 0
+
+
+def _secrets(asked: argparse.Namespace, token: str | None) -> list[str | None]:
+    """What is never to be in the log, though a library may write it there."""
+    in_urls = [urlsplit(url).password for url in (asked.database_url, asked.upstream) if url]
+    return [token, *map(os.environ.get, _KEYS), *in_urls]
 
 
 def _stop(asked: argparse.Namespace) -> int:
@@ -223,3 +165,166 @@ def _demo(asked: argparse.Namespace) -> int:
         demonstrate(client)
     print("\nNext: `make lab` opens the tour in JupyterLab, against this same server.")
     return 0
+
+
+class _Manual(NamedTuple):
+    """What `--help` tells of a command, and what the command does."""
+
+    run: Callable[[argparse.Namespace], int]
+    summary: str
+    description: str
+    #: By the title of their group, what argparse is told of each option.
+    options: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    epilog: str = ""
+
+
+_DATA: dict[str, dict[str, Any]] = {
+    "--data": {
+        "type": Path,
+        "metavar": "FOLDER",
+        "help": "where the database, token and log are kept (default: NBRUNS_DATA, or the user's data folder)",
+    }
+}
+_SERVE: dict[str, dict[str, dict[str, Any]]] = {
+    "where": {
+        **_DATA,
+        "--database-url": {
+            "metavar": "URL",
+            "default": os.environ.get("NBRUNS_DATABASE_URL") or None,
+            "help": "a database other than the folder's SQLite file: sqlite:///FILE or postgresql://USER@HOST/NAME; "
+            "servers on one PostgreSQL share the work (default: NBRUNS_DATABASE_URL, or the file)",
+        },
+        "--host": {
+            "default": "127.0.0.1",
+            "help": "address to listen at (default: %(default)s, this machine only; 0.0.0.0: whoever reaches it)",
+        },
+        "--port": {
+            "type": int,
+            "default": DEFAULT_PORT,
+            "help": "port to listen at (default: %(default)s; 0: any free one)",
+        },
+    },
+    "what answers": {
+        "--model": {
+            "action": "append",
+            "default": [],
+            "metavar": "NAME=FILE",
+            "help": "a GGUF file to serve as NAME, besides demo and smollm2; repeatable",
+        },
+        "--upstream": {
+            "metavar": "URL",
+            "help": "Chat Completions or Responses endpoint for all other model names, such as https://…/v1; its key "
+            "comes from the environment",
+        },
+        "--upstream-api": {
+            "metavar": "chat|responses",
+            "default": os.environ.get("NBRUNS_UPSTREAM_API") or None,
+            "help": "the endpoint to ask (default: NBRUNS_UPSTREAM_API, or found out for each model: chat where it is "
+            "there)",
+        },
+    },
+    "who may ask": {
+        "--no-token": {
+            "action": "store_true",
+            "help": "let in whoever reaches the port (default: ask for the token)",
+        },
+        "--allow-host": {
+            "action": "append",
+            "default": [],
+            "metavar": "NAME",
+            "help": "another name that requests may come by, such as a proxy's public one; repeatable (default: this "
+            "machine's own names, and any name with a --host that others reach)",
+        },
+    },
+    "how long, and what is told": {
+        "--idle-timeout": {
+            "type": float,
+            "metavar": "SECONDS",
+            "help": "end when nobody has asked and no run was active for so long (default: never)",
+        },
+        "--log-format": {
+            "choices": [*FORMATS],
+            "metavar": "|".join(FORMATS),
+            "default": "text",
+            "help": "the log on stderr as lines for people, or as lines of JSON (default: %(default)s)",
+        },
+        "--log-level": {
+            "choices": [*LEVELS],
+            "metavar": "|".join(LEVELS),
+            "default": "info",
+            "help": "the least that is logged; requests are info (default: %(default)s)",
+        },
+    },
+}
+_SERVE_EPILOG = f"""\
+environment:
+  NBRUNS_DATA              the folder, where --data names none
+  NBRUNS_DATABASE_URL      the database, where --database-url names none: other users of the machine see the
+                           arguments of its programs, and the URL may hold a password
+  NBRUNS_UPSTREAM_API_KEY  the upstream's key; else OPENAI_API_KEY. It stays in the server
+  NBRUNS_UPSTREAM_API      chat or responses, where --upstream-api names none
+
+examples:
+  nbruns serve
+      the models demo and smollm2, on http://127.0.0.1:{DEFAULT_PORT}/v1
+  NBRUNS_UPSTREAM_API_KEY=… nbruns serve --upstream https://api.openai.com/v1
+      every model that the upstream has
+  nbruns serve --model tiny=models/tiny.gguf --port 0
+      a model from a file, on any free port
+  nbruns serve --host 0.0.0.0 --allow-host runs.example.org --log-format json
+      for other machines, behind a proxy of that name
+  OPENAI_BASE_URL=http://127.0.0.1:{DEFAULT_PORT}/v1 OPENAI_API_KEY="$(cat FOLDER/token)" python your_program.py
+      a program that was written for the original
+
+API: the assistants, threads, messages, runs and steps of the Assistants API, with their streams. Besides:
+  GET /health          {{"status": "ok"}} while it serves; needs no token
+  GET /openapi.json    the API as this server has it; needs no token
+  GET /v1/threads      all threads
+  GET /v1/runs         all runs, by thread_id, assistant_id, model and status
+  GET /v1/threads/THREAD/runs/RUN/stream
+                       the stream of a run that exists, behind the event that Last-Event-ID names
+
+signals: SIGTERM and SIGINT end it in order: open streams are closed, runs that are not over are left off where
+they are and go on with the next start. Killed at any moment, it does the same.
+
+exit codes: 0 ended as it was told; 1 something on this machine is wrong, and a line on stderr says what and how to
+mend it; 2 the arguments were not understood; 130 interrupted before it served.
+"""
+_COMMANDS = {
+    "serve": _Manual(
+        _serve,
+        "serve the Assistants API from this machine",
+        "Serve the Assistants API from this machine, over the models demo and smollm2, GGUF files, and any Chat\n"
+        "Completions or Responses endpoint. Programs written for the API reach it by its base URL, which is printed.",
+        _SERVE,
+        _SERVE_EPILOG,
+    ),
+    "stop": _Manual(
+        _stop,
+        "end the server that serves a data folder",
+        "End the server that serves a data folder, whoever started it. Its runs go on with the next start.",
+        {"where": _DATA},
+    ),
+    "lab": _Manual(
+        _lab,
+        "open the tour in JupyterLab",
+        "Open a notebook in JupyterLab, with the local server running.",
+        {
+            "where": {
+                **_DATA,
+                "notebook": {
+                    "nargs": "?",
+                    "type": Path,
+                    "default": _TOUR,
+                    "help": "notebook or folder (default: %(default)s)",
+                },
+            }
+        },
+    ),
+    "demo": _Manual(
+        _demo,
+        "one run of each model, in the terminal",
+        "Run each model that is here once, with a tool call answered by a Python function, and tabulate the runs.",
+        {"where": _DATA},
+    ),
+}

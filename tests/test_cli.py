@@ -25,7 +25,10 @@ OPTIONS = {
         "--port",
         "--database-url",
         "--no-token",
+        "--allow-host",
         "--idle-timeout",
+        "--log-format",
+        "--log-level",
         "--model",
         "--upstream",
         "--upstream-api",
@@ -52,13 +55,16 @@ def not_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @contextlib.contextmanager
-def served(folder: Path, *options: object) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+def served(
+    folder: Path, *options: object, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """`nbruns serve`, once it has said where; gives the process, the base URL, and what it said."""
     process = subprocess.Popen(
         command("serve", "--data", folder, "--port", 0, *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **environment},
     )
     try:
         assert process.stdout is not None and process.stderr is not None
@@ -87,6 +93,21 @@ def test_help_tells_of_every_option(name: str) -> None:
     }
     assert listed == {*OPTIONS[name]}
     assert set(re.findall(r"^  (--\w[\w-]*)", done.stdout, re.MULTILINE)) <= listed
+
+
+def test_the_manual_tells_of_every_default_environment_variable_and_exit_code() -> None:
+    told = run("serve", "--help", COLUMNS="200").stdout
+    options = re.split(
+        r"^  (?=--)", told.partition("where:")[2].partition("environment:")[0], flags=re.MULTILINE
+    )[1:]
+    without = [option.split()[0] for option in options if "default: " not in option]
+    assert without == ["--model", "--upstream"]  # there is none unless it is named
+    source = "".join(path.read_text() for path in Path(nbruns.__file__).parent.rglob("*.py"))
+    clients_and_tests = {"NBRUNS_BASE_URL", "NBRUNS_API_KEY"}
+    assert {*re.findall(r"\bNBRUNS_[A-Z_]+\b", source)} - clients_and_tests <= {
+        *re.findall(r"\bNBRUNS_[A-Z_]+", told)
+    }
+    assert all(f"{code} " in told.partition("exit codes:")[2] for code in (0, 1, 2, 130))
 
 
 def test_help_tells_of_every_command() -> None:
@@ -142,6 +163,52 @@ def test_the_token_is_in_no_output(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=30)
         assert token not in said + out + err
         assert [path.name for path in tmp_path.iterdir() if token.encode() in path.read_bytes()] == ["token"]
+
+
+def test_the_log_is_lines_of_json_and_has_no_secret(tmp_path: Path) -> None:
+    upstream = "http://somebody:in-the-url@127.0.0.1:1/v1"
+    secrets = {"NBRUNS_UPSTREAM_API_KEY": "sk-upstream-key", "OPENAI_API_KEY": "sk-other-key"}
+    options = ("--log-format", "json", "--upstream", upstream)
+    with served(tmp_path, *options, **secrets) as (process, url, said):
+        token = (tmp_path / "token").read_text()
+        client = nbruns.Client(url, token)
+        assistant = client.assistants.create(model="gpt-none", instructions="private instructions")
+        thread = client.threads.create("private question")
+        run = client.runs.wait(
+            client.runs.create(thread, assistant, metadata={"k": "private label"}), timeout=60
+        )
+        assert run.status == "failed"  # there is no such upstream
+        requests.get(
+            f"{url}/threads/{token}?key={token}", headers={"Authorization": f"Bearer {token}"}, timeout=10
+        )
+        process.terminate()
+        err = process.communicate(timeout=30)[1]
+    lines = [json.loads(line) for line in err.splitlines()]
+    created = next(line for line in lines if line.get("method") == "POST" and line["path"].endswith("/runs"))
+    assert (created["run_id"], created["status"]) == (run.id, 200)
+    assert {"time", "level", "ms", "request_id"} <= created.keys()
+    for secret in (token, "in-the-url", "private", *secrets.values()):
+        assert secret not in said + err
+
+
+def test_a_log_level_leaves_requests_out(tmp_path: Path) -> None:
+    with served(tmp_path, "--log-level", "warning") as (process, url, _):
+        assert requests.get(f"{url}/threads", timeout=10).status_code == 401
+        process.terminate()
+        assert process.communicate(timeout=30)[1] == ""
+
+
+def test_the_database_can_be_named_in_the_environment(tmp_path: Path) -> None:
+    with served(tmp_path, NBRUNS_DATABASE_URL=f"sqlite:///{tmp_path / 'other.sqlite'}"):
+        assert (tmp_path / "other.sqlite").exists() and not (tmp_path / "nbruns.sqlite").exists()
+
+
+def test_a_server_answers_to_its_own_name_and_to_those_that_it_is_told(tmp_path: Path) -> None:
+    with served(tmp_path, "--allow-host", "Runs.example.org") as (_, url, _):
+        health = url.removesuffix("v1") + "health"
+        for host, status in (("runs.example.org", 200), ("runs.example.org:443", 200), ("evil.example", 403)):
+            assert requests.get(health, headers={"Host": host}, timeout=10).status_code == status
+        assert requests.get(health, timeout=10).status_code == 200
 
 
 def test_without_a_token_whoever_reaches_the_port_is_let_in(tmp_path: Path) -> None:
