@@ -200,7 +200,8 @@ def _joined(folder: Path) -> LocalServer | None:
 
 def _started(folder: Path, idle_timeout: float) -> LocalServer:
     command = [sys.executable, "-m", "nbruns", "serve", "--data", str(folder), "--port", "0"]
-    command += ["--idle-timeout", str(idle_timeout)]
+    # Its log is a file that nobody empties, so it says only what goes wrong.
+    command += ["--idle-timeout", str(idle_timeout), "--log-level", "warning"]
     # A session of its own: a kernel's restart ends the kernel's processes, and this one is to stay.
     own = {"creationflags": 0x00000008} if sys.platform == "win32" else {"start_new_session": True}
     with open(folder / "server.log", "wb", opener=_private) as log:
