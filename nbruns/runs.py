@@ -6,7 +6,7 @@ Source of the operations: the OpenAPI description of the Assistants API.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import chain
@@ -293,26 +293,35 @@ class Runs(Resource):
         )
 
     def _submit(self, run: RunArg, body: JSON, thread: ThreadArg | None) -> Run:
-        path, check = self._submission(run, body, thread)
+        place = place_of("runs", run, thread)
+        path, check = path_of(*place, "submit_tool_outputs"), self._taken(place, _answered(body))
         return Run(self._transport.request("POST", path, json=body, check=check).payload)
 
     def _submit_stream(
         self, run: RunArg, body: JSON, thread: ThreadArg | None, snapshot: RunSnapshot | None
     ) -> RunStream:
-        path, check = self._submission(run, body, thread)
+        place, answered = place_of("runs", run, thread), _answered(body)
+        path, check = path_of(*place, "submit_tool_outputs"), self._taken(place, answered)
         opened = self._transport.open_stream("POST", path, json=body | {"stream": True}, check=check)
-        return RunStream(self._transport, opened, snapshot=snapshot)
+        return RunStream(
+            self._transport, opened, snapshot=snapshot, check=lambda: self._get(*place), answered=answered
+        )
 
-    def _submission(self, run: RunArg, body: JSON, thread: ThreadArg | None) -> tuple[str, Check]:
-        place = place_of("runs", run, thread)
-        answered = {answer.get("tool_call_id") for answers in body.values() for answer in answers}
+    def _taken(self, place: tuple[str, ...], answered: Collection[str]) -> Check:
+        """Asks whether the answers to these calls have arrived: then the run no longer waits for them."""
 
         def taken() -> JSON | None:
             now = Run(self._get(*place))
-            waits = now.status == "requires_action" and answered & {call.id for call in now.tool_calls}
+            waits = now.status == "requires_action" and not {call.id for call in now.tool_calls}.isdisjoint(
+                answered
+            )
             return None if waits else now.to_dict()
 
-        return path_of(*place, "submit_tool_outputs"), taken
+        return taken
+
+
+def _answered(body: JSON) -> set[str]:
+    return {str(answer.get("tool_call_id")) for answers in body.values() for answer in answers}
 
 
 def _runs_of(frame: pd.DataFrame) -> list[Run]:

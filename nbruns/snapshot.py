@@ -37,6 +37,8 @@ class RunSnapshot:
         self._steps: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
         self._read: dict[str, Any] = {}  # what the properties have built since the last event
+        #: The id of the last event, where the server numbers them: a broken stream is rejoined behind it.
+        self.last_event_id: str | None = None
         #: The payload of an `error` event, if one came.
         self.error: JSON | None = None
         #: Events whose name or shape is not known; they change nothing.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -54,14 +54,15 @@ class RunStream:
         *,
         snapshot: RunSnapshot | None = None,
         check: Check | None = None,
+        answered: Collection[str] = (),
     ) -> None:
         """`opened` is an event stream's response, or the JSON of a run to follow without one; `check` finds the run
-        whose stream drops before it names one."""
+        whose stream drops before it names one; `answered` are tool calls for which it is no end to be asked."""
         self.snapshot = snapshot or RunSnapshot()
+        self._answered = frozenset(answered)
         self._transport = transport
         self._response = opened if isinstance(opened, requests.Response) else None
         self._check = check
-        self._last_id: str | None = None
         self._ended = False
         self._closed = False
         if not isinstance(opened, requests.Response):
@@ -124,14 +125,14 @@ class RunStream:
         """The events of one connection; sets `_ended` when the run has told its end."""
         try:
             for received in iter_events(iter_chunks(response)):
-                self._last_id = received.id or self._last_id
+                self.snapshot.last_event_id = received.id or self.snapshot.last_event_id
                 name, payload = _named(received)
                 if name == "done":
                     return
                 self.snapshot.apply(name, payload)
                 # Not for good: a stream that is joined late passes an answered requires_action.
                 if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
-                    self._ended = name in _ENDS
+                    self._ended = self._is_end(name, payload)
                 yield Event(name, parse_object(payload), received.id)
         except (errors.ConnectionError, errors.TimeoutError):
             if not self._ended:
@@ -162,13 +163,24 @@ class RunStream:
         if not self._ended and not self._closed:
             yield from self._ask(run, damage)
 
+    def _is_end(self, name: str, payload: JSON) -> bool:
+        asked = {call.id for call in Run(payload).tool_calls} if self._answered else set()
+        return name in _ENDS and not asked & self._answered
+
     def _found(self) -> Run | None:
-        known = self._check() if self._check else None
+        """The run of a stream that has not named it: its thread is new, or there is a check that looks for it."""
+        if self._check:
+            known = self._check()
+        elif self.snapshot.thread:
+            path = path_of("threads", self.snapshot.thread.id, "runs")
+            known = next(iter_pages(self._transport, path, {}, 1), None)
+        else:
+            known = None
         return None if known is None else Run(known)
 
     def _rejoin(self, run: Run) -> Iterator[Event]:
         path = path_of("threads", run.thread_id, "runs", run.id, "stream")
-        opened = self._transport.open_stream("GET", path, last_event_id=self._last_id)
+        opened = self._transport.open_stream("GET", path, last_event_id=self.snapshot.last_event_id)
         assert isinstance(opened, requests.Response)  # without a check there is no other answer
         self._response = opened
         return self._read(opened)
@@ -184,7 +196,7 @@ class RunStream:
             except (errors.ConnectionError, errors.TimeoutError, errors.ServerError) as error:
                 damage = error
                 payload = {}
-            if f"thread.run.{payload.get('status')}" in _ENDS:
+            if self._is_end(f"thread.run.{payload.get('status')}", payload):
                 yield from self._told(run, payload)
                 return
             if time.monotonic() - heard > CARRY_ON_DEADLINE:

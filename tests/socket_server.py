@@ -19,8 +19,8 @@ class Received(NamedTuple):
     body: Any
 
 
-#: Answers one request on its socket; when it returns, the connection is closed.
-Answer = Callable[[socket.socket, Received], None]
+#: Answers one request on its socket; when it returns, the connection is closed, unless it returns True.
+Answer = Callable[[socket.socket, Received], bool | None]
 
 
 class SocketServer:
@@ -57,15 +57,20 @@ class SocketServer:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
-            request = _read(connection)
-            if request is None:
-                return
-            self.received.append(request)
-            answer = self._answers[min(len(self.received), len(self._answers)) - 1]
             try:
-                answer(connection, request)
+                while self._answered(connection):
+                    pass
             except OSError:
                 pass  # the client has hung up, which some tests are about
+
+    def _answered(self, connection: socket.socket) -> bool:
+        """Answer one request; whether the connection stays open for another."""
+        request = _read(connection)
+        if request is None:
+            return False
+        self.received.append(request)
+        answer = self._answers[min(len(self.received), len(self._answers)) - 1]
+        return answer(connection, request) is True
 
 
 def _read(connection: socket.socket) -> Received | None:
@@ -85,7 +90,7 @@ def _read(connection: socket.socket) -> Received | None:
 
 
 def answer(payload: object = None, status: int = 200, *, body: bytes | None = None, **headers: str) -> Answer:
-    """A whole answer: `payload` as JSON, or `body` as it is."""
+    """A whole answer: `payload` as JSON, or `body` as it is. `Connection="keep-alive"` keeps the connection open."""
     content = json.dumps(payload).encode() if body is None else body
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     lines = {
@@ -95,8 +100,9 @@ def answer(payload: object = None, status: int = 200, *, body: bytes | None = No
         **given,
     }
 
-    def send(connection: socket.socket, request: Received) -> None:
+    def send(connection: socket.socket, request: Received) -> bool:
         connection.sendall(_head(status, lines) + content)
+        return lines["Connection"] == "keep-alive"
 
     return send
 

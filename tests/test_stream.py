@@ -70,8 +70,8 @@ class KeptRun:
     def __init__(self, body: bytes, cut: int, rejoins: bool) -> None:
         self.body, self.cut, self.rejoins = body, cut, rejoins
 
-    def __call__(self, connection: socket.socket, request: Received) -> None:
-        self._answer_to(request)(connection, request)
+    def __call__(self, connection: socket.socket, request: Received) -> bool | None:
+        return self._answer_to(request)(connection, request)  # type: ignore[no-any-return]
 
     def _answer_to(self, request: Received) -> Any:
         path = request.path.partition("?")[0].removeprefix("/v1/threads/thread_1/")
@@ -86,7 +86,8 @@ class KeptRun:
             "runs/run_1/steps": {"data": [LAST["step_1"]], "has_more": False},
             "messages": {"data": [LAST["msg_1"]], "has_more": False},
         }
-        return answer(answers[path]) if path in answers else answer({"error": {"message": "no"}}, 404)
+        known = answers.get(path, {"error": {"message": "no"}})
+        return answer(known, 200 if path in answers else 404, Connection="keep-alive")
 
 
 def create(server: SocketServer, **options: Any) -> RunStream:
@@ -179,11 +180,14 @@ def test_cut_after_any_byte_the_snapshot_is_that_of_the_whole(
     body = NUMBERED if rejoins else BODY
     with SocketServer(stream([body])) as server, create(server) as whole:
         whole.until_done()
-    for cut in range(len(body)):
-        with SocketServer(KeptRun(body, cut, rejoins)) as server, create(server) as events:
-            text = "".join(events.text_deltas())
-        assert state(events) == state(whole), f"cut after {cut} bytes: {body[:cut][-40:]!r}"
-        assert text == "Hé you", f"cut after {cut} bytes"
+    run = KeptRun(body, 0, rejoins)
+    with SocketServer(run) as server:
+        client = Client(f"{server.url}/v1", timeout=5.0, max_retries=0)
+        for run.cut in range(len(body)):
+            with client.runs.create_stream("thread_1", "asst_1") as events:
+                text = "".join(events.text_deltas())
+            assert state(events) == state(whole), f"cut after {run.cut} bytes: {body[: run.cut][-40:]!r}"
+            assert text == "Hé you", f"cut after {run.cut} bytes"
 
 
 def test_an_error_in_mid_stream_leads_to_what_became_of_the_run() -> None:
@@ -278,4 +282,40 @@ def test_following_a_run_that_exists() -> None:
         client = Client(f"{server.url}/v1")
         with client.runs.retrieve_stream("run_1", "thread_1") as events:
             events.until_done()
+    assert events.snapshot.text == "Hé you"
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+ASKING = {
+    **RUN,
+    "status": "requires_action",
+    "required_action": {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [CALL]}},
+}
+
+
+@pytest.mark.parametrize("rejoins", [True, False], ids=["rejoining", "asking"])
+def test_a_submission_whose_stream_drops_at_once_goes_on_behind_the_question(
+    rejoins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has named the run, no snapshot was given, and the server still shows the call that is answered."""
+    monkeypatch.setattr(stream_module, "_POLL_FIRST", 0.001)
+    missing = answer({"error": {"message": "no"}}, 404)
+    asked = wire([("thread.run.requires_action", ASKING)], 1)
+    of_run = {"data": [LAST["step_1"]], "has_more": False}, {"data": [LAST["msg_1"]], "has_more": False}
+    rejoined = [stream([asked]), stream([wire(EVENTS, 2), DONE_EVENT])]
+    polled = [missing, answer(ASKING), answer(ASKING), answer(DONE), *map(answer, of_run)]
+    with SocketServer(stream([]), answer(ASKING), *(rejoined if rejoins else polled)) as server:
+        client = Client(f"{server.url}/v1", max_retries=0)
+        with client.runs.submit_tool_outputs_stream("run_1", {"call_1": "x"}, "thread_1") as events:
+            assert events.until_done().status == "completed"
+    assert events.snapshot.text == "Hé you"
+
+
+def test_a_new_threads_run_is_found_by_its_thread() -> None:
+    created = wire([("thread.created", {"id": "thread_1", "object": "thread"})])
+    run = KeptRun(created, len(created), True)
+    with SocketServer(run) as server:
+        client = Client(f"{server.url}/v1", max_retries=0)
+        with client.threads.create_and_run_stream("asst_1", "Hello") as events:
+            assert events.until_done().status == "completed"
     assert events.snapshot.text == "Hé you"
