@@ -40,6 +40,7 @@ _MODULES = {
     "stream": ("RunStream",),
     "tools": ("tool",),
     "widgets.run_view": ("RunView",),
+    "widgets.runs_table": ("RunsTable",),
     "widgets.tool_outputs_form": ("ToolOutputsForm",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from nbruns.stream import RunStream as RunStream
     from nbruns.tools import tool as tool
     from nbruns.widgets.run_view import RunView as RunView
+    from nbruns.widgets.runs_table import RunsTable as RunsTable
     from nbruns.widgets.tool_outputs_form import ToolOutputsForm as ToolOutputsForm
 
 

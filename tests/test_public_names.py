@@ -13,7 +13,7 @@ import nbruns
 from nbruns import errors
 
 NAMES = {
-    *("Client", "local", "tool", "RunStream", "RunView", "ToolOutputsForm"),
+    *("Client", "local", "tool", "RunStream", "RunView", "RunsTable", "ToolOutputsForm"),
     *("runs_frame", "steps_frame", "messages_frame"),
 }
 ERRORS = {

@@ -1,6 +1,6 @@
 """A made-up history: the assistants, threads, messages, runs and steps that a small company would have had.
 
-The same seed makes the same history, shifted to the same end. Every run in it has ended. It has what a month
+The same seed and the same end make the same history. Every run in it has ended. It has what a month
 has: working days and nights, a model that is swapped, an afternoon on which a model was down, a tool that has
 become slow, answers that are cut off, calls that nobody answered.
 """
