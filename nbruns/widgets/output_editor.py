@@ -22,7 +22,7 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
     """
 
     def __init__(self, name: str, schema: Mapping[str, Any] | None) -> None:
-        self._schema = None if schema is None or schema.get("type") == "string" else schema
+        self._schema = None if schema == {"type": "string"} else schema
         self._heard: list[Callable[[], object]] = []
         self._made: dict[str, Any] = {}
         self.text = ipywidgets.Textarea(

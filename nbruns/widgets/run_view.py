@@ -20,7 +20,7 @@ from nbruns.widgets.answers import Answer, answers_of, tools_by_name
 from nbruns.widgets.incoming import Incoming
 from nbruns.widgets.saved import SavedDisplays, in_notebook
 from nbruns.widgets.threads import start_thread
-from nbruns.widgets.tool_outputs_form import ToolOutputsForm
+from nbruns.widgets.tool_outputs_form import ToolOutputsForm, asks_approval
 from nbruns.widgets.transcript import Transcript, to_html
 from nbruns.widgets.transcript_view import TranscriptView
 from nbruns.widgets.waiting import usable_widgets, wait_for
@@ -246,12 +246,14 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         if form is not None:
             form.close()
 
-    def _submit(self, run: Run, outputs: dict[str, str]) -> None:
+    def _submit(self, run: Run, outputs: dict[str, Any]) -> None:
         self._streams.put(self._submitted(run, outputs))
 
-    def _submitted(self, run: Run, outputs: dict[str, str]) -> RunStream:
+    def _submitted(self, run: Run, outputs: dict[str, Any]) -> RunStream:
         with self._lock:
             snapshot = copy.deepcopy(self._snapshot)
+        if asks_approval(run):
+            return self._runs.submit_tool_approvals_stream(run, outputs, snapshot=snapshot)
         return self._runs.submit_tool_outputs_stream(run, outputs, snapshot=snapshot)
 
     def _answered(self, run: Run) -> RunStream:
@@ -274,7 +276,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             return False
         words = ENDED_ELSEWHERE.get(now.status, "The tool calls were answered elsewhere.")
         form.finish(words)
-        self._notes.append(("note", words))
+        self._notes.append(("note", f"{words} {form.unsent()}".strip()))
         return True
 
     def _paint(self) -> None:

@@ -59,8 +59,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         on_submit: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         self.run = run
-        #: Whether the run asks for approvals (Azure AI Foundry does, before it calls an MCP server's tool).
-        self.asks_approval = (run.required_action or {}).get("type") == "submit_tool_approval"
+        approvals = asks_approval(run)
         self._on_submit = on_submit
         self._state: State = "open"
         self._deadline: threading.Timer | None = None
@@ -68,10 +67,10 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         known, functions = tools_by_name(tools), _functions(run)
         #: A card for each call, in the order of the run's tool calls.
         self.calls: list[Any] = [
-            ApprovalCard(call, place) if self.asks_approval else _card(call, functions, known, place)
+            ApprovalCard(call, place) if approvals else _card(call, functions, known, place)
             for call, place in zip(run.tool_calls, _places(run.tool_calls), strict=True)
         ]
-        self._head = FormHead(title=_title(len(self.calls), self.asks_approval), expires_at=run.expires_at)
+        self._head = FormHead(title=_title(len(self.calls), approvals), expires_at=run.expires_at)
         self._submit = ipywidgets.Button(description="Submit", button_style="primary")
         self._submit.on_click(lambda _: self._submit_clicked())
         self._note = ipywidgets.HTML()
@@ -121,6 +120,16 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             self.reopen(_words(error))
             raise
         self._enter("submitted", "Submitted.")
+
+    def unsent(self) -> str:
+        """What was entered, in words for somebody who can't submit it any more; empty where that is nothing."""
+        words = {False: "denied", True: "approved"}
+        entered = [
+            f"{card.title}: {words.get(card.output, card.output)}"
+            for card in self.calls
+            if card.output is not None
+        ]
+        return f"What you entered was not sent: {'; '.join(entered)}" if entered else ""
 
     def finish(self, words: str) -> None:
         """Close the form for good and say why; what was typed can still be read."""
@@ -199,6 +208,12 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
     def _expire(self) -> None:
         if self._state == "open":
             self._enter("expired", "The run has expired: its answers came too late. Start another run.")
+
+
+def asks_approval(run: Run) -> bool:
+    """Whether a run waits for approvals: Azure AI Foundry asks before it calls a tool of an MCP server."""
+    action = run.required_action
+    return isinstance(action, Mapping) and action.get("type") == "submit_tool_approval"
 
 
 def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
