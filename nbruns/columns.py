@@ -34,8 +34,12 @@ class Column(Protocol):
 
     def array(self) -> Any: ...
 
+    def each_once(self) -> bool:
+        """Whether the column names its rows: every value is there and is there once."""
+        return False
 
-class Texts:
+
+class Texts(Column):
     """Texts as they are, of anything else its JSON."""
 
     def __init__(self) -> None:
@@ -47,6 +51,10 @@ class Texts:
     def array(self) -> Any:
         return pd.array(np.array(self._texts, dtype=object), dtype="string")
 
+    def each_once(self) -> bool:
+        different = set(self._texts)
+        return len(different) == len(self._texts) and None not in different
+
 
 class _Codes(dict[str | None, int]):
     """Text → its number, new ones get the next."""
@@ -56,7 +64,7 @@ class _Codes(dict[str | None, int]):
         return code
 
 
-class Categories:
+class Categories(Column):
     """Texts of which there are few."""
 
     def __init__(self) -> None:
@@ -64,7 +72,11 @@ class Categories:
         self._codes: list[Any] = []
 
     def add(self, values: list[Any]) -> None:
-        texts = map(self._code_of.__getitem__, _as_text(values))
+        try:
+            unknown = set(values) - self._code_of.keys()
+        except TypeError:  # objects or lists
+            unknown = {0}
+        texts = map(self._code_of.__getitem__, _as_text(values) if unknown else values)
         self._codes.append(np.fromiter(texts, dtype="int32", count=len(values)))
 
     def array(self) -> Any:
@@ -77,7 +89,7 @@ class Categories:
         return pd.Categorical.from_codes(codes, categories=pd.Index(texts, dtype="string"))
 
 
-class Counts:
+class Counts(Column):
     """Whole numbers; a number or its text."""
 
     def __init__(self) -> None:
@@ -103,7 +115,7 @@ class Times(Counts):
         return pd.DatetimeIndex(np.where(known, moments, np.datetime64("NaT", "ms"))).tz_localize("UTC").array
 
 
-class Nested:
+class Nested(Column):
     """Objects and lists, see `json_array`."""
 
     def __init__(self) -> None:

@@ -14,14 +14,16 @@ from typing import Any
 
 import pandas as pd
 
-from nbruns.columns import CATEGORY, COUNT, DURATION, FILLED_BY, NESTED, TEXT, TIME, elapsed, typed
+from nbruns.columns import CATEGORY, COUNT, DURATION, FILLED_BY, NESTED, TEXT, TIME, Column, elapsed, typed
 from nbruns.objects import JSON, TERMINAL_STATUSES, APIObject, Message, RunStep, items_of
 
 #: Where a column's values are: paths into the JSON, the first that is there counts; or a function of all payloads.
 Source = str | Callable[[list[JSON]], list[Any]]
+Columns = dict[str, Column]
 
 #: So many rows are read at once, all columns of them: see `columns`.
 _BLOCK = 1000
+_NOTHING: JSON = {}
 
 
 def _called(steps: list[JSON]) -> list[list[str]]:
@@ -184,7 +186,8 @@ def tool_calls_frame(steps: Any) -> pd.DataFrame:
     whole seconds at most servers, with the writing of the arguments in it, and for parallel calls of one step the
     time until the last of them was answered. Missing until then.
     """
-    return _built("tool_call", [call for step in _payloads("step", steps) for call in _calls(step)])
+    rows = [call for step in _searched("step", _listed(steps)) for call in _calls(step)]
+    return _built("tool_call", _filled("tool_call", rows) or {})
 
 
 def assistants_frame(assistants: Any, *, metadata: bool = False) -> pd.DataFrame:
@@ -198,22 +201,35 @@ def threads_frame(threads: Any, *, metadata: bool = False) -> pd.DataFrame:
 
 
 def _frame(kind: str, objects: Any, metadata: bool = False) -> pd.DataFrame:
-    rows = _payloads(kind, objects)
-    frame = _built(kind, rows)
-    return frame.join(_metadata(rows)) if metadata else frame
+    rows = _listed(objects)
+    columns = _filled(kind, rows, OBJECT_NAMES[kind])
+    if columns is None or not columns["id"].each_once():
+        rows = _searched(kind, rows)
+        columns = _filled(kind, rows)
+        assert columns is not None  # it is only given up on objects that are not named
+    frame = _built(kind, columns)
+    return frame.join(_metadata(_json(rows))) if metadata else frame
 
 
-def _built(kind: str, rows: list[JSON]) -> pd.DataFrame:
+def _filled(kind: str, rows: list[Any], named: str | None = None) -> Columns | None:
+    """The columns that are read from the JSON; None where a row is not an object that is so named."""
     sources = COLUMNS[kind]
-    columns = {name: FILLED_BY[dtype]() for name, (dtype, _) in sources.items() if dtype != DURATION}
+    columns: Columns = {name: FILLED_BY[dtype]() for name, (dtype, _) in sources.items() if dtype != DURATION}
     for at in range(0, len(rows), _BLOCK):
-        read = {"": rows[at : at + _BLOCK]}
+        block = _json(rows[at : at + _BLOCK])
+        if named and (set(map(type, block)) != {dict} or _get("object", block).count(named) < len(block)):
+            return None
+        read = {"": block}
         for name, column in columns.items():
             column.add(_values(sources[name][1], read))
+    return columns
+
+
+def _built(kind: str, columns: Columns) -> pd.DataFrame:
     arrays = {name: column.array() for name, column in columns.items()}
     for name, (start, ends) in _DURATIONS.get(kind, {}).items():
         arrays[name] = elapsed(arrays[start], *(arrays[end] for end in ends))
-    return pd.DataFrame({name: arrays[name] for name in sources}, index=pd.RangeIndex(len(rows)), copy=False)
+    return pd.DataFrame({name: arrays[name] for name in COLUMNS[kind]}, copy=False)
 
 
 def _values(source: Source, read: dict[str, list[JSON]]) -> list[Any]:
@@ -230,8 +246,9 @@ def _values(source: Source, read: dict[str, list[JSON]]) -> list[Any]:
 def _at(path: str, read: dict[str, list[JSON]]) -> list[Any]:
     above, _, name = path.rpartition(".")
     if above not in read:
-        read[above] = [held if isinstance(held, dict) else {} for held in _at(above, read)]
-    return _get(name, read[above])
+        held = _at(above, read)
+        read[above] = [each if type(each) is dict else _NOTHING for each in held] if any(held) else []
+    return _get(name, read[above]) or [None] * len(read[""])
 
 
 def _get(name: str, objects: list[JSON]) -> list[Any]:
@@ -272,29 +289,25 @@ def _parsed(arguments: str) -> Any:
         return None
 
 
-def _payloads(kind: str, objects: Any) -> list[JSON]:
-    """The JSON of each object, each once."""
-    rows = (
-        list(objects)
-        if isinstance(objects, Iterable) and not isinstance(objects, (str, Mapping))
-        else [objects]
-    )
-    rows = [row._payload if isinstance(row, APIObject) else row for row in rows]
-    named = OBJECT_NAMES[kind]
-    if set(map(type, rows)) != {dict} or _get("object", rows).count(named) < len(rows):
-        from nbruns.elsewhere import found_in  # what most frames have no need of
-
-        rows = list(found_in(rows, named))
-    return _each_once(rows)
+def _listed(objects: Any) -> list[Any]:
+    one = isinstance(objects, (str, Mapping)) or not isinstance(objects, Iterable)
+    return [objects] if one else list(objects)
 
 
-def _each_once(rows: list[JSON]) -> list[JSON]:
-    """Each object at its first place, as it was last; but what has ended does not come to life again."""
-    ids = _get("id", rows)
-    if set(map(type, ids)) <= {str} and len(set(ids)) == len(ids):
-        return rows
+def _json(rows: list[Any]) -> list[Any]:
+    return [row._payload if isinstance(row, APIObject) else row for row in rows]
+
+
+def _searched(kind: str, rows: list[Any]) -> list[JSON]:
+    """The JSON of each object of the kind, each at its first place and as it was last.
+
+    But what has ended does not come to life again: pages that were read at once may be out of order.
+    """
+    from nbruns.elsewhere import found_in  # what most frames have no need of
+
     kept: dict[str | int, JSON] = {}
-    for row, given in zip(rows, ids, strict=True):
+    for row in found_in(rows, OBJECT_NAMES[kind]):
+        given = row.get("id")
         key = given if isinstance(given, str) else id(row)
         if not (key in kept and _has_ended(kept[key]) and not _has_ended(row)):
             kept[key] = row
