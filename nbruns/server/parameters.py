@@ -48,6 +48,18 @@ def _or_hosted(check: Check) -> Check:
     return Check(check.schema, take)
 
 
+def _or_file(check: Check) -> Check:
+    """What passes a check; where it is an image in a file, a refusal that says why: no files are kept here."""
+
+    def take(value: Any, name: str) -> Any:
+        if isinstance(value, dict) and value.get("type") == "image_file":
+            message = f"'{name}': this server keeps no files. Pass the image's address, as an 'image_url'."
+            raise Refused(message, param=f"{name}.type", code="unsupported_content")
+        return check(value, name)
+
+    return Check(check.schema, take)
+
+
 def _filled_tool(given: JSON) -> JSON:
     function = given["function"]
     filled = {
@@ -122,16 +134,16 @@ _TRUNCATION = mapping(
 TRUNCATION_STRATEGY = Check(_TRUNCATION.schema, _truncation_strategy)
 _DETAIL = choice("auto", "low", "high")
 _IMAGE_URL = mapping({"url": text(), "detail": _DETAIL}, "url")
-_IMAGE_FILE = mapping({"file_id": _ID, "detail": _DETAIL}, "file_id")
 CONTENT = text_or(
     then(text(least=1), lambda value: [_text_part(value)]),
     array(
-        tagged(
-            {
-                "text": then(_part("text", text()), lambda part: _text_part(part["text"])),
-                "image_url": then(_part("image_url", _IMAGE_URL), _image_part),
-                "image_file": then(_part("image_file", _IMAGE_FILE), _image_part),
-            }
+        _or_file(
+            tagged(
+                {
+                    "text": then(_part("text", text()), lambda part: _text_part(part["text"])),
+                    "image_url": then(_part("image_url", _IMAGE_URL), _image_part),
+                }
+            )
         ),
         least=1,
     ),
