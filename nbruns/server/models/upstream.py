@@ -33,6 +33,7 @@ ABSENT = (404, 405, 501)
 DEFAULTS: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "parallel_tool_calls": True}
 
 LONGEST_PAUSE = 30.0
+CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Upstream:
             raise SetupError(
                 "An upstream is asked through the package openai, which is missing: pip install 'nbruns[upstream]'"
             )
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Timeout
 
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -85,7 +86,10 @@ class Upstream:
         self._ways: dict[str, tuple[Endpoint, frozenset[str]]] = {}
         self._key = next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
         self._client = AsyncOpenAI(
-            base_url=base_url, api_key=self._key or "none", max_retries=0, timeout=timeout
+            base_url=base_url,
+            api_key=self._key or "none",
+            max_retries=0,
+            timeout=Timeout(timeout, connect=CONNECT_SECONDS),
         )
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
