@@ -17,8 +17,8 @@ import pandas as pd
 from nbruns import accessor as accessor  # registers df.runs
 from nbruns import frames
 from nbruns.at_once import at_once
-from nbruns.errors import NbrunsError, TimeoutError, excerpt
-from nbruns.objects import JSON, Run, RunStep, Thread
+from nbruns.errors import TimeoutError, excerpt
+from nbruns.objects import JSON, Assistant, Run, RunStep, Thread
 from nbruns.pages import iter_pages
 from nbruns.resource import (
     AssistantArg,
@@ -159,6 +159,10 @@ class Runs(Resource):
 
         return frames.runs_frame(chain.from_iterable(at_once(self._transport, fetch, [*many], "threads")))
 
+    def assistant_of(self, run: Run) -> Assistant:
+        """The assistant that a run executes, as it is now."""
+        return Assistant(self._get("assistants", run.assistant_id))
+
     def cancel(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
         """Ask the server to cancel a run; it is `cancelling` first, `cancelled` soon."""
         return Run(self._post(*place_of("runs", run, thread), "cancel"))
@@ -220,16 +224,15 @@ class Runs(Resource):
         pause = _POLL_FIRST
         while True:
             left = None if deadline is None else deadline - time.monotonic()
+            over = f"Run {id_of(run)} was still going on after {timeout} s; wait again, or cancel it."
             if left is not None and left <= 0:
-                raise TimeoutError(
-                    f"Run {id_of(run)} was still going on after {timeout} s; wait again, or cancel it."
-                )
+                raise TimeoutError(over)
             try:
                 payload, headers = self._transport.request("GET", path, timeout=left)
-            except NbrunsError:
+            except TimeoutError as error:
                 if deadline is None or time.monotonic() + _POLL_FIRST < deadline:
                     raise
-                continue  # to the words above: it is the wait that is over
+                raise TimeoutError(over) from error
             now = Run(payload)
             if now.is_terminal or now.status == "requires_action":
                 return now
@@ -256,7 +259,8 @@ class Runs(Resource):
         stream = self._watched(thread, assistant, run, params)
         from nbruns.widgets.run_view import RunView
 
-        return RunView(self, stream, tools=tools, auto=auto)
+        known = assistant if isinstance(assistant, Assistant) else None
+        return RunView(self, stream, tools=tools, auto=auto, assistant=known)
 
     def _watched(
         self,

@@ -19,6 +19,10 @@ class Block:
     marks: str = ""
     language: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "content", mended(self.content))
+        object.__setattr__(self, "language", mended(self.language))
+
     def to_html(self) -> str:
         """The block on its own, as the saved notebook has it."""
         inner = self.content
@@ -31,6 +35,16 @@ class Block:
         """The block as JSON for the live view."""
         wire = [self.kind, self.content]
         return wire if self.kind != "code" else [*wire, self.marks, self.language]
+
+
+def mended(text: str) -> str:
+    """The text with the halves of characters put together that came apart on the way, and odd halves replaced:
+    JSON lets them through, no page takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def splice(old: str, new: str) -> list[Any]:

@@ -98,7 +98,7 @@ class GrowingMarks:
 
 def utf16_length(text: str) -> int:
     """The length of `text` as JavaScript counts it."""
-    return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def coloured_html(text: str, marked: str) -> str:

@@ -23,7 +23,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
-from nbruns.widgets.blocks import Block
+from nbruns.widgets.blocks import Block, mended
 from nbruns.widgets.highlight import GrowingMarks, coloured_html, lexer_for, marks
 
 LINKS = frozenset({"http", "https", "mailto"})
@@ -127,7 +127,7 @@ class MarkdownBlocks:
 
     def update(self, text: str, complete: bool = False) -> list[Block]:
         """The blocks of `text`: the finished ones are the same objects as last time."""
-        text = text.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
+        text = mended(text).removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
         if not text.startswith(self._text):  # not grown but rewritten
             self.__init__(self._prefix)  # type: ignore[misc]  # from the start
         self._text = text

@@ -8,20 +8,22 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
 from nbruns.errors import NbrunsError, StreamError, TimeoutError, excerpt
-from nbruns.objects import Run
+from nbruns.objects import Assistant, Run
 from nbruns.snapshot import RunSnapshot
 from nbruns.tools import Tool
 from nbruns.widgets.answers import Answer, answers_of, tools_by_name
+from nbruns.widgets.blocks import Block
 from nbruns.widgets.incoming import Incoming
 from nbruns.widgets.saved import SavedDisplays, in_notebook
 from nbruns.widgets.threads import start_thread
 from nbruns.widgets.tool_outputs_form import ToolOutputsForm, asks_approval
-from nbruns.widgets.transcript import Transcript, to_html
+from nbruns.widgets.transcript import Transcript, plain_text, to_html
 from nbruns.widgets.transcript_view import TranscriptView
 from nbruns.widgets.waiting import usable_widgets, wait_for
 
@@ -49,7 +51,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     `runs` is a client's `runs`, `stream` an open `RunStream`. `tools` are functions that the form offers to
     run; with `auto=True` they answer by themselves, and the form appears only for calls that no function
-    answers. Reading goes on in a background thread: the cell returns at once.
+    answers. Without `assistant`, the one that the run names is asked for, once, for its name. Reading goes on in a background thread: the cell returns at once.
 
         view = client.runs.watch(thread, assistant, tools=[get_weather])
         view            # shows it
@@ -65,8 +67,11 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         *,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         auto: bool = False,
+        assistant: Assistant | None = None,
     ) -> None:
         self._runs = runs
+        self._assistant = assistant
+        self._asked_name = False
         self._stream = stream
         self._tools = tools_by_name(tools)
         self._auto = auto
@@ -153,7 +158,11 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def to_html(self) -> str:
         """The transcript so far as HTML that needs no kernel and asks nothing of the network."""
         with self._lock:
-            return to_html(self._transcript.blocks(self._snapshot, self._notes + self._unfinished()))
+            return to_html(self._blocks(self._unfinished()))
+
+    def _blocks(self, notes: list[tuple[str, str]]) -> list[Block]:
+        name = self._assistant.name if self._assistant is not None else None
+        return self._transcript.blocks(self._snapshot, self._notes + notes, str(name or ""))
 
     def _unfinished(self) -> list[tuple[str, str]]:
         """What a reader of HTML should know of a run that goes on."""
@@ -171,7 +180,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         with self._lock:
             live = not self._ended.is_set()
             widget = self._widget() if live else {}
-            self._displays.show({**widget, **self._plain()}, copied=live)
+            text = repr(self) if in_notebook() else plain_text(self._snapshot)
+            self._displays.show({**widget, **self._plain(), "text/plain": text}, copied=live)
             self._kept = (False, 0)
 
     def _widget(self) -> dict[str, Any]:
@@ -179,7 +189,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return bundle
 
     def _plain(self) -> dict[str, str]:
-        return {"text/plain": f"RunView({self.run!r})", "text/html": self.to_html()}
+        return {"text/plain": repr(self), "text/html": self.to_html()}
+
+    def __repr__(self) -> str:
+        return f"RunView({self.run!r})"
 
     # The life of the view: one stream after the other, until the run has ended. Runs in a thread of its own.
 
@@ -194,6 +207,15 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._notes.append(("error", _words(error)))
         self._end()
 
+    def _ask_name(self, run: Run) -> None:
+        try:
+            self._assistant = self._runs.assistant_of(run)
+        except NbrunsError:
+            return  # the view does without
+        self._paint()
+        if self._ended.is_set():
+            self._save()
+
     def _follow(self, stream: RunStream) -> None:
         """Fold the stream's events in as they come, and paint now and then."""
         incoming, patience = Incoming(stream), PACE
@@ -201,6 +223,9 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             with self._lock:
                 for event in events:
                     self._snapshot.apply(event.event, event.data.to_dict())
+            if self.run is not None and self._assistant is None and not self._asked_name:
+                self._asked_name = True
+                start_thread("nbruns-assistant", partial(self._ask_name, self.run))
             began = time.monotonic()
             self._paint()
             time.sleep(max(PACE, 2 * (time.monotonic() - began)))
@@ -238,6 +263,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._form = form
         self._page.has_form = True
         self.children = [self._page, form]
+        self._keep()
 
     def _close_form(self) -> None:
         form, self._form = self._form, None
@@ -282,7 +308,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _paint(self) -> None:
         with self._lock:
             run = self.run
-            self._page.show(self._transcript.blocks(self._snapshot, self._notes))
+            self._page.show(self._blocks([]))
             self._page.cancellable = run is not None and not run.is_terminal and run.status != "cancelling"
             self._keep()
 

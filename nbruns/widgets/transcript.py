@@ -17,10 +17,16 @@ from nbruns.widgets.highlight import coloured_html, lexer_for, marks
 from nbruns.widgets.json_text import pretty_json_html
 from nbruns.widgets.markdown import MarkdownBlocks
 
+#: What a terminal takes for a command, or for a change of the direction in which it writes.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _SHEET = files("nbruns.widgets").joinpath("static/transcript.css").read_text(encoding="utf-8")
 #: The style sheet as every saved transcript carries it: without comments and line ends.
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
+#: What a call is that nobody has answered; while the form shows the whole of it, this line is enough.
+WAITS = "waits for an answer"
 #: Why an answer is incomplete, in plain words.
 INCOMPLETE = {
     "max_completion_tokens": "The answer was cut off: the run used up its max_completion_tokens.",
@@ -44,9 +50,16 @@ class Transcript:
         self._texts: dict[str, MarkdownBlocks] = {}
         self._calls: dict[str, tuple[object, Block]] = {}
 
-    def blocks(self, snapshot: RunSnapshot, notes: Iterable[tuple[str, str]] = ()) -> list[Block]:
-        """What there is to see of the run now, and our own notes ("note" or "error", and the words) below it."""
-        found = [Block("head", "head", head_html(snapshot)), *self._body(snapshot), *_ending(snapshot.run)]
+    def blocks(
+        self, snapshot: RunSnapshot, notes: Iterable[tuple[str, str]] = (), assistant: str = ""
+    ) -> list[Block]:
+        """What there is to see of the run now, and our own notes ("note" or "error", and the words) below it.
+        `assistant` is its name."""
+        found = [
+            Block("head", "head", head_html(snapshot, assistant)),
+            *self._body(snapshot),
+            *_ending(snapshot.run),
+        ]
         if snapshot.error:
             found.append(
                 _note("event", "error", _error_words("The server reported an error", snapshot.error))
@@ -104,14 +117,22 @@ def to_html(blocks: list[Block]) -> str:
     )
 
 
-def head_html(snapshot: RunSnapshot) -> str:
-    """Status, model, assistant, time and tokens in one line."""
+def plain_text(snapshot: RunSnapshot) -> str:
+    """The run in a terminal: what it is, what it calls and what it says, without control characters."""
+    calls = [f"{call.name}({call.arguments})" for call in snapshot.tool_calls]
+    lines = [repr(snapshot.run), *calls, *snapshot.text.split("\n")]
+    return "\n".join(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", line) for line in lines if line or not calls)
+
+
+def head_html(snapshot: RunSnapshot, assistant: str = "") -> str:
+    """Status, assistant, model, time and tokens in one line."""
     run = snapshot.run
     if run is None:
         return '<span class="nbruns-badge" data-status="queued" role="status">starting</span>'
     status = escape(str(run.status))
     parts = [
         f'<span class="nbruns-badge" data-status="{status}" role="status">{status.replace("_", " ")}</span>',
+        assistant and f'<span class="nbruns-assistant">{escape(assistant)}</span>',
         f'<span class="nbruns-model">{escape(str(run.model or ""))}</span>',
         _elapsed_html(run),
         _tokens_html(snapshot),
@@ -157,12 +178,13 @@ def call_html(call: ToolCall, state: str) -> str:
     render = _CALLS.get(str(call.type), _unknown_call)
     name = f'<span class="nbruns-name">{escape(call.name)}</span>'
     summary = f'<summary>{name} <span class="nbruns-state">{escape(state)}</span></summary>'
-    return f"<details open>{summary}{render(call)}</details>"
+    waits = ' class="nbruns-waits"' if state == WAITS else ""
+    return f"<details open{waits}>{summary}{render(call)}</details>"
 
 
 def _call_state(call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> str:
     if call.output is None and (step is None or call.id in awaited):
-        return "waits for an answer"
+        return WAITS
     if step is None:
         return ""
     if step.status == "completed" and step.completed_at_utc and step.created_at_utc:

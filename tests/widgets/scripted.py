@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-from nbruns.objects import Run, parse_object
+from nbruns.objects import Assistant, Run, parse_object
 from nbruns.snapshot import RunSnapshot
 from nbruns.stream import Event
 
@@ -117,7 +117,8 @@ class ScriptedStream:
 class ScriptedRuns:
     """Hands out `answers` (streams, or exceptions to raise) as outputs are submitted; `now` is the run as it is."""
 
-    def __init__(self, *answers: Any, now: dict[str, Any] | None = None) -> None:
+    def __init__(self, *answers: Any, now: dict[str, Any] | None = None, name: str = "Wardrobe") -> None:
+        self.name = name
         self.answers = list(answers)
         self.now = now
         self.submitted: list[dict[str, str]] = []
@@ -138,6 +139,9 @@ class ScriptedRuns:
     def retrieve_stream(self, run: Run) -> Any:
         assert self.followed is not None
         return self.followed()
+
+    def assistant_of(self, run: Run) -> Assistant:
+        return Assistant({"id": run.assistant_id, "name": self.name})
 
     def cancel(self, run: Run) -> Run:
         self.cancelled += 1

@@ -135,6 +135,7 @@ class View {
     this.list = element("div", "nbruns-blocks");
     this.scroll = element("div", "nbruns-scroll", { tabindex: "0", role: "region", "aria-label": "Transcript of the run" });
     this.scroll.append(this.list);
+    this.scroll.addEventListener("scroll", () => (this.scrolled = this.scroll.scrollTop), { passive: true });
     el.append(this.bar, this.scroll);
     this.bar.append((this.cancel = cancelButton(store.model)));
     this.show(store.order);
@@ -147,6 +148,7 @@ class View {
     if (this.nodes.size !== this.store.order.length || ids === this.store.order) this.arrange();
     this.tick();
     if (follows) this.scroll.scrollTop = this.scroll.scrollHeight;
+    this.scrolled = this.scroll.scrollTop;
   }
 
   draw(id, block) {
@@ -177,6 +179,36 @@ class View {
     const time = this.bar.querySelector("[data-since]");
     if (time) time.textContent = duration(Math.max(0, Math.round(Date.now() / 1000 - Number(time.dataset.since))));
   }
+}
+
+// When the run has ended, its HTML takes this place, whole: then what was scrolled in here is scrolled there.
+function stayWhenReplaced(view, el) {
+  const place = el.closest(".jp-OutputArea");
+  return () => {
+    const scrolled = view.scrolled;
+    if (!place || !scrolled) return;
+    let frames = 0;
+    const look = () => {
+      const saved = place.querySelector(":scope .nbruns-saved:not(.nbruns-copy *)");
+      if (!saved) return frames++ < 30 && requestAnimationFrame(look);
+      const { top, bottom } = saved.getBoundingClientRect();
+      if (top < innerHeight && bottom > 0) scrollable(saved).scrollTop += scrolled;
+    };
+    requestAnimationFrame(look);
+  };
+}
+
+function scrollable(node) {
+  while ((node = node.parentElement) && node !== document.body)
+    if (node.scrollHeight > node.clientHeight && /auto|scroll/.test(getComputedStyle(node).overflowY)) return node;
+  return document.scrollingElement;
+}
+
+function showForm(model, el) {
+  const show = () => el.classList.toggle("nbruns-with-form", model.get("has_form"));
+  model.on("change:has_form", show);
+  show();
+  return () => model.off("change:has_form", show);
 }
 
 // The notebook keeps a copy for the time when the kernel is gone: hidden while there is a live view.
@@ -319,7 +351,12 @@ export default () => {
     },
     render({ model, el }) {
       const view = new View(store, el);
-      const ends = [stayWhenFormGoes(model, el), hideCopies(model.get("copies"))];
+      const ends = [
+        stayWhenFormGoes(model, el),
+        stayWhenReplaced(view, el),
+        showForm(model, el),
+        hideCopies(model.get("copies")),
+      ];
       store.views.add(view);
       const clock = setInterval(() => view.tick(), 1000);
       return () => {
