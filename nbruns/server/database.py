@@ -13,6 +13,7 @@ import json
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ T = TypeVar("T")
 #: At most this many writes are committed together, so that none waits long for its commit.
 GROUP = 500
 READERS = 4
+#: So long events that nobody waits for are gathered: a commit costs as much as a dozen of them.
+GATHER_SECONDS = 0.004
 
 
 class Event(NamedTuple):
@@ -122,16 +125,23 @@ class Database:
     def _write_forever(self) -> None:
         last = False
         while not last:
-            jobs: list[_Job] = []
-            job = self._jobs.get()
-            while job is not None:
-                jobs.append(job)
-                if len(jobs) == GROUP or self._jobs.empty():
-                    break
-                job = self._jobs.get()
-            last = job is None
-            if jobs:
-                self._commit(jobs)
+            jobs = self._gather()
+            last = jobs[-1] is None
+            if group := [job for job in jobs if job is not None]:
+                self._commit(group)
+
+    def _gather(self) -> list[_Job | None]:
+        """The next jobs, at least one; None is the last that there is."""
+        jobs = [self._jobs.get()]
+        deadline = time.monotonic() + GATHER_SECONDS
+        while len(jobs) < GROUP and (last := jobs[-1]) is not None:
+            if last.done is not None:
+                deadline = 0.0  # somebody waits
+            try:
+                jobs.append(self._jobs.get(timeout=max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                break
+        return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
         try:

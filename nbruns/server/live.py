@@ -113,11 +113,11 @@ class _Feed:
 
     async def more(self) -> bool:
         """Wait until there is something to do; False if there was nothing for long."""
-        try:
-            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                return await self.wake.wait()
-        except TimeoutError:
-            return False
+        # asyncio.timeout would cost more than all else that is done for an event.
+        timer = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, self.wake.set)
+        await self.wake.wait()
+        timer.cancel()
+        return timer.when() > asyncio.get_running_loop().time()
 
 
 def frame(event: Event) -> bytes:

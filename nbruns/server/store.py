@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from nbruns.server.database import Event, Transaction
+from nbruns.server.database import Event, Transaction, encode
 from nbruns.server.refusal import Refused
 
 JSON = dict[str, Any]
@@ -300,7 +300,7 @@ class EventLog:
         if len(self._last) > self.LIMIT:
             self.forget()
         if logged:
-            tx.conn.execute(sa.insert(events), [event._asdict() for event in logged])
+            _insert_events(tx.conn, logged)
         return logged
 
     def forget(self) -> None:
@@ -317,6 +317,22 @@ class EventLog:
             # A run's first event is written with it. None yet, and no run: it has been deleted meanwhile.
             return last if last or get(tx.conn, runs, run_id) is not None else None
         return last
+
+
+def _insert_events(conn: sa.Connection, logged: list[Event]) -> None:
+    if conn.dialect.name == "sqlite":
+        # In one step: between two, the driver gives the interpreter to another thread, and waits for it again.
+        conn.exec_driver_sql(_INSERT_EVENTS, (encode(logged),))
+    else:
+        conn.execute(sa.insert(events), [event._asdict() for event in logged])
+
+
+_INSERT_EVENTS = """
+    INSERT INTO events (run_id, number, name, data)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+        json_extract(value, '$[3]')
+    FROM json_each(?)
+"""
 
 
 def upsert(conn: sa.Connection, table: sa.Table, row: JSON) -> None:
