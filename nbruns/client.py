@@ -6,10 +6,11 @@ import os
 from types import TracebackType
 from typing import Any, Self
 
+from nbruns.credentials import TokenProvider
 from nbruns.errors import SetupError
 from nbruns.resources import Assistants, MessagesOfThreads, Threads
 from nbruns.runs import Runs
-from nbruns.transport import TokenProvider, Transport
+from nbruns.transport import Transport
 
 
 class Client(Transport):

@@ -18,16 +18,13 @@ import urllib3
 
 from nbruns import errors
 from nbruns.connections import Connections
+from nbruns.credentials import Credentials, TokenProvider
 from nbruns.errors import APIError, excerpt
 
 JSON = dict[str, Any]
-#: Gives a bearer token per request: a callable, or an azure-identity credential.
-TokenProvider = Callable[[], str] | Any
 #: Asks the server whether a request that may have been carried out was; its result, or None if it was not.
 Check = Callable[[], JSON | None]
 
-_AZURE_SCOPE = "https://ai.azure.com/.default"
-_KEY_HEADER_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com")
 #: The server did not take the request, so repeating it can't do the work twice.
 _NOT_TAKEN = frozenset({409, 429, 503})
 #: Past these seconds since the first try, nothing is repeated any more.
@@ -77,14 +74,12 @@ class Transport:
         if urlsplit(base_url).scheme not in ("http", "https"):
             raise ValueError(f"base_url starts with http:// or https://, unlike {excerpt(base_url)!r}.")
         self.base_url = base_url.rstrip("/")
-        self.api_key = api_key
         self.api_version = api_version
         self.timeout = timeout
         self.max_retries = max_retries
-        self._token_provider = token_provider
+        self._credentials = Credentials(base_url, api_key, token_provider)
         self._session = requests.Session()
-        # An auth of our own also keeps requests from taking one out of ~/.netrc.
-        self._session.auth = self._authorize
+        self._session.auth = self._credentials
         self._session.headers.update({"User-Agent": "nbruns", "OpenAI-Beta": "assistants=v2"})
         self._connections = Connections(_POOL)
         for scheme in ("http://", "https://"):
@@ -94,6 +89,11 @@ class Transport:
     def __repr__(self) -> str:
         parts = urlsplit(self.base_url)
         return f"{type(self).__name__}({parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path})"
+
+    @property
+    def api_key(self) -> str | None:
+        """The key, for pointing another SDK at the same server; it is never shown."""
+        return self._credentials.api_key
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -132,7 +132,7 @@ class Transport:
         deadline = None if timeout is None else time.monotonic() + timeout
 
         def once() -> Answer:
-            left = None if deadline is None else max(0.01, deadline - time.monotonic())
+            left = None if deadline is None else min(self.timeout, max(0.01, deadline - time.monotonic()))
             with self._hung_up_at(deadline, f"{method} {path}"):
                 response = self._send(method, path, params=params, json=json, timeout=left)
                 with response:
@@ -159,9 +159,9 @@ class Transport:
         Gives the run's JSON instead where the answer was lost, but `check` finds that the request was carried
         out. Repeated and raises as `request` does.
         """
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        if last_event_id:
-            headers["Last-Event-ID"] = last_event_id
+        headers: dict[str, str | bytes] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if last_event_id and last_event_id.isprintable() and last_event_id == last_event_id.strip():
+            headers["Last-Event-ID"] = last_event_id.encode()
 
         def once() -> requests.Response | JSON:
             response = self._send(method, path, params=params, json=json, headers=headers)
@@ -180,7 +180,7 @@ class Transport:
         *,
         params: Mapping[str, Any] | None = None,
         json: JSON | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
         timeout: float | None = None,
     ) -> requests.Response:
         """Send a request once; gives the response with its body unread, or raises the error that it is."""
@@ -207,16 +207,6 @@ class Transport:
             with response:
                 raise self._classified(response)
         return response
-
-    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        host = urlsplit(self.base_url).hostname or ""
-        if self._token_provider is not None:
-            request.headers["Authorization"] = f"Bearer {_token(self._token_provider)}"
-        elif self.api_key and (host.endswith(_KEY_HEADER_HOSTS) or "/openai" in urlsplit(self.base_url).path):
-            request.headers["api-key"] = self.api_key
-        elif self.api_key:
-            request.headers["Authorization"] = f"Bearer {self.api_key}"
-        return request
 
     def _repeat(
         self,
@@ -315,7 +305,9 @@ class Transport:
     def _error(self, response: requests.Response, error: object) -> APIError:
         """The typed error for a response, from its error object or from our own words."""
         fields = error if isinstance(error, Mapping) else {"message": error}
-        message = excerpt(fields.get("message") or error, 1000)
+        given = {name: fields[name] for name in ("code", "type", "param") if fields.get(name) is not None}
+        told = {name: self._credentials.not_in(excerpt(value)) for name, value in given.items()}
+        message = self._credentials.not_in(excerpt(fields.get("message") or error, 1000))
         kind = errors.BY_STATUS.get(response.status_code)
         if kind is None:
             kind = errors.ServerError if response.status_code >= 500 else APIError
@@ -325,7 +317,7 @@ class Transport:
         made = kind(
             message,
             status=response.status_code,
-            **{name: _short(fields.get(name)) for name in ("code", "type", "param")},
+            **told,
             request_id=request_id(response.headers),
             method=method,
             path=path,
@@ -354,12 +346,6 @@ def iter_chunks(response: requests.Response) -> Iterator[bytes]:
     except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
         # ValueError and AttributeError are what reading from a connection gives that another thread closes.
         raise errors.ConnectionError("The connection broke.") from error
-
-
-def _token(provider: TokenProvider) -> str:
-    if callable(provider):
-        return str(provider())
-    return str(provider.get_token(_AZURE_SCOPE).token)
 
 
 def _is_refused(error: BaseException | None) -> bool:
@@ -393,10 +379,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def request_id(headers: Mapping[str, str]) -> str | None:
     """What the server calls the request, for asking whoever runs it."""
     return next((excerpt(headers[name]) for name in _REQUEST_IDS if headers.get(name)), None)
-
-
-def _short(value: object) -> str | None:
-    return None if value is None else excerpt(value)
 
 
 def _route(response: requests.Response) -> tuple[str, str]:

@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parent.parent / "nbruns"
 LAYERS = (
     {"errors", "json_array"},
     {"objects", "columns"},
-    {"connections", "sse", "snapshot", "tools"},
+    {"connections", "credentials", "sse", "snapshot", "tools", "cost", "plots"},
     {"elsewhere"},
     {"frames"},
     {"accessor", "transport"},

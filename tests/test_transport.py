@@ -322,6 +322,20 @@ def test_waiting_keeps_its_deadline_whatever_the_server_does(hangs: Answer) -> N
     assert "still going on after 0.3 s" in outcome[0]
 
 
+def test_an_error_near_the_deadline_is_told_at_once() -> None:
+    with SocketServer(answer(ERROR, 404)) as server, pytest.raises(nbruns.NotFoundError):
+        client(server).runs.wait("run_1", timeout=0.2, thread="thread_1")
+    assert len(server.received) == 1
+
+
+def test_a_long_wait_does_not_wait_longer_for_an_answer_than_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with SocketServer(mute, answer({**RUN, "status": "completed"})) as server:
+        assert client(server, timeout=0.2).runs.wait("run_1", timeout=60, thread="thread_1").is_terminal
+    assert len(server.received) == 2
+
+
 @pytest.mark.parametrize(
     "status", ["requires_action", "completed", "incomplete", "failed", "expired", "cancelled"]
 )
