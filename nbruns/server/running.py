@@ -71,14 +71,14 @@ class Server(uvicorn.Server):
         except BaseException:
             self._db.close()
             raise
-        self._hub = Hub(self._db)
-        engine = Engine(self._db, settings.models, settings.run_lifetime, self._hub.catch_up)
-        app = create_app(Rooms(self._db, engine, self._hub, settings.models))
+        self.hub = Hub(self._db)
+        self.engine = Engine(self._db, settings.models, settings.run_lifetime, self.hub.catch_up)
+        app = create_app(Rooms(self._db, self.engine, self.hub, settings.models))
         host, port = listener.getsockname()[:2]
         # Inherited by its connections. asyncio sets it only on sockets that were made for TCP by number, and without
         # it each answer waits 40 ms for the acknowledgement of its head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         names = {*LOOPBACK, host, *(name.lower() for name in settings.allowed_hosts)}
         is_known_by_name = settings.allowed_hosts or ipaddress.ip_address(host).is_loopback
         self._gate = Gate(app, token=settings.token, hosts=names if is_known_by_name else None)
@@ -98,10 +98,10 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._watching = asyncio.create_task(self._stop_when_idle())
-            self._on_ready(self._url)
+            self._on_ready(self.url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._hub.close()
+        self.hub.close()
         if self._watching is not None:
             self._watching.cancel()
         await super().shutdown(sockets)

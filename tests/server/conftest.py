@@ -10,6 +10,7 @@ from postgresql_server import NewDatabase, cluster
 from served import Api, Registry, Script, Scripted, Turn, thread_server
 
 from nbruns.server.models import Models
+from nbruns.server.running import Server
 
 _names = (f"scripted-{number}" for number in itertools.count(1))
 
@@ -20,9 +21,14 @@ def models() -> Models:
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterator[str]:
-    with thread_server(tmp_path_factory.mktemp("server"), models) as url:
-        yield url
+def server(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterator[Server]:
+    with thread_server(tmp_path_factory.mktemp("server"), models) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def url(server: Server) -> str:
+    return server.url
 
 
 @pytest.fixture(scope="session")

@@ -155,20 +155,19 @@ def _ok(response: requests.Response) -> JSON:
 
 
 @contextmanager
-def thread_server(folder: Path, models: Models) -> Iterator[str]:
+def thread_server(folder: Path, models: Models) -> Iterator[Server]:
     """A server in a thread; what makes runs durable is one for a process, so there is one of these at a time."""
-    url, ready = [""], threading.Event()
-
-    def tell(at: str) -> None:
-        url[0] = at
-        ready.set()
-
+    ready = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(listener, Settings(f"sqlite:///{folder / 'thread.sqlite'}", TOKEN, models), tell)
+        server = Server(
+            listener,
+            Settings(f"sqlite:///{folder / 'thread.sqlite'}", TOKEN, models),
+            lambda url: ready.set(),
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert ready.wait(30)
-        yield url[0]
+        yield server
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()

@@ -1,0 +1,57 @@
+"""What the server keeps: nothing of runs that wait for outputs, and what legs leave behind only for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from datetime import timedelta
+from typing import Any
+
+from dbos import DBOS
+from served import OUTPUTS, Api, Scripts, waiting_run
+
+from nbruns.server.engine import Engine, forget_legs
+from nbruns.server.leg import Leg
+from nbruns.server.live import _Feed
+from nbruns.server.running import Server
+
+JSON = dict[str, Any]
+
+
+def parked(api: Api, script: Scripts) -> JSON:
+    """A run that requires action, and whose leg is over."""
+    run = waiting_run(api, script)
+    DBOS.retrieve_workflow(f"{run['id']}:1").get_result()
+    return run
+
+
+def test_nothing_in_memory_is_for_a_run_that_requires_action(
+    server: Server, api: Api, script: Scripts
+) -> None:
+    first = parked(api, script)
+    before = threading.active_count()
+    runs = [first, *(parked(api, script) for _ in range(10))]
+    gc.collect()
+    assert [one for one in gc.get_objects() if isinstance(one, Leg | _Feed)] == []
+    assert at_work(server.engine) == set()
+    assert threading.active_count() <= before + 1  # DBOS starts its few threads one by one
+    for run in runs:
+        api.post(f"{api.run_path(run)}/submit_tool_outputs", OUTPUTS)
+        assert api.until(run, "completed")["usage"]["total_tokens"] == 30 + 35
+
+
+def at_work(engine: Engine) -> set[object]:
+    return {*engine._legs, *engine._working}
+
+
+def test_legs_that_are_over_are_forgotten_and_their_runs_go_on(
+    server: Server, api: Api, script: Scripts
+) -> None:
+    run = parked(api, script)
+    asyncio.run(forget_legs(timedelta(hours=1)))
+    assert len(DBOS.list_workflows(workflow_ids=[f"{run['id']}:1"])) == 1
+    asyncio.run(forget_legs(timedelta(0)))
+    assert DBOS.list_workflows(workflow_ids=[f"{run['id']}:1"]) == []
+    api.post(f"{api.run_path(run)}/submit_tool_outputs", OUTPUTS)
+    assert api.until(run, "completed")["usage"]["total_tokens"] == 30 + 35
