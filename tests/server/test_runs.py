@@ -55,7 +55,7 @@ def test_the_model_is_asked_with_the_thread(api: Api, script: Scripts) -> None:
     thread = api.thread_with("one")
     picture = [
         {"type": "text", "text": "two"},
-        {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+        {"type": "image_url", "image_url": {"url": "https://example.org/a.png", "detail": "auto"}},
     ]
     more = [{"role": "user", "content": picture}, {"role": "assistant", "content": "three"}]
     body = {"assistant_id": assistant, "additional_messages": more}
@@ -64,7 +64,7 @@ def test_the_model_is_asked_with_the_thread(api: Api, script: Scripts) -> None:
     body = {"assistant_id": assistant, "truncation_strategy": last}
     api.until(api.post(f"/threads/{thread}/runs", body), "completed")
     assert [message["content"] for message in said.model.prompts[0].messages] == [
-        "Be kind.", "one", "two\n[image https://example.org/a.png]", "three",
+        "Be kind.", "one", picture, "three",
     ]  # fmt: skip
     assert [(message["role"], message["content"]) for message in said.model.prompts[1].messages] == [
         ("system", "Be kind."), ("assistant", "three"), ("assistant", "Take a coat."),
