@@ -35,7 +35,7 @@ _MODULES = {
         "TimeoutError",
         "ToolError",
     ),
-    "accessor": ("messages_frame", "runs_frame", "steps_frame"),
+    "accessor": ("messages_frame", "runs_frame", "steps_frame", "tool_calls_frame"),
     "local_server": ("local",),
     "stream": ("RunStream",),
     "tools": ("tool",),
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from nbruns.accessor import messages_frame as messages_frame
     from nbruns.accessor import runs_frame as runs_frame
     from nbruns.accessor import steps_frame as steps_frame
+    from nbruns.accessor import tool_calls_frame as tool_calls_frame
     from nbruns.client import Client as Client
     from nbruns.errors import ActiveRunError as ActiveRunError
     from nbruns.errors import APIError as APIError

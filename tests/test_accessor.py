@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
+import matplotlib
 import pandas as pd
 import pytest
 
-from nbruns import runs_frame, steps_frame
+from nbruns import SetupError, runs_frame, steps_frame
 
 DAY = 86_400
 
@@ -101,8 +105,9 @@ def test_a_filtered_and_a_concatenated_frame_still_answer(frame: pd.DataFrame) -
 
 
 def test_a_frame_that_is_not_of_runs_says_which_column_is_missing() -> None:
-    with pytest.raises(KeyError, match=r"no column 'status'.*client\.runs\.list.*It has: a, b"):
+    with pytest.raises(AttributeError, match=r"no column 'status'.*client\.runs\.list.*It has: a, b"):
         _ = pd.DataFrame({"a": [1], "b": [2]}).runs
+    assert not hasattr(pd.DataFrame(), "runs")
     with pytest.raises(KeyError, match="no column 'model'"):
         steps_frame([]).runs.usage()
 
@@ -122,3 +127,186 @@ def test_questions_leave_the_frame_as_it_was(frame: pd.DataFrame) -> None:
     before = frame.copy(deep=True)
     frame.runs.usage(freq="D"), frame.runs.failures(), frame.runs.active()
     pd.testing.assert_frame_equal(frame, before)
+
+
+def test_usage_by_day_thread_and_assistant_by_their_short_names(frame: pd.DataFrame) -> None:
+    assert list(frame.runs.usage(by="day")["runs"]) == [4, 2]
+    assert frame.runs.usage(by=["assistant", "day"]).index.names == ["assistant_id", "day"]
+    assert list(frame.runs.usage(by="thread")["runs"]) == [6]  # of no thread
+    assert list(frame.runs.usage(by=[])["runs"]) == [6]
+
+
+def test_usage_by_month(frame: pd.DataFrame) -> None:
+    assert list(frame.runs.usage(by=[], freq="MS").index) == [pd.Timestamp("2023-11-01", tz="UTC")]
+
+
+def test_the_accessor_of_the_result_of_usage_says_where_its_column_of_runs_is(frame: pd.DataFrame) -> None:
+    with pytest.raises(AttributeError, match=r"column is frame\['runs'\]"):
+        _ = frame.runs.usage().runs
+
+
+def test_usage_of_a_frame_read_from_parquet_is_the_same(frame: pd.DataFrame) -> None:
+    texts = frame.astype({name: "string" for name in frame if frame[name].dtype == "category"})
+    assert texts.runs.usage().reset_index(drop=True).equals(frame.runs.usage().reset_index(drop=True))
+
+
+def test_concatenated_frames_with_other_models_still_answer(frame: pd.DataFrame) -> None:
+    both = pd.concat([frame, runs_frame([run("run_7", "new", "failed")])])
+    assert both.runs.usage().loc["new", "failures"] == 1
+    assert both.runs.cost({"new": (1, 1)}).isna().all()
+
+
+def test_a_column_that_is_there_twice_is_named(frame: pd.DataFrame) -> None:
+    with pytest.raises(KeyError, match="2 columns 'model'"):
+        pd.concat([frame, frame[["model"]]], axis=1).runs.usage()
+
+
+PRICED = {"id": "r", "status": "completed", "model": "m", "created_at": 1_760_000_000}
+TOKENS = {"prompt_tokens": 1_000_000, "completion_tokens": 500_000, "total_tokens": 1_500_000}
+CACHED = {**TOKENS, "prompt_tokens_details": {"cached_tokens": 400_000}}
+
+
+@pytest.mark.parametrize(
+    ("price", "usage", "cost"),
+    [
+        ((2, 10), TOKENS, 7.0),
+        ((2, 10), CACHED, 7.0),
+        ((2, 10, 1), CACHED, 6.6),
+        ({"input": 2, "output": 10, "cached": 0}, CACHED, 6.2),
+        ({"input": 2, "output": 10}, CACHED, 7.0),
+        ((0, 0), TOKENS, 0.0),
+    ],
+)
+def test_cost_by_own_prices(price: Any, usage: dict[str, Any], cost: float) -> None:
+    assert runs_frame([{**PRICED, "usage": usage}]).runs.cost({"m": price})[0] == pytest.approx(cost)
+
+
+def test_what_is_not_known_costs_a_missing_value_and_never_zero() -> None:
+    unknown = [{**PRICED, "id": "a", "model": "nobody-knows-it", "usage": TOKENS}, {**PRICED, "id": "b"}]
+    frame = runs_frame([*unknown, {**PRICED, "id": "c", "model": None, "usage": TOKENS}])
+    assert str(frame.runs.cost().dtype) == "Float64"
+    assert frame.runs.cost().isna().all()
+    assert frame.runs.cost({"m": (1, 1)}).isna().all()
+    assert str(runs_frame([]).runs.cost().dtype) == "Float64"
+
+
+def test_cost_by_published_prices_counts_cached_tokens_at_their_own() -> None:
+    runs = [{**PRICED, "id": str(i), "model": "gpt-4o", "usage": u} for i, u in enumerate([TOKENS, CACHED])]
+    whole, cached = runs_frame(runs).runs.cost()
+    assert whole == pytest.approx(2.5 + 5)  # $2.50 and $10.00 for a million since October 2024
+    assert cached == pytest.approx(whole - 0.4 * 1.25)
+
+
+def test_prices_that_rise_with_the_tokens_are_those_of_the_run() -> None:
+    usage = [{"prompt_tokens": n, "completion_tokens": 0, "total_tokens": n} for n in (100_000, 300_000)]
+    runs = [{**PRICED, "id": str(i), "model": "gemini-2.5-pro", "usage": u} for i, u in enumerate(usage)]
+    small, large = runs_frame(runs).runs.cost()
+    assert large > 3 * small > 0
+
+
+def test_usage_adds_up_a_column_of_cost(frame: pd.DataFrame) -> None:
+    usage = frame.assign(cost=frame.runs.cost({"small": (1e6, 0)})).runs.usage()
+    assert usage.loc["small", "cost"] == 30
+    assert pd.isna(usage.loc["large", "cost"])
+
+
+@pytest.mark.parametrize("price", [(1,), ("a", "b"), {"input": 1}, {"output": 1, "cached": 2}])
+def test_a_price_that_is_none_is_refused_with_its_model(frame: pd.DataFrame, price: Any) -> None:
+    with pytest.raises(ValueError, match="The price of 'small' has to be"):
+        frame.runs.cost({"small": price})
+
+
+@pytest.mark.parametrize(
+    ("missing", "question", "extra"),
+    [
+        ("genai_prices", "cost()", "cost"),
+        ("matplotlib", "timeline()", "plot"),
+        ("matplotlib", "plot_usage()", "plot"),
+    ],
+)
+def test_a_missing_extra_is_named(missing: str, question: str, extra: str) -> None:
+    code = f"""
+import sys; sys.modules[{missing!r}] = None
+import nbruns
+run = {{"id": "r", "status": "completed", "created_at": 1, "model": "m", "usage": {{"total_tokens": 1}}}}
+try: nbruns.runs_frame([run]).runs.{question}
+except nbruns.SetupError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"pip install 'nbruns[{extra}]'" in done.stdout
+    assert SetupError.__doc__
+
+
+@pytest.fixture
+def pictures() -> Iterator[None]:
+    matplotlib.use("Agg")
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def many(count: int) -> pd.DataFrame:
+    return runs_frame(
+        [
+            run(f"run_{n}", f"model_{n % 12}", "completed", n % 30, seconds=9, tokens=n + 1)
+            for n in range(count)
+        ]
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 3000])
+def test_a_timeline_shows_each_run_and_its_time_zone(pictures: None, count: int) -> None:
+    frame = many(count)
+    axes = frame.runs.timeline()
+    axes.figure.draw_without_rendering()
+    if count:
+        assert len(axes.patches) == 2 * count  # waiting and running
+        assert axes.get_xlabel() == "time (UTC)"
+        assert [label.get_text() for label in axes.get_yticklabels()] == (
+            list(frame["id"]) if count < 40 else []
+        )
+        assert min(bar.get_width() for bar in axes.patches[count:]) > 0
+
+
+def test_runs_at_the_same_time_are_drawn_in_lanes_of_their_own(pictures: None) -> None:
+    frame = runs_frame([run(f"run_{n}", "m", "completed", seconds=50) for n in range(60)])
+    axes = frame.runs.timeline()
+    assert len({bar.get_y() for bar in axes.patches[60:]}) == 60
+
+
+def test_steps_are_drawn_below_their_runs(pictures: None) -> None:
+    frame = many(3)
+    step = {"type": "tool_calls", "created_at": 1_700_000_001, "completed_at": 1_700_000_003}
+    steps = steps_frame(
+        [{"id": "s1", "run_id": "run_1", **step}, {"id": "s2", "run_id": "elsewhere", **step}]
+    )
+    axes = frame.runs.timeline(steps)
+    assert len(axes.patches) == 2 * 3 + 1
+    assert "step: tool calls" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 3000])
+def test_the_picture_of_usage_adds_up(pictures: None, count: int) -> None:
+    frame = many(count)
+    axes = frame.runs.plot_usage()
+    axes.figure.draw_without_rendering()
+    drawn = sum(bar.get_height() for bar in axes.patches)
+    assert drawn == (frame["total_tokens"].sum() if count else 0)
+    if count:
+        named = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert len(named) == min(count, 9) and ("others" in named) == (count > 8)
+
+
+def test_usage_is_drawn_in_the_frames_own_time_zone(pictures: None) -> None:
+    frame = many(20)
+    axes = frame.assign(created_at=frame["created_at"].dt.tz_convert("Europe/Oslo")).runs.plot_usage(
+        "runs", by="status"
+    )
+    assert axes.get_xlabel() == "time (Europe/Oslo)"
+    assert sum(bar.get_height() for bar in axes.patches) == 20
+
+
+def test_a_picture_of_a_column_that_is_not_there_names_it(frame: pd.DataFrame) -> None:
+    with pytest.raises(KeyError, match="no column 'tokens'"):
+        frame.runs.plot_usage("tokens")
+    with pytest.raises(KeyError, match="no column 'running_time'"):
+        frame.drop(columns="running_time").runs.timeline()

@@ -1,0 +1,236 @@
+"""Pictures of frames of runs: when they ran, and what they used. matplotlib loads here, at the first picture.
+
+Text, lines and background are matplotlib's own settings, so a picture follows the user's style; the colours of bars
+are seen on white and on black, and told apart with most kinds of colour blindness (Okabe and Ito's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from nbruns.errors import SetupError, excerpt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_OTHER = "#999999"
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#8C6BB1")
+_STATUS_COLOURS = {
+    "completed": "#009E73",
+    "in_progress": "#0072B2",
+    "requires_action": "#E69F00",
+    "queued": "#56B4E9",
+    "failed": "#D55E00",
+    "incomplete": "#CC79A7",
+    "expired": "#8C6BB1",
+}
+_STEP_COLOURS = {"tool_calls": "#E69F00", "message_creation": "#56B4E9"}
+#: More runs than this have no line of text of their own.
+_NAMED = 40
+#: No bar is narrower than this part of the picture: a run of seconds is still seen in a month.
+_NARROWEST = 0.004
+#: Time that a picture shows at most → the width of its bars.
+_FREQUENCIES = (("3h", "5min"), ("3D", "h"), ("92D", "D"), ("730D", "W"))
+
+
+def timeline(runs: pd.DataFrame, steps: pd.DataFrame | None, ax: Axes | None) -> Axes:
+    """One bar per run: waiting pale, running in the colour of its status; steps below it."""
+    runs = runs[runs["created_at"].notna()].sort_values("created_at", kind="stable").reset_index(drop=True)
+    named = len(runs) <= _NAMED
+    ax = ax or _new_axes(height=1.4 + 0.26 * max(len(runs), 2) if named else 4.0)
+    if runs.empty:
+        return _empty(ax, "no runs")
+    bars = _bars(runs)
+    lanes = np.arange(len(runs)) if named else _lanes(bars)
+    colours = [_STATUS_COLOURS.get(str(status), _OTHER) for status in runs["status"]]
+    height = 0.42 if named and steps is not None else 0.72
+    ax.barh(
+        lanes,
+        bars["running"] - bars["created"],
+        left=bars["created"],
+        height=height,
+        color=colours,
+        alpha=0.35,
+    )
+    ax.barh(lanes, bars["ended"] - bars["running"], left=bars["running"], height=height, color=colours)
+    if named:
+        _draw_steps(ax, runs, steps, bars["narrowest"].iloc[0])
+        ax.set_yticks(lanes, [_label(run) for run in runs.itertuples()], fontsize="small", family="monospace")
+    else:
+        ax.set_yticks([])
+        ax.set_ylabel("runs at the same time")
+    ax.set_ylim(max(lanes) + 0.8, -0.8)  # the first on top
+    _legend(ax, _named_colours(runs, steps if named else None))
+    ax.set_title(f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}", loc="left")
+    return _dated(ax, runs["created_at"])
+
+
+def usage(
+    frame: pd.DataFrame,
+    values: pd.Series[Any],
+    by: pd.Series[Any],
+    created: pd.Series[Any],
+    freq: str | None,
+    ax: Axes | None,
+) -> Axes:
+    """Values added up over time, stacked by group; the largest groups have a colour, the others share one."""
+    ax = ax or _new_axes(height=3.6)
+    known = created.notna() & values.notna()
+    if not known.any():
+        return _empty(ax, f"no {_words(values.name)}")
+    freq = freq or _frequency(created[known])
+    groups = _largest(by[known].astype("object").fillna("unknown"), values[known])
+    amounts = values[known].astype("float64").groupby([created[known], groups]).sum().unstack(fill_value=0)
+    amounts = amounts.resample(freq, label="left", closed="left").sum()
+    amounts = amounts[amounts.sum().sort_values(ascending=False).index]
+    lefts = _days(pd.Series(amounts.index))
+    width = float(np.median(np.diff(lefts))) if len(lefts) > 1 else _days_of(pd.Timedelta("1h"))
+    bottom = np.zeros(len(amounts))
+    for colour, (name, amount) in zip([*_COLOURS, _OTHER], amounts.items(), strict=False):
+        colour = _OTHER if name == "others" else _STATUS_COLOURS.get(str(name), colour)
+        ax.bar(
+            lefts, amount, width * 0.86, bottom=bottom, align="edge", color=colour, label=excerpt(name, 40)
+        )
+        bottom += amount.to_numpy()
+    middle, half = (lefts[0] + lefts[-1] + width) / 2, max(len(lefts), 12) * width / 2
+    ax.set_xlim(middle - half * 1.02, middle + half * 1.02)  # few bars stay narrow
+    ax.yaxis.set_major_formatter(_engineering)
+    ax.grid(axis="y", alpha=0.25)
+    ax.set_axisbelow(True)
+    total = _engineering(values[known].astype("float64").sum(), None)
+    ax.set_title(f"{_words(values.name)}: {total}, by {_words(by.name)}", loc="left")
+    _legend(ax)
+    return _dated(ax, created)
+
+
+def _new_axes(height: float) -> Axes:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise SetupError("Pictures need the package matplotlib: pip install 'nbruns[plot]'.") from error
+    _, ax = plt.subplots(figsize=(9, height), layout="constrained")
+    return ax
+
+
+def _empty(ax: Axes, words: str) -> Axes:
+    ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes)
+    ax.set_axis_off()
+    return ax
+
+
+def _bars(runs: pd.DataFrame) -> pd.DataFrame:
+    """When each run was created, began and ended, as matplotlib's days; a run that goes on ends at the last of all."""
+    created = runs["created_at"]
+    started = created + runs["queued_time"]
+    ended = started + runs["running_time"]
+    last = pd.concat([created, started, ended]).max()
+    active = runs["status"].isin(["queued", "in_progress", "requires_action", "cancelling"])
+    ended = ended.fillna(started).fillna(created).where(~active, last)
+    started = started.fillna(ended)
+    narrowest = max(_days_of(last - created.min()) * _NARROWEST, _days_of(pd.Timedelta("50ms")))
+    bars = pd.DataFrame({"created": _days(created), "running": _days(started), "ended": _days(ended)})
+    bars["ended"] = bars["ended"].where(
+        bars["ended"] - bars["running"] > narrowest, bars["running"] + narrowest
+    )
+    return bars.assign(narrowest=narrowest)
+
+
+def _lanes(bars: pd.DataFrame) -> np.ndarray[Any, Any]:
+    """For each bar the first lane in which nothing is drawn over it."""
+    free_from: list[float] = []
+    lanes = []
+    for begin, end in zip(bars["created"].tolist(), bars["ended"].tolist(), strict=True):
+        lane = next((n for n, free in enumerate(free_from) if free <= begin), len(free_from))
+        free_from[lane : lane + 1] = [end]
+        lanes.append(lane)
+    return np.array(lanes)
+
+
+def _draw_steps(ax: Axes, runs: pd.DataFrame, steps: pd.DataFrame | None, narrowest: float) -> None:
+    if steps is None:
+        return
+    lane_of = {run: lane for lane, run in enumerate(runs["id"])}
+    own = steps[steps["run_id"].isin(lane_of) & steps["created_at"].notna()]
+    lanes = [lane_of[run] + 0.38 for run in own["run_id"]]
+    widths = own["duration"].fillna(pd.Timedelta(0)).dt.total_seconds() / 86_400
+    colours = [_STEP_COLOURS.get(str(kind), _OTHER) for kind in own["type"]]
+    ax.barh(lanes, widths.clip(lower=narrowest), left=_days(own["created_at"]), height=0.2, color=colours)
+
+
+def _label(run: Any) -> str:
+    identity = excerpt(run.id, 60)
+    return identity if len(identity) <= 16 else f"{identity[:8]}…{identity[-6:]}"
+
+
+def _named_colours(runs: pd.DataFrame, steps: pd.DataFrame | None) -> dict[str, str]:
+    statuses = runs["status"].value_counts()
+    named = {f"{n:,} {name}": _STATUS_COLOURS.get(str(name), _OTHER) for name, n in statuses.items() if n}
+    if steps is not None:
+        named |= {
+            f"step: {_words(kind)}": _STEP_COLOURS.get(str(kind), _OTHER) for kind in steps["type"].unique()
+        }
+    return named
+
+
+def _legend(ax: Axes, named: dict[str, str] | None = None) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=colour, label=name) for name, colour in named.items()] if named else None
+    place: dict[str, Any] = {
+        "loc": "upper left",
+        "bbox_to_anchor": (1.0, 1.0),
+        "frameon": False,
+        "fontsize": "small",
+    }
+    ax.legend(handles=handles, **place) if handles else ax.legend(**place)
+
+
+def _dated(ax: Axes, times: pd.Series[Any]) -> Axes:
+    from matplotlib import dates
+
+    zone = times.dt.tz
+    in_dates: Any = dates  # untyped
+    locator = in_dates.AutoDateLocator(tz=zone, maxticks=8)
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(in_dates.ConciseDateFormatter(locator, tz=zone))
+    ax.set_xlabel(f"time ({zone})")
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def _days(times: Any) -> np.ndarray[Any, Any]:
+    """As matplotlib counts: days since 1970, in UTC."""
+    return np.asarray((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta("1D"), dtype="float64")
+
+
+def _days_of(duration: pd.Timedelta) -> float:
+    return duration / pd.Timedelta("1D")
+
+
+def _frequency(times: pd.Series[Any]) -> str:
+    shown = times.max() - times.min()
+    return next((freq for most, freq in _FREQUENCIES if shown <= pd.Timedelta(most)), "MS")
+
+
+def _largest(groups: pd.Series[Any], values: pd.Series[Any]) -> pd.Series[Any]:
+    """The groups, those that the colours do not suffice for as "others"."""
+    sums = values.astype("float64").groupby(groups).sum().nlargest(len(_COLOURS))
+    return groups.where(groups.isin(sums.index), "others")
+
+
+def _engineering(value: float, _: Any) -> str:
+    """1234567 as 1.2M."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def _words(name: Iterable[str] | Any) -> str:
+    return str(name).replace("_", " ").removesuffix(" id")
