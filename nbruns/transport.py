@@ -295,8 +295,9 @@ class Transport:
                 response, f"a redirection to {target}, which is not followed: correct base_url"
             )
         try:
-            self._read_json(response)
-            error: Exception = self._error(response, "an error without a message")
+            payload = self._read_json(response)
+            words = (payload.get(name) for name in ("error", "message", "detail"))
+            error: Exception = self._error(response, next(filter(None, words), "an error without a message"))
         except (errors.NbrunsError, _MaybeTaken) as caught:
             error = caught
         maybe = isinstance(error, APIError) and response.status_code in (500, 502, 504)
