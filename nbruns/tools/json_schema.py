@@ -198,5 +198,7 @@ _WORDS: dict[str, Callable[[Any, Any], str]] = {
     "format": _format,
     "minItems": lambda least, items: f"There should be at least {least}, and there are {len(items)}.",
     "maxItems": lambda most, items: f"There should be at most {most}, and there are {len(items)}.",
+    "anyOf": lambda _, __: "This fits none of what it may be.",
+    "oneOf": lambda _, __: "This fits none, or more than one, of what it may be.",
     "uniqueItems": lambda _, __: "No two of these may be the same.",
 }

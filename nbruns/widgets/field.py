@@ -53,11 +53,9 @@ class Asked:
         return name if self.required or not name else f"{name} (optional)"
 
     @property
-    def hint(self) -> str:
-        """What is said of the value, in the schema's words."""
-        words = sendable(excerpt(self.schema.get("description") or "", 400))
-        example = FORMATS.get(str(self.schema.get("format")))
-        return " ".join(filter(None, [words, example and f"As {example}."]))
+    def description(self) -> str:
+        """What the schema says of the value."""
+        return sendable(excerpt(self.schema.get("description") or "", 400))
 
 
 class Field:
@@ -105,7 +103,7 @@ class Field:
 
     def empty(self) -> Any:
         """What it means that the control shows nothing. Raises ValueError where that can't be."""
-        if not self.edited and self.asked.value in (None, ""):
+        if not self.edited and (self.asked.value is None or self.asked.value == ""):
             return self.asked.value
         if not self.asked.required:
             return MISSING
@@ -145,9 +143,14 @@ class Field:
 
     def say(self, wrong: str) -> None:
         """Show below the control what is wrong with it, behind the hint."""
-        hint = f'<span class="nbruns-hint">{plain_html(self.asked.hint)}</span>' if self.asked.hint else ""
+        hint = f'<span class="nbruns-hint">{plain_html(self.hint())}</span>' if self.hint() else ""
         alert = f'<span role="alert">{plain_html(wrong)}</span>' if wrong else ""
         self._note.value = hint + alert
+
+    def hint(self) -> str:
+        """What helps to fill the field in."""
+        example = FORMATS.get(str(self.asked.schema.get("format")))
+        return " ".join(filter(None, [self.asked.description, example and f"As {example}."]))
 
     def on_change(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever the value changes."""

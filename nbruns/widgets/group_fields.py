@@ -163,6 +163,7 @@ class Rows(Group):
     def build(self, value: Any) -> None:
         self.rows: list[tuple[Field, Any]] = []
         self._add = ipywidgets.Button(description="Add", icon="plus", tooltip=f"Add to {self.asked.title}")
+        self._add.add_class("nbruns-add")
         self._add.on_click(lambda _: self._added())
         for item in self.items_of(value):
             self._append(item)
@@ -175,6 +176,13 @@ class Rows(Group):
     def row(self, number: int, item: Any) -> Field:
         """The field of a row."""
         raise NotImplementedError
+
+    def value(self) -> Any:
+        untouched = self.asked.value is MISSING and not self.edited and not self.fields()
+        if untouched and self.asked.required and self.is_sent:
+            self.say("This is required.")
+            raise ValueError("This is required.")
+        return super().value()
 
     def fields(self) -> list[tuple[str | int, Field]]:
         return [(number, field) for number, (field, _) in enumerate(getattr(self, "rows", []))]

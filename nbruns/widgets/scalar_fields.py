@@ -120,6 +120,9 @@ class DateField(Field):
     def parse(self, shown: Any) -> Any:
         return MISSING if shown is None else shown.isoformat()
 
+    def hint(self) -> str:
+        return self.asked.description
+
     def options(self, **more: Any) -> dict[str, Any]:
         options = super().options(**more)
         if self.asked.default not in (MISSING, None):  # a calendar has no placeholder to say it
@@ -149,6 +152,8 @@ class TextField(Field):
         try:
             return super().empty()
         except ValueError:
+            if not self.edited:
+                raise
             return ""
 
 

@@ -26,7 +26,7 @@ def shape_of(schema: Any, root: Mapping[str, Any]) -> Shape:
     nullable = False
     for _ in range(_STEPS):
         before = found
-        found = _joined(_followed(found, root))
+        found = _joined(_followed(found, root), root)
         found, null_too = _without_null(found)
         nullable |= null_too
         if found == before:
@@ -65,7 +65,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 def _followed(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
     target = _definition(schema.get("$ref"), root)
-    return schema if target is None else {**target, **_without(schema, "$ref")}
+    return schema if target is None else _merged(target, _without(schema, "$ref"))
 
 
 def _definition(reference: Any, root: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -78,21 +78,30 @@ def _definition(reference: Any, root: Mapping[str, Any]) -> Mapping[str, Any] | 
     return target if isinstance(target, Mapping) else None
 
 
-def _joined(schema: dict[str, Any]) -> dict[str, Any]:
+def _joined(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
     """`allOf`: all that its parts say, in one."""
     parts = schema.get("allOf")
-    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+    if not isinstance(parts, list) or len(parts) > _STEPS:
         return schema
     joined = _without(schema, "allOf")
     for part in parts:
-        if "$ref" in part and "$ref" in joined:
-            return schema  # two to follow: what is left of them is for JSON
-        properties = {**mapping(part.get("properties")), **mapping(joined.get("properties"))}
-        required = [*_list(part.get("required")), *_list(joined.get("required"))]
-        joined = {**part, **joined}
-        joined |= {"properties": properties} if properties else {}
-        joined |= {"required": required} if required else {}
+        plain = dict(part) if isinstance(part, Mapping) else {}
+        for _ in range(_STEPS):
+            plain = _followed(plain, root)
+        joined = _merged(plain, joined)
     return joined
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both in one: of properties and required names all, of anything else what `over` says."""
+    properties = {**mapping(under.get("properties")), **mapping(over.get("properties"))}
+    required = list(dict.fromkeys(map(str, [*_list(under.get("required")), *_list(over.get("required"))])))
+    both = {**under, **over}
+    return (
+        both
+        | ({"properties": properties} if properties else {})
+        | ({"required": required} if required else {})
+    )
 
 
 def _without_null(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -74,7 +74,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._submit = ipywidgets.Button(description="Submit", button_style="primary")
         self._submit.on_click(lambda _: self._submit_clicked())
         self._note = ipywidgets.HTML()
-        self._note.add_class("nbruns-invalid")
+        self._note.add_class("nbruns-told")
         for card in self.calls:
             card.on_edit(self._edited)
         super().__init__([self._head, *self.calls, self._footer()])

@@ -134,19 +134,20 @@ def test_what_the_model_left_out_stays_left_out() -> None:
 
 
 def test_what_is_required_is_asked_for() -> None:
-    assert field_for("x", {"type": "string"}, required=True).read() == ""
-    kinds: list[Any] = [
-        {"enum": ["a", "b"]},
-        {"type": "boolean"},
-        {"type": "integer"},
-        {"type": "number"},
-        {},
-    ]
-    for schema in [*kinds, {"type": "string", "format": "date"}]:
+    kinds: list[Any] = [{"type": "string"}, {"items": {"type": "string"}}, {"enum": ["a", "b"]}, {}]
+    scalars = [{"type": name} for name in ("boolean", "integer", "number")]
+    for schema in [*kinds, *scalars, {"type": "string", "format": "date"}]:
         field = field_for("x", schema, required=True)
         with pytest.raises(ValueError, match="required"):
             field.read()
         assert 'role="alert"' in field._note.value
+
+
+def test_an_emptied_text_is_empty_where_it_is_required() -> None:
+    field = field_for("x", {"type": "string"}, required=True)
+    field.control.value = "a"
+    field.control.value = ""
+    assert (field.read(), field.control.placeholder) == ("", "empty text")
 
 
 def test_an_emptied_optional_field_is_left_out() -> None:
@@ -171,7 +172,6 @@ STRICT = {"type": ["string", "null"]}
         ({"type": "string", "default": "C"}, MISSING, False, "default: C", MISSING),
         ({"type": "string", "default": "C"}, "C", False, "", "C"),
         ({"type": "string"}, "", False, "empty text", ""),
-        ({"type": "string"}, MISSING, True, "empty text", ""),
         (STRICT, MISSING, True, "null", None),
         (STRICT, None, True, "null", None),
         ({**STRICT, "default": None}, MISSING, False, "default: null", MISSING),
