@@ -39,6 +39,7 @@ class Slow:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("database_url")
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--lifetime", type=int, default=600)
     parser.add_argument("--idle-timeout", type=float)
     parser.add_argument("--words", type=int, default=10)
@@ -47,7 +48,7 @@ def main() -> None:
     models = Models()
     models.add("slow", Slow(asked.words, asked.pause))
     serve(
-        port=0,
+        port=asked.port,
         database_url=asked.database_url,
         token=TOKEN,
         idle_timeout=asked.idle_timeout,
