@@ -26,8 +26,8 @@ _HOUR, _DAY = 3600, 86400
 _LIFETIME = 600
 #: Nothing begins later than this before the history's end, so that all has ended then.
 _MARGIN = _HOUR
-#: When gpt-4.1 was down: from so many seconds before the end, for so long.
-_OUTAGE_MODEL, _OUTAGE_FROM, _OUTAGE_FOR = "gpt-4.1", 8 * _DAY + 10 * _HOUR, 5 * _HOUR
+#: When gpt-4o-mini was down: from so many seconds before the end, for so long.
+_OUTAGE_MODEL, _OUTAGE_FROM, _OUTAGE_FOR = "gpt-4o-mini", 8 * _DAY + 10 * _HOUR, 5 * _HOUR
 #: What became slow, from when on, and how many times slower it is.
 _SLOW_CALL, _SLOW_FROM, _SLOWER = "query_warehouse", 6 * _DAY, 4.0
 #: Rows that are written at once.

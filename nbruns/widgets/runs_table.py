@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,14 +14,16 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from nbruns.errors import APIError, NbrunsError, NotFoundError, TimeoutError, excerpt
+from nbruns.errors import NbrunsError, NotFoundError, TimeoutError, excerpt
 from nbruns.frames import runs_frame
 from nbruns.objects import Run, Thread
 from nbruns.transport import Transport
 from nbruns.widgets import runs_saved
 from nbruns.widgets.run_details import fetch
 from nbruns.widgets.runs_follow import Follower
-from nbruns.widgets.runs_rows import COLUMNS, Filter, Rows, complete, moment_text, updated
+from nbruns.widgets.runs_listing import advice, listed
+from nbruns.widgets.runs_rows import COLUMNS, Filter, Rows, complete, updated
+from nbruns.widgets.runs_traits import Moment, Names
 from nbruns.widgets.saved import SavedDisplays
 
 if TYPE_CHECKING:
@@ -35,36 +35,14 @@ STATIC = Path(__file__).parent / "static"
 AT_ONCE = 20
 #: Rows that a page gets for one question, at most.
 ROWS_AT_ONCE = 300
-#: Threads whose runs are listed at the same time.
-LISTED_AT_ONCE = 8
 #: Seconds that a cell waits for its first rows, so that they are in what the notebook saves.
 SOON = 1.0
 #: Seconds after a change until what the notebook saves has it too: each time JupyterLab draws the output anew.
 SETTLED = 1.0
 
 
-class Names(traitlets.List):  # type: ignore[type-arg]  # its subclass is of str
-    """A list of names; a single name will do."""
-
-    def validate(self, obj: Any, value: Any) -> Any:
-        wanted = [value] if isinstance(value, str) else value if isinstance(value, list) else list(value)
-        return super().validate(obj, wanted)
-
-
-class Moment(traitlets.Unicode):  # type: ignore[type-arg]
-    """A point in time as text; a datetime, or a timedelta for so long ago, will do."""
-
-    def validate(self, obj: Any, value: Any) -> Any:
-        if isinstance(value, timedelta):
-            value = f"{value.total_seconds():.0f}s"
-        text = "" if value is None else value.isoformat() if isinstance(value, datetime) else str(value)
-        try:
-            return moment_text(text)
-        except ValueError:
-            raise traitlets.TraitError(
-                f"{self.name}={excerpt(value, 60)!r} is no time: write '2026-11-01', a datetime, or '7D' for "
-                "seven days ago."
-            ) from None
+def _joined(*names: str) -> str:
+    return "\n".join((STATIC / name).read_text("utf-8") for name in names)
 
 
 class RunsTable(anywidget.AnyWidget):
@@ -83,8 +61,8 @@ class RunsTable(anywidget.AnyWidget):
     What the notebook saves is a plain table of the first rows.
     """
 
-    _esm = STATIC / "runs_table.js"
-    _css = "\n".join((STATIC / name).read_text("utf-8") for name in ("transcript.css", "runs_table.css"))
+    _esm = _joined(*(f"runs_{part}.js" for part in ("store", "filters", "grid", "details", "table")))
+    _css = _joined("transcript.css", "runs_table.css")
 
     #: Only runs with one of these statuses, of one of these models; all where empty.
     status = Names(traitlets.Unicode()).tag(sync=True)
@@ -121,7 +99,7 @@ class RunsTable(anywidget.AnyWidget):
             complete(frame)  # or it raises what is missing
         self._runs = cast("Runs", getattr(client, "runs", client))
         self._transport: Transport = self._runs._transport
-        self._threads = [threads] if isinstance(threads, (str, Thread)) else threads and list(threads)
+        self._threads = None if threads is None else _several(threads)
         self._limit = limit
         self._lock = threading.RLock()
         self._known: dict[str, Run] = {}
@@ -241,7 +219,7 @@ class RunsTable(anywidget.AnyWidget):
         runs: dict[str, Run] = {}
         shown = 50 if not len(self._rows) else 10**12  # what is there stays until all has come
         try:
-            for run in self._source():
+            for run in listed(self._runs, self._threads, self._limit):
                 runs[run.id] = run
                 if self._closed.is_set():
                     return
@@ -252,24 +230,9 @@ class RunsTable(anywidget.AnyWidget):
             self._ready()
         except Exception as error:  # whatever it was, it is shown and raised by wait(), not lost in a thread
             self._state, self._error = "error", error
-            self._note("list", _words(error) + self._advice(error))
+            self._note("list", _words(error) + advice(error, self._threads))
             self._arrange()
             self._listed.set()
-
-    def _source(self) -> Iterator[Run]:
-        if self._threads is None:
-            yield from self._runs.iter(limit=self._limit)
-            return
-        with ThreadPoolExecutor(LISTED_AT_ONCE, thread_name_prefix="nbruns-table") as pool:
-            for found in pool.map(
-                lambda thread: [*self._runs.iter(thread, limit=self._limit)], self._threads
-            ):
-                yield from found
-
-    def _advice(self, error: Exception) -> str:
-        if self._threads is None and isinstance(error, APIError) and error.status in (404, 405):
-            return "\nThis server does not list the runs of all threads: name threads, RunsTable(client, threads)."
-        return ""
 
     def _take(self, frame: pd.DataFrame, known: dict[str, Run]) -> None:
         with self._lock:
@@ -427,6 +390,10 @@ class RunsTable(anywidget.AnyWidget):
             wanted = {**others, **({name: words} if words else {})}
             if wanted != self._notes:
                 self._notes = wanted
+
+
+def _several(threads: str | Thread | Iterable[str | Thread]) -> list[str | Thread]:
+    return [threads] if isinstance(threads, (str, Thread)) else list(threads)
 
 
 def _words(error: BaseException) -> str:

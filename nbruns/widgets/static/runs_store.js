@@ -1,0 +1,96 @@
+// What a page knows of a table of runs. The kernel filters and sorts; a page asks {rows: [version, start, stop]} for
+// the rows that it lacks and gets {version, start, rows}; `_facts` tells how many there are.
+
+const PAGE = 100; // rows that are asked for together
+const PATIENCE = 5000; // ms until the page says that the kernel does not answer
+
+function element(tag, name = "", attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
+  node.append(...children);
+  return node;
+}
+
+const words = (status) => status.replaceAll("_", " ");
+const number = (n) => n.toLocaleString("en-US");
+
+// The rows that have come, and who wants to know of more.
+class Store {
+  constructor(model) {
+    this.model = model;
+    this.views = new Set();
+    this.page = `${Date.now()}-${Math.random()}`;
+    this.watched = false;
+    this.forget();
+    model.on("change:_facts", () => {
+      if (this.facts.version !== this.version) this.forget();
+      this.tell();
+    });
+    for (const name of ["_notes", "_chosen", "status", "model", "text", "since", "until", "sort"]) model.on(`change:${name}`, () => this.tell());
+    model.on("change:_details", () => this.views.forEach((view) => view.details.show()));
+    model.on("msg:custom", (message) => this.receive(message));
+  }
+
+  get facts() {
+    return this.model.get("_facts") ?? {};
+  }
+
+  get(name) {
+    return this.model.get(name);
+  }
+
+  set(values) {
+    Object.entries(values).forEach(([name, value]) => this.model.set(name, value));
+    this.model.save_changes();
+    this.tell();
+  }
+
+  forget() {
+    this.version = this.facts.version;
+    this.rows = new Map();
+    this.asked = new Set();
+    clearTimeout(this.timer);
+    this.silent = false;
+  }
+
+  receive({ version, start, rows }) {
+    if (version !== this.version) return;
+    rows.forEach((row, place) => this.rows.set(start + place, row));
+    this.asked.delete(start / PAGE);
+    clearTimeout(this.timer);
+    if (this.asked.size) this.expect();
+    this.silent = false;
+    this.tell();
+  }
+
+  need(first, last) {
+    for (let page = Math.floor(first / PAGE); page * PAGE <= last; page++) {
+      if (this.rows.has(page * PAGE) || this.asked.has(page)) continue;
+      this.asked.add(page);
+      this.model.send({ rows: [this.version, page * PAGE, (page + 1) * PAGE] });
+      this.expect();
+    }
+  }
+
+  expect() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.silent = true;
+      this.asked.clear(); // the next look asks again
+      this.tell();
+    }, PATIENCE);
+  }
+
+  tell() {
+    this.views.forEach((view) => view.update());
+  }
+
+  // The kernel looks at runs that go on only while somebody looks at the table.
+  watch() {
+    const watched = [...this.views].some((view) => view.root.isConnected);
+    if (watched === this.watched) return;
+    this.watched = watched;
+    this.model.send(watched ? { hello: this.page } : { bye: this.page });
+  }
+}

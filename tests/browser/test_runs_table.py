@@ -1,0 +1,217 @@
+"""10,000 runs in a real JupyterLab: filter, sort, scroll, open, by mouse and by keyboard; then without a kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from lab import Lab, NotebookPage, wait_until
+from playwright.sync_api import Locator, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+SETUP = """
+from datetime import datetime, timezone
+import nbruns
+client = nbruns.local("table-data", idle_timeout=300)
+client.server.add_history(10_000, until=datetime(2026, 11, 20, 18, tzinfo=timezone.utc), seed=7)
+"""
+TABLE = """
+table = nbruns.RunsTable(client)
+table
+"""
+ASK = "print(len(table.frame), [run.status for run in table.selected], table.sort, table.text)"
+#: What the table is to show, counted without it.
+EXPECTED = """
+import json
+frame = client.runs.list()
+failed = frame[frame["status"] == "failed"]
+limited = failed[(failed["model"] == "gpt-4o") & failed["error_message"].str.contains("Rate limit")]
+print(json.dumps({
+    "times": frame["created_at"].dt.strftime("%Y-%m-%d %H:%M:%S").tolist(),
+    "most_tokens": int(frame["total_tokens"].max()),
+    "failed": len(failed),
+    "limited": len(limited),
+    "lately": int((limited["created_at"] >= "2026-11-16").sum()),
+}))
+"""
+#: Runs with words that would be markup if anything were done with them but to show them.
+HOSTILE = """
+import nbruns
+evil = "<img src=x onerror='window.hacked = true'><b>bold</b>$x^2$"
+payload = {
+    "id": evil, "object": "thread.run", "thread_id": "thread_1", "assistant_id": evil, "model": evil,
+    "status": "failed", "created_at": 1_790_000_000, "last_error": {"code": evil, "message": evil},
+}
+table = nbruns.RunsTable(nbruns.Client("http://127.0.0.1:9/v1", max_retries=0), runs=[nbruns.objects.Run(payload)])
+table
+"""
+
+OpenNotebook = Callable[..., NotebookPage]
+
+
+@pytest.fixture
+def opened(lab: Lab, notebook_page: OpenNotebook) -> NotebookPage:
+    """A notebook with the table of 10,000 runs in its second cell."""
+    page = notebook_page(lab.write_notebook("table.ipynb", [SETUP, TABLE, ASK, EXPECTED]))
+    page.run_all(seconds=120)
+    expect(page.output(1).locator(".nbruns-count")).to_have_text("10,000 runs", timeout=60_000)
+    return page
+
+
+@pytest.fixture
+def expected(opened: NotebookPage) -> dict[str, Any]:
+    return json.loads(opened.output(3).text_content() or "")
+
+
+def row(page: NotebookPage, place: int) -> Locator:
+    """The row of that number in the table, from 0."""
+    return page.output(1).locator(f".nbruns-body [aria-rowindex='{place + 2}']")
+
+
+def cell(page: NotebookPage, place: int, column: int) -> Locator:
+    return row(page, place).locator(f"[aria-colindex='{column}']")
+
+
+def asked(page: NotebookPage) -> Locator:
+    """What the kernel knows of the table."""
+    page.run_cell(2)
+    return page.output(2)
+
+
+def saved(page: NotebookPage) -> str:
+    """The output of the table's cell as the notebook on disk has it."""
+    page.save()
+    return str(page.lab.read_notebook(page.path).cells[1].outputs)
+
+
+def test_ten_thousand_runs(
+    opened: NotebookPage, notebook_page: OpenNotebook, expected: dict[str, Any]
+) -> None:
+    page, output, lately = opened, opened.output(1), expected["lately"]
+    grid = output.get_by_role("grid", name="Runs")
+    expect(grid).to_have_attribute("aria-rowcount", "10001")
+    page.screenshot("runs-table", page.cell(1))
+
+    # Any row is a scroll away, and only the rows in view are there.
+    grid.evaluate("grid => grid.scrollTo(0, 5000 * 30)")
+    expect(cell(page, 5004, 1)).to_have_text(expected["times"][5004])
+    assert output.locator(".nbruns-body [role=row]").count() < 60
+
+    # Sort.
+    output.get_by_role("button", name="Tokens").click()
+    heading = output.get_by_role("columnheader", name="Tokens")
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    grid.evaluate("grid => grid.scrollTo(0, 0)")
+    expect(cell(page, 0, 5)).to_have_text(f"{expected['most_tokens']:,}")
+
+    # Filter by status, model, text and time.
+    output.get_by_role("group", name="Status").get_by_role("button", name="failed").click()
+    expect(output.locator(".nbruns-count")).to_have_text(f"{expected['failed']} of 10,000 runs")
+    output.get_by_label("Model").select_option("gpt-4o")
+    output.get_by_label("Search runs").fill("rate limit")
+    expect(output.locator(".nbruns-count")).to_have_text(f"{expected['limited']} of 10,000 runs")
+    expect(asked(page)).to_have_text(f"{expected['limited']} [] -total_tokens rate limit")
+    output.get_by_label("Created", exact=True).select_option("custom")
+    output.get_by_label("Created from, UTC").fill("2026-11-16T00:00")
+    output.get_by_label("Created from, UTC").press("Tab")
+    expect(output.locator(".nbruns-count")).to_have_text(f"{lately} of 10,000 runs")
+
+    # Open a run.
+    row(page, 2).click()
+    details = output.get_by_label("The opened run")
+    expect(details.get_by_text("Rate limit reached for gpt-4o")).to_be_visible()
+    page.screenshot("runs-table-opened", page.cell(1))
+    details.get_by_role("tab", name="JSON").click()
+    expect(details.get_by_role("tabpanel")).to_contain_text('"rate_limit_exceeded"')
+    expect(asked(page)).to_have_text(f"{lately} ['failed'] -total_tokens rate limit")
+
+    # The notebook that is saved has a plain table, also without a kernel.
+    wait_until(lambda: f"{lately} of 10,000 runs" in saved(page), "the plain table to be saved")
+    assert "widget-view" not in saved(page)
+    expect(details).to_be_visible()  # the live table is still there
+    page.lab.stop_kernels()
+    reopened = notebook_page(page.path, kernel=False)
+    expect(reopened.output(1).get_by_role("table")).to_contain_text("Rate limit reached")
+    assert "Error displaying widget" not in (reopened.page.text_content("body") or "")
+    reopened.screenshot("runs-table-saved", reopened.cell(1))
+
+
+def test_by_keyboard_in_the_dark_and_in_a_narrow_window(
+    opened: NotebookPage, expected: dict[str, Any]
+) -> None:
+    page, output = opened, opened.output(1)
+    page.set_theme("JupyterLab Dark")
+    page.page.locator("#jupyterlab-splash").wait_for(state="detached")
+    keyboard = page.page.keyboard
+    output.get_by_role("button", name="Created (UTC)").focus()
+    grid = output.get_by_role("grid")
+    grid.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowUp", "Enter"):
+        keyboard.press(key)
+    active = grid.evaluate(
+        "grid => document.getElementById(grid.getAttribute('aria-activedescendant'))?.ariaRowIndex"
+    )
+    assert active == "4"
+    expect(row(page, 2)).to_have_attribute("aria-selected", "true")
+    details = output.get_by_label("The opened run")
+    details.get_by_role("tab", name="Steps").click()
+    expect(details.get_by_role("table")).to_contain_text("message creation")
+    keyboard.press("ArrowRight")
+    expect(details.get_by_role("tab", name="Tool calls")).to_be_focused()
+    page.screenshot("runs-table-dark", page.cell(1))
+    keyboard.press("Escape")
+    expect(details).to_be_hidden()
+    expect(grid).to_be_focused()
+
+    keyboard.press("Shift+ArrowDown")
+    keyboard.press("Shift+ArrowDown")
+    expect(output.locator("[role=row][aria-selected=true]")).to_have_count(3)
+    keyboard.press("End")
+    expect(cell(page, 9999, 1)).to_have_text(expected["times"][-1])
+    keyboard.press("x")  # would cut the cell, were the key JupyterLab's
+    expect(grid).to_be_visible()
+
+    page.page.set_viewport_size({"width": 560, "height": 900})
+    expect(cell(page, 9999, 3)).to_be_hidden()
+    assert grid.evaluate("grid => grid.scrollWidth - grid.clientWidth") == 0
+    page.screenshot("runs-table-narrow", page.cell(1))
+    page.set_theme("JupyterLab Light")
+
+
+def test_the_output_is_drawn_anew_around_it(opened: NotebookPage, notebook_page: OpenNotebook) -> None:
+    page, output = opened, opened.output(1)
+    output.get_by_role("grid").evaluate("grid => grid.scrollTo(0, 3000)")
+    search = output.get_by_label("Search runs")
+    search.press_sequentially("gpt")
+    page.page.evaluate("window.place = document.querySelector('.nbruns-place')")
+    page.page.wait_for_function("!window.place.isConnected")  # the plain table has been replaced by the next
+    expect(search).to_be_focused()
+    search.press_sequentially("-4.1")
+    expect(search).to_have_value("gpt-4.1")
+    search.fill("gpt-4.1 timeout")
+    expect(output.get_by_text("No run fits the filter.")).to_be_visible()
+    output.get_by_role("button", name="Clear the filter").click()
+    expect(output.locator(".nbruns-count")).to_have_text("10,000 runs")
+    expect(output.locator(".nbruns-runs")).to_have_count(1)
+
+    # A page that is opened later has the live table too.
+    wait_until(lambda: "the first 20 of 10,000 runs" in saved(page), "the plain table to be saved")
+    page.page.close()
+    page = notebook_page(page.path)
+    expect(page.output(1).locator(".nbruns-count")).to_have_text("10,000 runs", timeout=30_000)
+    expect(cell(page, 0, 2)).to_have_text("completed")
+
+
+def test_what_runs_say_is_only_ever_text(lab: Lab, notebook_page: OpenNotebook) -> None:
+    page = notebook_page(lab.write_notebook("hostile.ipynb", ["import nbruns.objects", HOSTILE]))
+    page.run_all()
+    cells = page.output(1).locator(".nbruns-body [role=gridcell]")
+    expect(cells.nth(5)).to_have_text("<img src=x onerror='window.hacked = true'><b>bold</b>$x^2$")
+    cells.first.click()
+    details = page.output(1).get_by_label("The opened run")
+    expect(details.locator(".nbruns-told.nbruns-error")).to_contain_text("127.0.0.1:9")  # nobody is there
+    assert page.output(1).locator("img, b").count() == 0
+    assert page.page.evaluate("'hacked' in window") is False
