@@ -66,6 +66,10 @@ def _serve(asked: argparse.Namespace) -> int:
     _check(asked)
     token = None if asked.no_token else token_of(folder)
     configure(asked.log_format, asked.log_level, _secrets(asked, token))
+    models = Models(
+        files=dict(map(_named_file, asked.model)), upstream=asked.upstream, upstream_api=asked.upstream_api
+    )
+    models.check()
     with serving(folder) as address:
 
         def tell(url: str) -> None:
@@ -84,11 +88,7 @@ def _serve(asked: argparse.Namespace) -> int:
             allowed_hosts=asked.allow_host,
             idle_timeout=asked.idle_timeout,
             on_ready=tell,
-            models=Models(
-                files=dict(map(_named_file, asked.model)),
-                upstream=asked.upstream,
-                upstream_api=asked.upstream_api,
-            ),
+            models=models,
         )
     return 0
 

@@ -267,6 +267,7 @@ def test_a_model_that_is_no_file_is_one_line(tmp_path: Path, model: str) -> None
             ["--upstream", "example.org/v1"],
             "--upstream example.org/v1…: write a URL that begins with http:// or https://",
         ),
+        (["--upstream", "http://"], "The upstream must be the URL of an endpoint"),
         (["--upstream-api", "completions"], "--upstream-api completions: write chat or responses"),
         (
             ["--database-url", "mysql://me:secret@db/x"],

@@ -83,6 +83,12 @@ class Models:
                 return self._built[name]
             return self._upstream_for(name)
 
+    def check(self) -> None:
+        """Build the upstream now: what is wrong with it shows at once (`SetupError`), and no run waits for it."""
+        if self._upstream_url:
+            with self._lock:
+                self._upstream_for("")
+
     def _upstream_for(self, name: str) -> Model:
         if not self._upstream_url:
             raise UnknownModelError(self._unknown(name))
