@@ -48,15 +48,8 @@ def timeline(runs: pd.DataFrame, steps: pd.DataFrame | None, ax: Axes | None) ->
     lanes = np.arange(len(runs)) if named else _lanes(bars)
     colours = [_STATUS_COLOURS.get(str(status), _OTHER) for status in runs["status"]]
     height = 0.42 if named and steps is not None else 0.72
-    ax.barh(
-        lanes,
-        bars["running"] - bars["created"],
-        left=bars["created"],
-        height=height,
-        color=colours,
-        alpha=0.35,
-    )
-    ax.barh(lanes, bars["ended"] - bars["running"], left=bars["running"], height=height, color=colours)
+    _draw(ax, lanes, bars["created"], bars["running"], height, colours, alpha=0.35)
+    _draw(ax, lanes, bars["running"], bars["ended"], height, colours)
     if named:
         _draw_steps(ax, runs, steps, bars["narrowest"].iloc[0])
         ax.set_yticks(lanes, [_label(run) for run in runs.itertuples()], fontsize="small", family="monospace")
@@ -156,9 +149,23 @@ def _draw_steps(ax: Axes, runs: pd.DataFrame, steps: pd.DataFrame | None, narrow
     lane_of = {run: lane for lane, run in enumerate(runs["id"])}
     own = steps[steps["run_id"].isin(lane_of) & steps["created_at"].notna()]
     lanes = [lane_of[run] + 0.38 for run in own["run_id"]]
-    widths = own["duration"].fillna(pd.Timedelta(0)).dt.total_seconds() / 86_400
+    begun = _days(own["created_at"])
+    lasted = own["duration"].fillna(pd.Timedelta(0)).dt.total_seconds().to_numpy() / 86_400
     colours = [_STEP_COLOURS.get(str(kind), _OTHER) for kind in own["type"]]
-    ax.barh(lanes, widths.clip(lower=narrowest), left=_days(own["created_at"]), height=0.2, color=colours)
+    _draw(ax, lanes, begun, begun + np.maximum(lasted, narrowest), 0.2, colours)
+
+
+def _draw(
+    ax: Axes, lanes: Any, begun: Any, ended: Any, height: float, colours: list[str], alpha: float = 1.0
+) -> None:
+    """Bars from begin to end, all in one piece: thousands of patches would take matplotlib many seconds."""
+    from matplotlib.collections import PolyCollection
+
+    low, high = np.asarray(lanes) - height / 2, np.asarray(lanes) + height / 2
+    corners = [(begun, low), (begun, high), (ended, high), (ended, low)]
+    bars = np.stack([np.column_stack(corner) for corner in corners], axis=1)
+    ax.add_collection(PolyCollection(list(bars), facecolors=colours, alpha=alpha, linewidths=0))
+    ax.autoscale_view()
 
 
 def _label(run: Any) -> str:
