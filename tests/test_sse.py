@@ -139,3 +139,42 @@ def test_a_prefix_gives_nothing_that_the_whole_does_not(lines: list[tuple[bytes,
     stream = b"".join(line + end for line, end in lines)
     prefix, whole = events(stream[:cut]), events(stream)
     assert prefix == whole[: len(prefix)]
+
+
+FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\0"), max_size=20)
+WIRE_EVENTS = st.lists(st.tuples(FIELD, st.lists(FIELD, min_size=1, max_size=3), FIELD), max_size=8)
+
+
+@given(WIRE_EVENTS, st.data())
+def test_any_chunking_of_any_events_gives_those_events(
+    wanted: list[tuple[str, list[str], str]], draw: st.DataObject
+) -> None:
+    """Whatever text is in them, whichever line end each line has, wherever the bytes are cut."""
+    lines = [
+        line
+        for name, data, id in wanted
+        for line in (f"event: {name}", *(f"data: {line}" for line in data), f"id: {id}", "")
+    ]
+    ends = draw.draw(st.lists(ENDS, min_size=len(lines), max_size=len(lines)))
+    for i, line in enumerate(lines):
+        if line == "" and ends[i - 1 : i + 1] == [b"\r", b"\n"]:
+            ends[i] = b"\r\n"  # else the two were one line end, and the event would not end here
+    stream = b"".join(line.encode() + end for line, end in zip(lines, ends, strict=True))
+    size = draw.draw(st.integers(1, 9))
+    found = events(*(stream[i : i + size] for i in range(0, len(stream), size)))
+    assert found == [
+        ServerSentEvent(name or "message", "\n".join(data), id or None) for name, data, id in wanted
+    ]
+
+
+@given(WIRE_EVENTS, st.integers(0, 2000))
+def test_any_prefix_gives_the_first_events_and_no_other(
+    wanted: list[tuple[str, list[str], str]], cut: int
+) -> None:
+    blocks = [
+        "".join([f"event: {name}\n", *(f"data: {line}\n" for line in data), f"id: {id}\n\n"]).encode()
+        for name, data, id in wanted
+    ]
+    whole, prefix = events(*blocks), events(b"".join(blocks)[:cut])
+    complete = sum(end <= cut for end in itertools.accumulate(map(len, blocks)))
+    assert prefix == whole[:complete] and len(whole) == len(wanted)
