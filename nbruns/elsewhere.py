@@ -37,6 +37,20 @@ def found_in(objects: Iterable[Any], name: str) -> Iterator[JSON]:
             yield from _rows(_json_of(given), name, _refused)
 
 
+def to_jsonl(objects: Iterable[Any], file: str | os.PathLike[str]) -> Path:
+    """Write objects to a file of JSON lines, each as its server sent it; gives the path, which the frames read again.
+
+    `objects`: objects of this package or others, or their JSON. The file appears when it is whole.
+    """
+    path = Path(file)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("w", encoding="utf-8") as lines:
+        for given in objects:
+            lines.write(json.dumps(_json_of(given), default=str) + "\n")
+    unfinished.replace(path)
+    return path
+
+
 def _lines(file: Path) -> Iterator[Any]:
     """The values of a file of JSON lines; of a file that is one JSON array its items."""
     with file.open(encoding="utf-8-sig") as lines:

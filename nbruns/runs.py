@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import chain
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -158,6 +160,29 @@ class Runs(Resource):
             return [*Runs(transport).iter(thread, **params)]
 
         return frames.runs_frame(chain.from_iterable(at_once(self._transport, fetch, [*many], "threads")))
+
+    def export(
+        self,
+        folder: str | PathLike[str],
+        threads: ThreadArg | Iterable[ThreadArg] | pd.DataFrame | None = None,
+        *,
+        since: Any = None,
+    ) -> Path:
+        """Write runs to a folder of Parquet files, one for each month, and bring it up to date when called again.
+
+        `threads`: as in `list`, all if left out; `since`: only runs created from then on, a date, datetime or text
+        (UTC unless it says otherwise). Gives the folder, which `pd.read_parquet`, DuckDB, Dask and Spark read as it
+        is; nested columns are JSON text there. May be interrupted at any moment: the next export goes on, and each
+        run is there once, as it was last. Raises SetupError without pyarrow (the extra `parquet`), TypeError without
+        threads where the server lists none.
+        """
+        from nbruns.export import export_runs
+
+        if isinstance(threads, (str, Thread)):
+            threads = [threads]
+        keys = _threads_of(threads) if isinstance(threads, pd.DataFrame) else threads
+        export_runs(self._transport, Path(folder), None if keys is None else map(id_of, keys), since)
+        return Path(folder)
 
     def assistant_of(self, run: Run) -> Assistant:
         """The assistant that a run executes, as it is now."""

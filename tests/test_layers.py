@@ -30,7 +30,7 @@ LAYERS = (
     {"at_once", "pages"},
     {"stream"},
     {"widgets"},
-    {"resource"},
+    {"resource", "export"},
     {"resources", "runs"},
     {"client"},
     {"local_server"},
