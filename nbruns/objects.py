@@ -281,7 +281,7 @@ class Run(APIObject):
     @property
     def is_terminal(self) -> bool:
         """Whether the run has ended, in whichever way."""
-        return self.status in TERMINAL_STATUSES
+        return str(self._payload.get("status")) in TERMINAL_STATUSES
 
     @property
     def tool_calls(self) -> list[ToolCall]:

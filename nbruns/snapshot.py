@@ -224,15 +224,19 @@ def _place(known: list[Any], entry: JSON, key: str) -> int | None:
     parallel calls). With neither, the delta goes on with the last entry of its type.
     """
     identity, index = entry.get("id"), entry.get("index")
-    if identity and (same := _last(known, lambda i: known[i].get("id") == identity)) is not None:
+    if identity and (same := _last(known, lambda old, _: old.get("id") == identity)) is not None:
         return same
     if isinstance(index, int):
-        place = _last(known, lambda i: known[i].get(_INDEX, i) == index)
+        place = _last(known, lambda old, i: old.get(_INDEX, i) == index)
         return place if place is None or not identity or not known[place].get("id") else None
-    if identity or key in _WHOLE_ENTRIES or not known:
+    if identity or key in _WHOLE_ENTRIES:
         return None
-    return len(known) - 1 if entry.get("type") in (None, known[-1].get("type")) else None
+    last = known[-1] if known and isinstance(known[-1], dict) else None
+    fits = last is not None and entry.get("type") in (None, last.get("type"))
+    return len(known) - 1 if fits else None
 
 
-def _last(known: list[Any], fits: Callable[[int], bool]) -> int | None:
-    return next((i for i in reversed(range(len(known))) if isinstance(known[i], dict) and fits(i)), None)
+def _last(known: list[Any], fits: Callable[[JSON, int], bool]) -> int | None:
+    """The last of the known objects that fits, by itself and its place."""
+    places = reversed(range(len(known)))
+    return next((i for i in places if isinstance(known[i], dict) and fits(known[i], i)), None)

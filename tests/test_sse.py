@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbruns import sse
@@ -126,6 +126,7 @@ LINES = st.sampled_from(
 ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(LINES, ENDS), max_size=30), st.data())
 def test_chunks_make_no_difference(lines: list[tuple[bytes, bytes]], draw: st.DataObject) -> None:
     stream = b"".join(line + end for line, end in lines)
@@ -134,6 +135,7 @@ def test_chunks_make_no_difference(lines: list[tuple[bytes, bytes]], draw: st.Da
     assert events(*(stream[a:b] for a, b in itertools.pairwise(edges))) == events(stream)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(LINES, ENDS), max_size=20), st.integers(0, 200))
 def test_a_prefix_gives_nothing_that_the_whole_does_not(lines: list[tuple[bytes, bytes]], cut: int) -> None:
     stream = b"".join(line + end for line, end in lines)
@@ -145,6 +147,7 @@ FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\
 WIRE_EVENTS = st.lists(st.tuples(FIELD, st.lists(FIELD, min_size=1, max_size=3), FIELD), max_size=8)
 
 
+@settings(deadline=None)
 @given(WIRE_EVENTS, st.data())
 def test_any_chunking_of_any_events_gives_those_events(
     wanted: list[tuple[str, list[str], str]], draw: st.DataObject
@@ -167,6 +170,7 @@ def test_any_chunking_of_any_events_gives_those_events(
     ]
 
 
+@settings(deadline=None)
 @given(WIRE_EVENTS, st.integers(0, 2000))
 def test_any_prefix_gives_the_first_events_and_no_other(
     wanted: list[tuple[str, list[str], str]], cut: int
