@@ -100,6 +100,8 @@ def test_what_was_refused_is_part_of_the_conversation(upstream: Upstreams, api: 
 
 def test_text_and_refusal_are_parts_beside_each_other(upstream: Upstreams) -> None:
     events = upstream((200, chat({"content": "Well. "}, {"refusal": "No."}, {"content": "Sorry."}))).run()
+    deltas = [event.data["delta"]["content"][0] for event in events if event.name == "thread.message.delta"]
+    assert [(part["index"], part["type"]) for part in deltas] == [(0, "text"), (1, "refusal"), (0, "text")]
     [message] = [event.data for event in events if event.name == "thread.message.completed"]
     assert message["content"] == [
         {"type": "text", "text": {"value": "Well. Sorry.", "annotations": []}},
