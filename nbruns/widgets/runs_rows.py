@@ -58,7 +58,7 @@ COLUMNS: dict[str, Column] = {
     "model": Column("Model", "text", _plain),
     "running_time": Column("Time", "number", _seconds),
     "total_tokens": Column("Tokens", "number", _counts),
-    "why": Column("Why", "why", _plain),
+    "why": Column("Reason", "why", _plain),
     "assistant_id": Column("Assistant", "id", _plain),
     "thread_id": Column("Thread", "id", _plain),
     "id": Column("Run", "id", _plain),

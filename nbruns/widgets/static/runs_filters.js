@@ -8,6 +8,8 @@ class Filters {
     this.search = element("input", "nbruns-search", { type: "search", placeholder: "Search ids, errors, metadata", "aria-label": "Search runs", spellcheck: "false" });
     this.search.addEventListener("input", (event) => !event.isComposing && this.soon());
     this.search.addEventListener("compositionend", () => this.soon());
+    this.search.addEventListener("blur", () => this.send());
+    this.typed = null; // what the kernel does not know yet
     this.models = element("select", "", { "aria-label": "Model" });
     this.models.addEventListener("change", () => store.set({ model: this.models.value ? [this.models.value] : [] }));
     this.times = element("select", "", { "aria-label": "Created" });
@@ -27,8 +29,16 @@ class Filters {
   }
 
   soon() {
+    this.typed = this.search.value;
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.store.set({ text: this.search.value }), 200);
+    this.timer = setTimeout(() => this.send(), 200);
+  }
+
+  send() {
+    clearTimeout(this.timer);
+    const text = this.typed;
+    this.typed = null;
+    if (text !== null) this.store.set({ text });
   }
 
   setTimes() {
@@ -39,7 +49,7 @@ class Filters {
 
   update() {
     const { facts } = this.store;
-    if (document.activeElement !== this.search) this.search.value = this.store.get("text");
+    if (this.typed === null && document.activeElement !== this.search) this.search.value = this.store.get("text");
     this.updateModels(facts.models ?? []);
     this.updateTimes();
     this.updateChips(facts.statuses ?? []);
