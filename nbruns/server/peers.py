@@ -22,7 +22,12 @@ _CHANNEL = "nbruns"
 _RUNS_TOLD_AT_ONCE = 100
 _RECONNECT_SECONDS = 1.0
 #: A connection over a network that has gone away is noticed within a minute, on both sides.
-_KEEPALIVES: dict[str, Any] = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "connect_timeout": 10}
+_KEEPALIVES: dict[str, Any] = {
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "connect_timeout": 10,
+}
 _GONE_AWAY = "SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
 
 log = logging.getLogger(__name__)

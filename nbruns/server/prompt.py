@@ -87,7 +87,9 @@ def _tool_turns(calls: list[JSON], before: list[JSON]) -> list[JSON]:
 
 def _message(message: JSON) -> JSON:
     has_image = any(part["type"] == "image_url" for part in message["content"])
-    shown = has_image and message["role"] == "user"  # models look at what users show, and take only text of others
+    shown = (
+        has_image and message["role"] == "user"
+    )  # models look at what users show, and take only text of others
     return {"role": message["role"], "content": _parts(message) if shown else text_of(message)}
 
 
