@@ -6,7 +6,7 @@ Source of the operations: the OpenAPI description of the Assistants API.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import chain
@@ -19,8 +19,8 @@ import pandas as pd
 from nbruns import accessor as accessor  # registers df.runs
 from nbruns import frames
 from nbruns.at_once import at_once
-from nbruns.errors import TimeoutError, excerpt
-from nbruns.objects import JSON, Assistant, Run, RunStep, Thread
+from nbruns.errors import TimeoutError
+from nbruns.objects import JSON, Assistant, Run, Thread
 from nbruns.pages import iter_pages
 from nbruns.resource import (
     AssistantArg,
@@ -31,68 +31,18 @@ from nbruns.resource import (
     not_streamed,
     place_of,
     query_and_body,
-    query_of,
 )
+from nbruns.run_steps import RunSteps, threads_of
 from nbruns.snapshot import RunSnapshot
 from nbruns.stream import RunStream
-from nbruns.tools import Tool, as_text
+from nbruns.submission import Approvals, Outputs, answered_by, approvals_json, outputs_json
+from nbruns.tools import Tool
 from nbruns.transport import Check, Transport, path_of
 
 if TYPE_CHECKING:
     from nbruns.widgets.run_view import RunView
 
-#: Tool outputs: {tool_call_id: value} or the wire's list.
-Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-#: Tool approvals: {tool_call_id: whether it may run} or the wire's list, whose entries can carry `headers` too.
-Approvals = Mapping[str, bool] | Sequence[Mapping[str, Any]]
-
 _POLL_FIRST, _POLL_MOST = 0.3, 5.0
-
-
-class RunSteps(Resource):
-    """`client.runs.steps`"""
-
-    def retrieve(
-        self, step: str | RunStep, run: RunArg, thread: ThreadArg | None = None, **params: Any
-    ) -> RunStep:
-        """Ask for a step of a run."""
-        return RunStep(self._get(*place_of("runs", run, thread), "steps", id_of(step), **query_of(params)))
-
-    def iter(
-        self,
-        run: RunArg,
-        thread: ThreadArg | None = None,
-        *,
-        limit: int | None = None,
-        order: str = "asc",
-        **params: Any,
-    ) -> Iterator[RunStep]:
-        """A run's steps, in the order in which they were made."""
-        path = path_of(*place_of("runs", run, thread), "steps")
-        pages = iter_pages(self._transport, path, {"order": order, **query_of(params)}, limit)
-        return map(RunStep, pages)
-
-    def list(
-        self,
-        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
-        thread: ThreadArg | None = None,
-        **params: Any,
-    ) -> pd.DataFrame:
-        """The steps of one run or of many as a DataFrame, each run's in the order in which they were made.
-
-        `runs`: a run, several, or a frame of runs; several are asked for at once, with a progress bar if it takes
-        over a second. Columns: see `nbruns.steps_frame`.
-        """
-        if isinstance(runs, (str, Run)):
-            return frames.steps_frame(self.iter(runs, thread, **params))
-        many = _runs_of(runs) if isinstance(runs, pd.DataFrame) else [*runs]
-        for run in many:
-            place_of("runs", run, thread)  # what is no run is refused before anything is sent
-
-        def fetch(transport: Transport, run: RunArg) -> list[RunStep]:
-            return [*RunSteps(transport).iter(run, thread, **params)]
-
-        return frames.steps_frame(chain.from_iterable(at_once(self._transport, fetch, many, "runs")))
 
 
 class Runs(Resource):
@@ -154,7 +104,7 @@ class Runs(Resource):
         params |= {"limit": limit, "order": order, "after": after, "before": before}
         if threads is None or isinstance(threads, (str, Thread)):
             return frames.runs_frame(self.iter(threads, **params))
-        many = _threads_of(threads) if isinstance(threads, pd.DataFrame) else map(id_of, threads)
+        many = threads_of(threads) if isinstance(threads, pd.DataFrame) else map(id_of, threads)
 
         def fetch(transport: Transport, thread: ThreadArg) -> list[Run]:
             return [*Runs(transport).iter(thread, **params)]
@@ -180,7 +130,7 @@ class Runs(Resource):
 
         if isinstance(threads, (str, Thread)):
             threads = [threads]
-        keys = _threads_of(threads) if isinstance(threads, pd.DataFrame) else threads
+        keys = threads_of(threads) if isinstance(threads, pd.DataFrame) else threads
         export_runs(self._transport, Path(folder), None if keys is None else map(id_of, keys), since)
         return Path(folder)
 
@@ -197,7 +147,7 @@ class Runs(Resource):
 
         `outputs`: {tool_call_id: value}, values that are not text go as JSON; or the wire's list.
         """
-        return self._submit(run, {"tool_outputs": _outputs(outputs)}, thread)
+        return self._submit(run, {"tool_outputs": outputs_json(outputs)}, thread)
 
     def submit_tool_outputs_stream(
         self,
@@ -208,7 +158,7 @@ class Runs(Resource):
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
         """Answer all tool calls of a run and stream what follows; `snapshot` carries an earlier stream's on."""
-        return self._submit_stream(run, {"tool_outputs": _outputs(outputs)}, thread, snapshot)
+        return self._submit_stream(run, {"tool_outputs": outputs_json(outputs)}, thread, snapshot)
 
     def submit_tool_approvals(
         self, run: RunArg, approvals: Approvals, thread: ThreadArg | None = None
@@ -218,7 +168,7 @@ class Runs(Resource):
         Azure AI Foundry asks so before it calls a tool of an MCP server. `approvals`: {tool_call_id: True or False};
         or the wire's list of {"tool_call_id", "approve"}, in which "headers" are for the MCP server.
         """
-        return self._submit(run, {"tool_approvals": _approvals(approvals)}, thread)
+        return self._submit(run, {"tool_approvals": approvals_json(approvals)}, thread)
 
     def submit_tool_approvals_stream(
         self,
@@ -229,7 +179,7 @@ class Runs(Resource):
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
         """Allow or forbid tool calls and stream what follows; `snapshot` carries an earlier stream's on."""
-        return self._submit_stream(run, {"tool_approvals": _approvals(approvals)}, thread, snapshot)
+        return self._submit_stream(run, {"tool_approvals": approvals_json(approvals)}, thread, snapshot)
 
     def wait(
         self,
@@ -323,13 +273,13 @@ class Runs(Resource):
 
     def _submit(self, run: RunArg, body: JSON, thread: ThreadArg | None) -> Run:
         place = place_of("runs", run, thread)
-        path, check = path_of(*place, "submit_tool_outputs"), self._taken(place, _answered(body))
+        path, check = path_of(*place, "submit_tool_outputs"), self._taken(place, answered_by(body))
         return Run(self._transport.request("POST", path, json=body, check=check).payload)
 
     def _submit_stream(
         self, run: RunArg, body: JSON, thread: ThreadArg | None, snapshot: RunSnapshot | None
     ) -> RunStream:
-        place, answered = place_of("runs", run, thread), _answered(body)
+        place, answered = place_of("runs", run, thread), answered_by(body)
         path, check = path_of(*place, "submit_tool_outputs"), self._taken(place, answered)
         opened = self._transport.open_stream("POST", path, json=body | {"stream": True}, check=check)
         return RunStream(
@@ -347,60 +297,6 @@ class Runs(Resource):
             return None if waits else now.to_dict()
 
         return taken
-
-
-def _answered(body: JSON) -> set[str]:
-    return {str(answer.get("tool_call_id")) for answers in body.values() for answer in answers}
-
-
-def _runs_of(frame: pd.DataFrame) -> list[Run]:
-    """The runs of a frame: its rows, or those that its steps or messages belong to."""
-    column = _column(frame, "run_id", "id")
-    unique = frame[[column, "thread_id"]].dropna().drop_duplicates()
-    return [
-        Run({"id": id, "thread_id": thread})
-        for id, thread in zip(unique[column], unique["thread_id"], strict=True)
-    ]
-
-
-def _threads_of(frame: pd.DataFrame) -> list[str]:
-    """The threads of a frame: its rows, or those that its runs, steps or messages belong to."""
-    return list(frame[_column(frame, "thread_id", "id")].dropna().unique())
-
-
-def _column(frame: pd.DataFrame, *names: str) -> str:
-    found = next((name for name in names if name in frame), None)
-    if found is None:
-        known = excerpt(", ".join(map(str, frame.columns)))
-        raise TypeError(f"A frame names its rows in the column {' or '.join(names)}; this one has: {known}.")
-    return found
-
-
-def _outputs(given: Outputs) -> list[JSON]:
-    if isinstance(given, Mapping):
-        return [{"tool_call_id": call, "output": as_text(value)} for call, value in given.items()]
-    return _listed(given)
-
-
-def _approvals(given: Approvals) -> list[JSON]:
-    if isinstance(given, Mapping):
-        wire: list[JSON] = [{"tool_call_id": call, "approve": approve} for call, approve in given.items()]
-    else:
-        wire = _listed(given)
-    for approval in wire:
-        # Anything else would be taken for true or false on its way, and no tool may run by mistake.
-        if not isinstance(approval.get("approve"), bool):
-            call, was = excerpt(approval.get("tool_call_id")), excerpt(repr(approval.get("approve")))
-            raise TypeError(f"Call {call} is approved with True or False, not with {was}.")
-    return wire
-
-
-def _listed(given: Any) -> list[JSON]:
-    if isinstance(given, str) or not all(isinstance(answer, Mapping) for answer in given):
-        raise TypeError(
-            f"Answers are {{tool_call_id: answer}}, or a list of the API's objects, not {excerpt(repr(given))}."
-        )
-    return [dict(answer) for answer in given]
 
 
 def _server_time(headers: Mapping[str, str]) -> float:

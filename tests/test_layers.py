@@ -31,6 +31,7 @@ LAYERS = (
     {"stream"},
     {"widgets"},
     {"resource", "export"},
+    {"run_steps", "submission"},
     {"resources", "runs"},
     {"client"},
     {"local_server"},

@@ -201,3 +201,17 @@ def test_a_stream_has_methods_of_its_own() -> None:
         with pytest.raises(TypeError, match="_stream"):
             Client(server.url).threads.create_and_run("asst_1", stream=True)
     assert server.received == []
+
+
+@pytest.mark.parametrize("given", [5, "x", ["x"], [None], b"x"])
+def test_what_is_no_output_is_not_sent(given: object) -> None:
+    with SocketServer(answer(RUN)) as server, pytest.raises(TypeError, match="tool_call_id: answer"):
+        Client(server.url).runs.submit_tool_outputs(Run(RUN), given)  # type: ignore[arg-type]
+    assert server.received == []
+
+
+def test_outputs_can_be_any_iterable() -> None:
+    output = {"tool_call_id": "call_1", "output": "x"}
+    with SocketServer(answer(RUN)) as server:
+        Client(server.url).runs.submit_tool_outputs(Run(RUN), (each for each in [output]))  # type: ignore[arg-type]
+    assert server.received[0].body == {"tool_outputs": [output]}

@@ -1,0 +1,86 @@
+"""Runs' steps, of one run or of many, and the rows by which frames name runs and threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from nbruns import frames
+from nbruns.at_once import at_once
+from nbruns.errors import excerpt
+from nbruns.objects import Run, RunStep
+from nbruns.pages import iter_pages
+from nbruns.resource import Resource, RunArg, ThreadArg, id_of, place_of, query_of
+from nbruns.transport import Transport, path_of
+
+
+class RunSteps(Resource):
+    """`client.runs.steps`"""
+
+    def retrieve(
+        self, step: str | RunStep, run: RunArg, thread: ThreadArg | None = None, **params: Any
+    ) -> RunStep:
+        """Ask for a step of a run."""
+        return RunStep(self._get(*place_of("runs", run, thread), "steps", id_of(step), **query_of(params)))
+
+    def iter(
+        self,
+        run: RunArg,
+        thread: ThreadArg | None = None,
+        *,
+        limit: int | None = None,
+        order: str = "asc",
+        **params: Any,
+    ) -> Iterator[RunStep]:
+        """A run's steps, in the order in which they were made."""
+        path = path_of(*place_of("runs", run, thread), "steps")
+        pages = iter_pages(self._transport, path, {"order": order, **query_of(params)}, limit)
+        return map(RunStep, pages)
+
+    def list(
+        self,
+        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
+        thread: ThreadArg | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """The steps of one run or of many as a DataFrame, each run's in the order in which they were made.
+
+        `runs`: a run, several, or a frame of runs; several are asked for at once, with a progress bar if it takes
+        over a second. Columns: see `nbruns.steps_frame`.
+        """
+        if isinstance(runs, (str, Run)):
+            return frames.steps_frame(self.iter(runs, thread, **params))
+        many = _runs_of(runs) if isinstance(runs, pd.DataFrame) else [*runs]
+        for run in many:
+            place_of("runs", run, thread)  # what is no run is refused before anything is sent
+
+        def fetch(transport: Transport, run: RunArg) -> list[RunStep]:
+            return [*RunSteps(transport).iter(run, thread, **params)]
+
+        return frames.steps_frame(chain.from_iterable(at_once(self._transport, fetch, many, "runs")))
+
+
+def _runs_of(frame: pd.DataFrame) -> list[Run]:
+    """The runs of a frame: its rows, or those that its steps or messages belong to."""
+    column = _column(frame, "run_id", "id")
+    unique = frame[[column, "thread_id"]].dropna().drop_duplicates()
+    return [
+        Run({"id": id, "thread_id": thread})
+        for id, thread in zip(unique[column], unique["thread_id"], strict=True)
+    ]
+
+
+def threads_of(frame: pd.DataFrame) -> list[str]:
+    """The threads of a frame: its rows, or those that its runs, steps or messages belong to."""
+    return list(frame[_column(frame, "thread_id", "id")].dropna().unique())
+
+
+def _column(frame: pd.DataFrame, *names: str) -> str:
+    found = next((name for name in names if name in frame), None)
+    if found is None:
+        known = excerpt(", ".join(map(str, frame.columns)))
+        raise TypeError(f"A frame names its rows in the column {' or '.join(names)}; this one has: {known}.")
+    return found
