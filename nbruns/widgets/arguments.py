@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets
@@ -48,6 +48,13 @@ class ArgumentsEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             return self._arguments if unchanged else str(self._raw.value)
         value: dict[str, Any] = {} if self._field is None else self._field.read()
         return value
+
+    def on_change(self, callback: Callable[[], object]) -> None:
+        """Call `callback` whenever an argument changes."""
+        if self._raw is not None:
+            self._raw.observe(lambda _: callback(), "value")
+        if self._field is not None:
+            self._field.on_change(callback)
 
     def freeze(self, frozen: bool) -> None:
         """Disable or enable every control."""

@@ -45,6 +45,8 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self._note.add_class("nbruns-told")
         self._answer.on_change(self._edited)
         self._is_error.observe(self._error_toggled, "value")
+        if self._editor is not None:
+            self._editor.on_change(lambda: self.say(""))
         described = function.get("description") or (tool.description if tool is not None else "")
         super().__init__(self._parts(str(described)))
         self.add_class("nbruns-card")

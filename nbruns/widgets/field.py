@@ -11,7 +11,7 @@ import ipywidgets
 
 from nbruns.errors import excerpt
 from nbruns.tools.json_schema import FORMATS, problems
-from nbruns.widgets.plain_text import plain_html, sendable
+from nbruns.widgets.plain_text import plain_html, plain_label, sendable
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
 
@@ -165,6 +165,13 @@ class Field:
         for callback in self._heard:
             callback()
 
+    def rename(self, label: str) -> None:
+        """Give it another label."""
+        before = plain_label(self.asked.title)
+        self.asked.label = label
+        after = plain_label(self.asked.title)
+        self.control.description = self.control.description.replace(before, after, 1)
+
     def freeze(self, frozen: bool) -> None:
         """Disable or enable the control."""
         self.control.disabled = frozen
@@ -179,7 +186,7 @@ class Field:
 
     def options(self, **more: Any) -> dict[str, Any]:
         """What every control is made with."""
-        title = self.asked.title
+        title = plain_label(self.asked.title)
         return {"description": title, "tooltip": title, "layout": {"width": "auto"}, **more}
 
 

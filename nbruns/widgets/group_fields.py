@@ -12,9 +12,10 @@ from typing import Any
 
 import ipywidgets
 
+from nbruns.errors import excerpt
 from nbruns.tools.json_schema import problems
 from nbruns.widgets.field import DEEPEST, MISSING, Asked, Field, unsent
-from nbruns.widgets.plain_text import plain_html
+from nbruns.widgets.plain_text import plain_html, plain_label, sendable
 from nbruns.widgets.shapes import alternatives, mapping, name_of
 from nbruns.widgets.tree import close_all
 
@@ -29,7 +30,7 @@ class Group(Field):
         self._body: list[Any] = []
         self._inside = ipywidgets.VBox()
         self._inside.add_class("nbruns-inside")
-        self._legend = ipywidgets.HTML(plain_html(self.asked.title) if self.asked.title else "")
+        self._legend = ipywidgets.HTML(self._legend_html())
         self._legend.add_class("nbruns-legend")
         self._sent: Any = None
         if not self.asked.required or self.asked.nullable or self.asked.value is None:
@@ -40,6 +41,13 @@ class Group(Field):
         self.build(self.asked.default if value is MISSING else value) if self.is_sent else None
         return self._inside
 
+    def _legend_html(self) -> str:
+        return plain_html(self.asked.title) if self.asked.title else ""
+
+    def rename(self, label: str) -> None:
+        self.asked.label = label
+        self._legend.value = self._legend_html()
+
     @property
     def is_sent(self) -> bool:
         """Whether there is a value at all."""
@@ -47,7 +55,7 @@ class Group(Field):
 
     def _question(self) -> str:
         left_out = "null" if self.asked.required or self.asked.value is None else unsent(self.asked)
-        return f"Send a value (otherwise: {left_out})"
+        return plain_label(f"Send a value (otherwise: {left_out})")
 
     def parts(self) -> list[Any]:
         switch = [] if self._sent is None else [self._sent]
@@ -206,6 +214,9 @@ class Rows(Group):
     def _removed(self, field: Field) -> None:
         gone = [line for other, line in self.rows if other is field]
         self.rows = [(other, line) for other, line in self.rows if other is not field]
+        for number, (other, line) in enumerate(self.rows, 1):
+            other.rename(f"{self.asked.label} {number}")
+            line.children[1].tooltip = f"Remove {other.asked.label}"
         self._show()
         for line in gone:
             close_all(line)
@@ -311,9 +322,9 @@ class AlternativesField(Group):
         self._made: dict[int, Field] = {}
         chosen = 0 if value is MISSING else _chosen(replace(self.asked, value=value)) or 0
         self._kind = ipywidgets.Dropdown(
-            options=[(f"{name}", number) for number, name in enumerate(names)],
+            options=[(sendable(excerpt(name, 80)), number) for number, name in enumerate(names)],
             value=chosen,
-            description=f"{self.asked.label}: kind",
+            description=plain_label(f"{excerpt(self.asked.label, 80)}: kind"),
             layout={"width": "auto"},
         )
         self._kind.observe(lambda _: self._chose(), "value")

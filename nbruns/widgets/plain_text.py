@@ -13,3 +13,14 @@ def sendable(text: str) -> str:
 def plain_html(text: str) -> str:
     """The text as HTML that is nothing but text: a page that knows TeX would set it between dollar signs."""
     return f'<span class="mathjax_ignore tex2jax_ignore">{escape(sendable(text))}</span>'
+
+
+def plain_label(text: str) -> str:
+    """The text for a label of ipywidgets, which pages set as TeX where they find any: with wide look-alikes of the
+    signs that would begin it."""
+    plain = sendable(text)
+    if plain.count("$") > 1:
+        plain = plain.replace("$", "＄")
+    for sign in ("(", "[", "begin"):
+        plain = plain.replace(f"\\{sign}", f"＼{sign}")
+    return plain

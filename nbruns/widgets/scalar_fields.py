@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import ipywidgets
 
 from nbruns.widgets.field import MISSING, Asked, Field, short, to_json, unsent
-from nbruns.widgets.plain_text import sendable
+from nbruns.widgets.plain_text import plain_label, sendable
 from nbruns.widgets.shapes import choices
 
 #: Values of an enum that a list to choose from may have; with more it is typed.
@@ -126,7 +126,7 @@ class DateField(Field):
     def options(self, **more: Any) -> dict[str, Any]:
         options = super().options(**more)
         if self.asked.default not in (MISSING, None):  # a calendar has no placeholder to say it
-            options["description"] += f", {unsent(self.asked)}"
+            options["description"] += plain_label(f", {unsent(self.asked)}")
         return options
 
 

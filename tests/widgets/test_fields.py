@@ -246,3 +246,18 @@ def test_users_can_teach_it_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("nbruns.widgets.fields.FIELDS", [ColourField, *FIELDS])
     assert type(field_for("x", {"type": "string", "format": "colour"}, "red")) is ColourField
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("$filter", "$filter"),
+        ("$a$", "＄a＄"),
+        (r"\(x\)", r"＼(x\)"),
+        (r"\begin{x}", r"＼begin{x}"),
+        ("a\ud800", r"a\ud800"),
+        ("x" * 500, "x" * 79 + "…"),
+    ],
+)
+def test_a_label_is_never_set_as_tex_and_can_be_sent(name: str, label: str) -> None:
+    assert field_for(name, {"type": "string"}, required=True).control.description == label

@@ -116,6 +116,8 @@ def test_rows_come_and_go(sent: Sent) -> None:
     closed = field.rows[1][0].control.comm.comm_id
     field.rows[1][1].children[1].click()
     assert field.read() == [1, 3, 4]
+    assert [row.control.description for row, _ in field.rows] == ["numbers 1", "numbers 2", "numbers 3"]
+    assert [line.children[1].tooltip for _, line in field.rows][1] == "Remove numbers 2"
     assert closed in [message["comm_id"] for message in sent if message["type"] == "comm_close"]
     for _ in range(3):
         field.rows[0][1].children[1].click()

@@ -213,8 +213,10 @@ def test_a_wrong_field_says_so_and_the_function_is_not_run() -> None:
     form.run_tools()
     assert form.outputs == {}
     assert "not a whole number" in days._note.value
+    assert "The function was not run" in form.calls[0]._note.value
     days.control.value = "2"
     assert "not a whole" not in days._note.value
+    assert form.calls[0]._note.value == ""
     form.run_tools()
     assert form.outputs == {"call_1": "12 celsius in Oslo"}
 

@@ -61,6 +61,9 @@ function bindCard(card) {
 function bind(form) {
   form.querySelectorAll(".nbruns-field").forEach(bindField);
   form.querySelectorAll(".nbruns-card").forEach(bindCard);
+  // Keys that these take for themselves (arrows, Space, letters) are JupyterLab's shortcuts elsewhere.
+  for (const control of form.querySelectorAll("select, button, input:is([type=radio], [type=checkbox], [type=file])"))
+    set(control, "data-lm-suppress-shortcuts", "true");
   for (const button of form.querySelectorAll(".nbruns-add, .nbruns-remove")) set(button, "aria-label", button.title);
 }
 
