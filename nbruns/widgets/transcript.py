@@ -107,13 +107,16 @@ def _awaited(run: Run | None) -> dict[str, ToolCall]:
 def to_html(blocks: list[Block]) -> str:
     """The blocks as HTML that needs nothing else: with its style, and readable without.
 
-    It is shown whole: only what grows needs a region that scrolls and stays at its end.
+    It is shown whole: only what grows needs a region that scrolls and stays at its end. JupyterLab would have
+    MathJax look for formulas in it, which know links to JavaScript and style sheets, and would take its keys: a
+    class and an attribute forbid that.
     """
     head = "".join(block.to_html() for block in blocks if block.kind == "head")
     body = "".join(block.to_html() for block in blocks if block.kind != "head")
+    classes = "nbruns nbruns-saved mathjax_ignore tex2jax_ignore"
     return (
-        f'<div class="nbruns nbruns-saved"><style>{STYLE}</style><div class="nbruns-bar">{head}</div>'
-        f'<div class="nbruns-blocks">{body}</div></div>'
+        f'<div class="{classes}" data-lm-suppress-shortcuts><style>{STYLE}</style>'
+        f'<div class="nbruns-bar">{head}</div><div class="nbruns-blocks">{body}</div></div>'
     )
 
 

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from lab import Lab, NotebookPage, Trouble, running_lab
@@ -68,11 +70,22 @@ def lab(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield lab
 
 
+@pytest.fixture(params=["JupyterLab", "Notebook 7"])
+def app(request: pytest.FixtureRequest) -> str:
+    """The front ends, one after the other."""
+    if request.param == "Notebook 7" and find_spec("notebook") is None:
+        missing = "Notebook 7 is not installed"
+        if os.environ.get("NBRUNS_REQUIRE_BROWSER") == "1":
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    return str(request.param)
+
+
 @pytest.fixture
 def notebook_page(
     lab: Lab, chromium: Browser, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., NotebookPage]]:
-    """Open notebooks by `notebook_page(path, kernel=True)`.
+    """Open notebooks by `notebook_page(path, kernel=True, app="JupyterLab")`, or "Notebook 7".
 
     At the end a screenshot of each page is kept under the test's name, and the test fails if a page wrote an
     error to its console or asked anything of another machine.
@@ -83,8 +96,8 @@ def notebook_page(
     context.on("page", trouble.listen)
     opened: list[NotebookPage] = []
 
-    def open_notebook(path: str, *, kernel: bool = True) -> NotebookPage:
-        opened.append(NotebookPage(context.new_page(), lab, path, kernel=kernel))
+    def open_notebook(path: str, **options: Any) -> NotebookPage:
+        opened.append(NotebookPage(context.new_page(), lab, path, **options))
         return opened[-1]
 
     yield open_notebook

@@ -1,6 +1,7 @@
 """A real JupyterLab of the test's own, and a page in which a notebook is open as its reader sees it.
 
-JupyterLab is driven through its commands (open, run, save), the notebook's content by clicks and keys.
+The same server has Notebook 7, where it is installed. Both are driven through JupyterLab's commands (open, run,
+save), the notebook's content by clicks and keys.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ OVERRIDES = {
 }
 SERVER_OPTIONS = [
     "--no-browser",
-    "--expose-app-in-browser",
+    "--LabApp.expose_app_in_browser=True",
+    "--JupyterNotebookApp.expose_app_in_browser=True",
     "--allow-root",
     "--IdentityProvider.token=",
     "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -48,9 +50,12 @@ SERVER_OPTIONS = [
     "--ServerApp.port_retries=0",
 ]
 
-#: Not ours: jupyterlab-widgets 3.0 asks every notebook for its kernel, also one that has none.
+#: Not ours: jupyterlab-widgets 3.0 asks every notebook for its kernel, also one that has none; Notebook 7.6 asks
+#: for a setting and a command that only JupyterLab has.
 KNOWN_ERROR = re.compile(
     r"TypeError: .* \(reading 'kernel'\)\n\s+at \S+ \(\S+/@jupyter-widgets/jupyterlab-manager/"
+    r"|TypeError: .* \(reading 'schema'\)\n\s+at \S+/static/notebook/"
+    r"|Error: Command 'filebrowser:open-path' not registered\.\n\s+at \S+ \(\S+/static/notebook/"
 )
 
 
@@ -210,25 +215,47 @@ class Trouble:
 
     def _asked(self, request: Request | WebSocket) -> None:
         address = urlsplit(request.url)
-        if address.scheme not in ("data", "blob") and address.hostname not in ("127.0.0.1", "localhost"):
+        if address.scheme not in ("data", "blob", "file") and address.hostname not in (
+            "127.0.0.1",
+            "localhost",
+        ):
             self.left_the_machine.append(request.url)
 
 
 class NotebookPage:
-    """A notebook, open in JupyterLab in a browser; `page` is Playwright's, for all that is not here."""
+    """A notebook, open in JupyterLab or Notebook 7; `page` is Playwright's, for all that is not here."""
 
-    def __init__(self, page: Page, lab: Lab, path: str, *, kernel: bool = True) -> None:
+    def __init__(
+        self, page: Page, lab: Lab, path: str, *, kernel: bool = True, app: str = "JupyterLab"
+    ) -> None:
         self.page = page
         self.lab = lab
         self.path = path
-        page.goto(f"{lab.url}/doc/workspaces/{uuid.uuid4().hex}")
-        page.wait_for_function("window.jupyterapp")
-        page.evaluate("jupyterapp.restored")
-        preference = {} if kernel else {"shouldStart": False, "canStart": False}
-        self.command("docmanager:open", path=path, factory="Notebook", kernelPreference=preference)
-        self.cell(0).wait_for()
+        self._app = app
+        place = f"doc/workspaces/{uuid.uuid4().hex}" if app == "JupyterLab" else f"notebooks/{path}"
+        page.goto(f"{lab.url}/{place}")
+        self._open(kernel)
         if kernel:
             wait_until(lambda: lab.is_connected(path), f"a kernel that is connected to {path}")
+
+    def _open(self, kernel: bool = True) -> None:
+        self.page.wait_for_function("window.jupyterapp")
+        self.page.evaluate("jupyterapp.restored")
+        if self._app == "JupyterLab":
+            preference = {} if kernel else {"shouldStart": False, "canStart": False}
+            self.command("docmanager:open", path=self.path, factory="Notebook", kernelPreference=preference)
+        self.cell(0).wait_for()
+
+    def reload(self) -> None:
+        """Load the page anew, as F5 does; the kernel may be busy."""
+        self.page.reload()
+        self._open()
+
+    def restart_kernel(self) -> None:
+        """Restart the kernel and wait until it can run cells again."""
+        page_code = "async () => await jupyterapp.shell.currentWidget.sessionContext.restartKernel()"
+        self.page.evaluate(page_code)
+        wait_until(lambda: self.lab.is_connected(self.path), "the kernel to be there again")
 
     def start(self, command: str, **arguments: object) -> None:
         """Start a command of JupyterLab; `finish` waits for its end."""

@@ -14,13 +14,46 @@ from nbruns.widgets.run_view import RunView
 from nbruns.widgets.transcript import Transcript, plain_text, to_html
 
 #: Every element and attribute that a transcript is made of.
-TAGS = frozenset(
-    "div style span p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s a table thead tbody tr th td "
-    "details summary".split()
-)
-ATTRIBUTES = frozenset(
-    "class role title href target rel start style open data-status data-since data-language".split()
-)
+TAGS = {
+    *(
+        "div",
+        "style",
+        "span",
+        "p",
+        "br",
+        "hr",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "ul",
+        "ol",
+        "li",
+        "pre",
+        "code",
+    ),
+    *(
+        "em",
+        "strong",
+        "s",
+        "a",
+        "blockquote",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "details",
+        "summary",
+    ),
+}
+ATTRIBUTES = {
+    *("class", "role", "title", "href", "target", "rel", "start", "style", "open"),
+    *("data-status", "data-since", "data-language", "data-lm-suppress-shortcuts"),
+}
 
 
 class Seen(HTMLParser):

@@ -129,11 +129,12 @@ class Flow {
 class View {
   constructor(store, el) {
     this.store = store;
+    this.el = el;
     this.nodes = new Map();
     el.classList.add("nbruns");
     this.bar = element("div", "nbruns-bar");
     this.list = element("div", "nbruns-blocks");
-    this.scroll = element("div", "nbruns-scroll", { tabindex: "0", role: "region", "aria-label": "Transcript of the run" });
+    this.scroll = element("div", "nbruns-scroll", { tabindex: "0", role: "group", "aria-label": "Transcript of the run" });
     this.scroll.append(this.list);
     this.scroll.addEventListener("scroll", () => (this.scrolled = this.scroll.scrollTop), { passive: true });
     el.append(this.bar, this.scroll);
@@ -176,6 +177,8 @@ class View {
   }
 
   tick() {
+    // JupyterLab would take Enter and letters for its own, also where a button or a card has the focus.
+    (this.el.closest(".nbruns-view") ?? this.el).setAttribute("data-lm-suppress-shortcuts", "");
     const time = this.bar.querySelector("[data-since]");
     if (time) time.textContent = duration(Math.max(0, Math.round(Date.now() / 1000 - Number(time.dataset.since))));
   }
