@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -48,12 +49,32 @@ def _wait(futures: Sequence[Future[Any]], unit: str) -> None:
         future.result()
     if not going:
         return
-    from tqdm.auto import tqdm  # takes a while to import, in a notebook most of all
-
-    with tqdm(total=len(futures), initial=len(done), unit=f" {unit}", leave=False) as bar:
+    with _bar(total=len(futures), initial=len(done), unit=f" {unit}", leave=False) as bar:
         for future in as_completed(going):
             future.result()
             bar.update()
+
+
+@contextmanager
+def _bar(**options: Any) -> Iterator[Any]:
+    """tqdm's bar, gone at the end. By itself it would leave in a notebook the place of a widget that is no more, which
+    says without a kernel that it can't be displayed."""
+    from tqdm.auto import tqdm  # takes a while to import, in a notebook most of all
+
+    if all(kind.__name__ != "tqdm_notebook" for kind in tqdm.__mro__):
+        with tqdm(**options) as bar:
+            yield bar
+        return
+    from IPython import display
+
+    in_notebook: Any = tqdm(**options, display=False)
+    show: Any = display.display
+    with in_notebook as bar:
+        shown = show(bar.container, display_id=True)
+        try:
+            yield bar
+        finally:
+            shown.update({}, raw=True)
 
 
 def _end(futures: Sequence[Future[Any]], apart: Transport, workers: Sequence[int]) -> None:
