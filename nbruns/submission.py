@@ -42,7 +42,7 @@ def answered_by(body: JSON) -> set[str]:
 
 
 def _listed(given: Any) -> list[JSON]:
-    answers = [*given] if isinstance(given, Iterable) else [None]
+    answers: list[Any] = [*given] if isinstance(given, Iterable) else [None]
     if not all(isinstance(answer, Mapping) for answer in answers):
         raise TypeError(
             f"Answers are {{tool_call_id: answer}}, or a list of the API's objects, not {excerpt(repr(given))}."
