@@ -69,7 +69,8 @@ class LocalServer:
         threads, messages and steps; gives how many runs were put there.
 
         It reaches `days` back from `until` (default: now). The same `seed` and `until` make the same history; one of a
-        seed that is there already is not put there again. Raises SetupError where the folder's server keeps its data elsewhere.
+        seed that is there already is not put there again. Raises SetupError where the folder's server keeps its data
+        elsewhere.
         """
         from nbruns.server.history import write_history
 

@@ -104,8 +104,8 @@ def test_what_is_raised_is_said_in_one_line(error: BaseException, said: str) -> 
 
 
 def test_where_the_user_lives_is_nothing_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
-    missing = FileNotFoundError(2, "No such file", "/home/ada/plans/secret.txt")
+    monkeypatch.setenv("HOME", "/tmp/ada")
+    missing = FileNotFoundError(2, "No such file", "/tmp/ada/plans/secret.txt")
     assert raising(missing) == "burn raised FileNotFoundError: [Errno 2] No such file: '~/plans/secret.txt'"
     assert str(Path(__file__).parent) not in raising(ValueError("odd"))  # and no traceback
 

@@ -51,7 +51,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     `runs` is a client's `runs`, `stream` an open `RunStream`. `tools` are functions that the form offers to
     run; with `auto=True` they answer by themselves, and the form appears only for calls that no function
-    answers. Without `assistant`, the one that the run names is asked for, once, for its name. Reading goes on in a background thread: the cell returns at once.
+    answers. Without `assistant`, the one that the run names is asked for, once, for its name. Reading goes on in
+    a background thread: the cell returns at once.
 
         view = client.runs.watch(thread, assistant, tools=[get_weather])
         view            # shows it
