@@ -21,8 +21,6 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, c
 
 import sqlalchemy as sa
 
-from nbruns.server import peers
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -162,6 +160,8 @@ class Database:
                 results = [_attempt(job, transaction) for job in jobs]
                 events = self._log.write(transaction)
                 if self.shared:
+                    from nbruns.server import peers  # of PostgreSQL alone
+
                     changed = {event.run_id for event in events} | transaction.gone
                     peers.tell(conn, self.worker, changed, transaction.to_stop)
                 return results, events
@@ -177,9 +177,12 @@ class Database:
 _Result = tuple[_Job, Any, Exception | None]
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
 def encode(payload: object) -> str:
     """Compact JSON in ASCII: whatever characters a text has, it fits into a line of an event stream."""
-    return json.dumps(payload, separators=(",", ":"))
+    return _ENCODER.encode(payload)
 
 
 def _attempt(job: _Job, transaction: Transaction) -> _Result:

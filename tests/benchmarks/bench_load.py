@@ -13,6 +13,7 @@ import os
 import random
 import re
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -153,6 +154,42 @@ def clients(url: str, assistant: str, runs: str, seconds: str) -> None:
     asyncio.run(stream())
 
 
+def makers(url: str, assistant: str, at_once: str, seconds: str) -> None:
+    """Make runs, so many at once, each when the last has ended; print how many."""
+
+    async def make(until: float) -> int:
+        port, made = int(url.rpartition(":")[2]), 0
+        body = {"assistant_id": assistant, "thread": {"messages": [{"role": "user", "content": "0"}]}}
+        request = post("/threads/runs", body | {"stream": True})
+        while time.monotonic() < until:
+            connect = asyncio.get_running_loop().create_connection(lambda: Reader(request), "127.0.0.1", port)
+            transport, reader = await connect
+            await reader.done
+            transport.close()
+            made += 1
+        return made
+
+    async def make_all() -> None:
+        until = time.monotonic() + float(seconds)
+        print(sum(await asyncio.gather(*(make(until) for _ in range(int(at_once))))))
+
+    asyncio.run(make_all())
+
+
+def deaf(url: str, assistant: str, runs: str, seconds: str) -> None:
+    """Stream runs and read nothing of them."""
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    thread = {"messages": [{"role": "user", "content": seconds}]}
+    request = post("/threads/runs", {"assistant_id": assistant, "thread": thread, "stream": True})
+    sockets = []
+    for _ in range(int(runs)):
+        sockets.append(socket.socket())
+        sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sockets[-1].connect(address)
+        sockets[-1].sendall(request)
+    time.sleep(3600)
+
+
 # The measurements
 
 
@@ -197,11 +234,11 @@ def percentile(sorted_values: list[float], part: float) -> float:
     return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * part))]
 
 
-def stream(server: tuple[str, int], model: str, label: str) -> None:
+def stream(server: tuple[str, int], model: str, label: str, runs: int = RUNS) -> None:
     url, pid = server
     assistant = asked(url, "POST", "/assistants", {"model": model})["id"]
     before, began = cpu(pid), time.monotonic()
-    reading = program("clients", url, assistant, str(RUNS), str(SECONDS))
+    reading = program("clients", url, assistant, str(runs), str(SECONDS))
     held = []
     while reading.poll() is None and reading.stdout is not None:
         held.append(memory(pid))
@@ -211,11 +248,11 @@ def stream(server: tuple[str, int], model: str, label: str) -> None:
             continue
     took, used = time.monotonic() - began, cpu(pid) - before
     delays = sorted(delay for run in told["delays"] for delay in run)
-    # The first second is 300 runs that start at the same moment.
+    # In the first second all the runs start, at the same moment.
     later = sorted(delay for run in told["delays"] for delay in run[TOKENS_PER_SECOND:])
-    lost = RUNS * SECONDS * TOKENS_PER_SECOND - len(delays)
+    lost = runs * SECONDS * TOKENS_PER_SECOND - len(delays)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg()[:2])
-    print(f"\n{label}: {RUNS} runs of {TOKENS_PER_SECOND} tokens/s for {SECONDS} s, {took:.0f} s in all")
+    print(f"\n{label}: {runs} runs of {TOKENS_PER_SECOND} tokens/s for {SECONDS} s, {took:.0f} s in all")
     print(f"events {len(delays):,}, lost {lost}   load of the machine {load} on {os.cpu_count()} processors")
     for name, values in (("all events", delays), ("after the first second", later)):
         row = "   ".join(f"{part:g} % {percentile(values, part / 100):7.1f}" for part in (50, 90, 99, 99.9))
@@ -235,5 +272,33 @@ def bench_streams_of_an_upstream(tmp_path: Path) -> None:
             stream(server, "m", "an upstream over HTTP")
 
 
+def bench_streams_next_to_readers_that_read_nothing(tmp_path: Path) -> None:
+    with running("serve", str(tmp_path / "db")) as server:
+        assistant = asked(server[0], "POST", "/assistants", {"model": "ticking"})["id"]
+        before = memory(server[1])
+        silent = program("deaf", server[0], assistant, str(RUNS // 3), str(2 * SECONDS))
+        try:
+            stream(
+                server,
+                "ticking",
+                f"next to {RUNS // 3} that read nothing ({before:.0f} MB before)",
+                RUNS // 3,
+            )
+        finally:
+            silent.terminate()
+            silent.wait(30)
+
+
+def bench_runs_made(tmp_path: Path) -> None:
+    with running("serve", str(tmp_path / "db")) as (url, pid):
+        assistant = asked(url, "POST", "/assistants", {"model": "ticking"})["id"]
+        print(f"\n{'runs at once':16}{'made in a second':>18}{'ms of the server for each':>28}")
+        for at_once in (1, 10, 50):
+            before, seconds = cpu(pid), min(10, SECONDS)
+            made = int(program("makers", url, assistant, str(at_once), str(seconds)).communicate()[0])
+            print(f"{at_once:<16}{made / seconds:18.1f}{1000 * (cpu(pid) - before) / made:28.1f}")
+        print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+
+
 if __name__ == "__main__":
-    {"upstream": upstream, "serve": serve, "clients": clients}[sys.argv[1]](*sys.argv[2:])
+    {each.__name__: each for each in (upstream, serve, clients, makers, deaf)}[sys.argv[1]](*sys.argv[2:])
