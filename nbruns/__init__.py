@@ -36,6 +36,7 @@ _MODULES = {
         "ToolError",
     ),
     "accessor": ("messages_frame", "runs_frame", "steps_frame", "tool_calls_frame"),
+    "elsewhere": ("to_jsonl",),
     "local_server": ("local",),
     "stream": ("RunStream",),
     "tools": ("tool",),
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from nbruns.accessor import steps_frame as steps_frame
     from nbruns.accessor import tool_calls_frame as tool_calls_frame
     from nbruns.client import Client as Client
+    from nbruns.elsewhere import to_jsonl as to_jsonl
     from nbruns.errors import ActiveRunError as ActiveRunError
     from nbruns.errors import APIError as APIError
     from nbruns.errors import AuthenticationError as AuthenticationError

@@ -72,6 +72,9 @@ class Categories(Column):
         self._codes: list[Any] = []
 
     def add(self, values: list[Any]) -> None:
+        if _is_empty(values):
+            self._codes.append(np.full(len(values), self._code_of[None], dtype="int32"))
+            return
         try:
             unknown = set(values) - self._code_of.keys()
         except TypeError:  # objects or lists
@@ -86,7 +89,7 @@ class Categories(Column):
             [place.get(text, -1) for text in self._code_of], dtype="int32"
         )  # -1 is missing
         codes = sorted_code[_joined(self._codes, "int32")]
-        return pd.Categorical.from_codes(codes, categories=pd.Index(texts, dtype="string"))
+        return pd.Categorical.from_codes(codes, categories=pd.Index(texts, dtype="str"))
 
 
 class Counts(Column):
@@ -157,6 +160,10 @@ def _joined(blocks: list[Any], dtype: str) -> Any:
     return np.concatenate(blocks) if blocks else np.array([], dtype=dtype)
 
 
+def _is_empty(values: list[Any]) -> bool:
+    return values.count(None) == len(values)
+
+
 def _as_text(values: list[Any]) -> list[str | None]:
     if not set(map(type, values)) <= {str, NoneType}:
         values = [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
@@ -168,6 +175,8 @@ def _as_text(values: list[Any]) -> list[str | None]:
 
 def _numbers(values: list[Any]) -> Numbers:
     """As floats, NaN for what is no number."""
+    if _is_empty(values):  # as most columns of ends and errors are; it is faster to see than to convert
+        return np.full(len(values), np.nan)
     try:
         numbers = np.array(values, dtype="float64")
         if numbers.ndim == 1:  # else they are lists

@@ -44,10 +44,12 @@ def to_jsonl(objects: Iterable[Any], file: str | os.PathLike[str]) -> Path:
     """
     path = Path(file)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as lines:
-        for given in objects:
-            lines.write(json.dumps(_json_of(given), default=str) + "\n")
-    unfinished.replace(path)
+    try:
+        with unfinished.open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(_json_of(given), default=str) + "\n" for given in objects)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -16,6 +16,7 @@ from openai.types.beta.threads import Message as OpenAIMessage
 from openai.types.beta.threads import Run as OpenAIRun
 from openai.types.beta.threads.runs import RunStep as OpenAIStep
 
+from nbruns.elsewhere import to_jsonl
 from nbruns.frames import (
     OBJECT_NAMES,
     assistants_frame,
@@ -146,3 +147,18 @@ def test_a_deleted_object_in_a_recording_is_no_row() -> None:
 def test_a_run_that_ended_stays_ended_whichever_page_came_first(order: int) -> None:
     pages = [{"object": "list", "data": [{**RUN, "status": status}]} for status in ("queued", "completed")]
     assert list(runs_frame(pages[::order])["status"]) == ["completed"]
+
+
+def test_json_lines_give_back_every_field(tmp_path: Path, recorded: Recorded) -> None:
+    runs = recorded_objects(recorded, "run")
+    file = to_jsonl(map(Run, runs), tmp_path / "runs.jsonl")
+    assert [json.loads(line) for line in file.read_text().splitlines()] == runs
+    pd.testing.assert_frame_equal(runs_frame(file), runs_frame(runs))
+    assert [each.name for each in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
+def test_json_lines_that_fail_on_the_way_leave_the_file_as_it_was(tmp_path: Path) -> None:
+    file = to_jsonl([RUN], tmp_path / "runs.jsonl")
+    with pytest.raises(TypeError, match="not from int"):
+        to_jsonl([RUN, 5], file)
+    assert len(runs_frame(file)) == 1

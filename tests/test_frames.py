@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from nbruns.frames import (
     runs_frame,
     steps_frame,
     threads_frame,
+    tool_calls_frame,
 )
 from nbruns.objects import Message, Run
 
@@ -247,3 +249,89 @@ def test_objects_and_their_json_give_the_same_frame() -> None:
 def test_what_is_no_object_is_refused_with_its_type(row: Any) -> None:
     with pytest.raises(TypeError, match=r"not from (NoneType|int|bytes|str)"):
         runs_frame([row])
+
+
+def test_metadata_is_expanded_into_columns_of_text_on_request() -> None:
+    odd = {"": "empty", "a.b": "dot", "id": "mine", "n": 5, "κλειδί": "x"}
+    frame = runs_frame([{"id": "r", "metadata": odd}, {"id": "s", "metadata": None}], metadata=True)
+    added = list(frame.columns)[len(COLUMNS["run"]) :]
+    assert added == ["metadata.", "metadata.a.b", "metadata.id", "metadata.n", "metadata.κλειδί"]
+    assert {str(frame[name].dtype) for name in added} == {"string"}
+    assert (frame["metadata.id"][0], frame["metadata.n"][0], frame["id"][0]) == ("mine", "5", "r")
+    assert frame[added].iloc[1].isna().all()
+    assert list(
+        messages_frame([Message(MESSAGE | {"metadata": {"k": "v"}})], metadata=True)["metadata.k"]
+    ) == ["v"]
+    assert list(runs_frame([], metadata=True).columns) == [*COLUMNS["run"]]
+
+
+def tool_calls(*calls: dict[str, Any], **step: Any) -> pd.DataFrame:
+    return tool_calls_frame(
+        [{**STEP, "step_details": {"type": "tool_calls", "tool_calls": [*calls]}, **step}]
+    )
+
+
+def test_tool_calls_are_rows_with_parsed_arguments_output_and_latency() -> None:
+    function = {"name": "f", "arguments": '{"city": "Oslo"}', "output": "-3 °C"}
+    python = {"input": "1 + 1", "outputs": []}
+    frame = tool_calls(
+        {"id": "call_1", "type": "function", "function": function},
+        {"id": "call_2", "type": "code_interpreter", "code_interpreter": python},
+    )
+    first, second = frame.iloc[0], frame.iloc[1]
+    assert (first["run_id"], first["step_id"], first["id"], first["name"]) == (
+        "run_1",
+        "step_1",
+        "call_1",
+        "f",
+    )
+    assert (first["arguments"], first["output"]) == ({"city": "Oslo"}, "-3 °C")
+    assert first["latency"] == pd.Timedelta(seconds=3)
+    assert (second["name"], second["arguments"], second["arguments_text"]) == (
+        "code_interpreter",
+        None,
+        "1 + 1",
+    )
+
+
+def test_tool_calls_that_wait_have_no_output_and_no_latency() -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "f", "arguments": '{"half', "output": None},
+    }
+    row = tool_calls(call, completed_at=None, status="in_progress").iloc[0]
+    assert row[["output", "latency", "completed_at", "arguments"]].isna().all()
+    assert row["arguments_text"] == '{"half'
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_tool_calls_are_no_exception(odd: Any) -> None:
+    none = shape(tool_calls_frame([]))
+    assert [name for name, _ in none] == [*COLUMNS["tool_call"]]
+    assert shape(tool_calls_frame([{**STEP, "step_details": odd}])) == none
+    assert shape(tool_calls({"id": odd, "type": "function", "function": odd}, created_at=odd)) == none
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+@pytest.mark.parametrize("rows", ["none", "one", "many"])
+def test_parquet_gives_back_every_value_and_dtype(kind: str, rows: str, tmp_path: Path) -> None:
+    many = [{"id": "bare"}, WHOLE[kind], {"id": "odd", "metadata": {"": "x", "a.b": "y"}, "tools": []}]
+    frame = FRAMES[kind]({"none": [], "one": [WHOLE[kind]], "many": many}[rows])
+    frame.to_parquet(tmp_path / "frame.parquet")
+    back = pd.read_parquet(tmp_path / "frame.parquet")
+    assert shape(back) == shape(frame)
+    # Where there are no categories, they come back as an Index of no texts of another dtype.
+    pd.testing.assert_frame_equal(back, frame, check_categorical=False)
+
+
+def test_runs_of_several_blocks_are_one_frame() -> None:
+    runs = [{**RUN, "id": f"run_{n}", "model": f"m{n % 7}", "metadata": {"n": str(n)}} for n in range(2_500)]
+    runs[1_700] |= {"model": None, "created_at": "x", "usage": 5, "metadata": 7}
+    frame = runs_frame(runs)
+    assert list(frame["id"]) == [run["id"] for run in runs]
+    assert frame["model"].astype("object").where(frame["model"].notna(), None).tolist() == [
+        r["model"] for r in runs
+    ]
+    assert frame["metadata"].tolist() == [run["metadata"] for run in runs]
+    assert frame["total_tokens"].isna().sum() == frame["created_at"].isna().sum() == 1

@@ -14,7 +14,7 @@ from nbruns import errors
 
 NAMES = {
     *("Client", "local", "tool", "RunStream", "RunView", "RunsTable", "ToolOutputsForm"),
-    *("runs_frame", "steps_frame", "messages_frame", "tool_calls_frame"),
+    *("runs_frame", "steps_frame", "messages_frame", "tool_calls_frame", "to_jsonl"),
 }
 ERRORS = {
     name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NbrunsError)
