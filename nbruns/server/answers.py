@@ -6,7 +6,7 @@ from typing import Any
 
 from nbruns.server.checks import NULL, labels, nullable
 from nbruns.server.parameters import RESPONSE_FORMAT, TOOL, TOOL_CHOICE, TOOL_RESOURCES, TRUNCATION_STRATEGY
-from nbruns.server.store import ACTIVE, ENDED
+from nbruns.server.wire import ACTIVE, ENDED
 
 JSON = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,6 @@ from nbruns.server.database import encode
 from nbruns.server.exchange import Exchange
 from nbruns.server.parameters import query
 from nbruns.server.refusal import Refused
-from nbruns.server.routes import OPERATIONS
 
 JSON = dict[str, Any]
 
@@ -29,7 +28,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-def create_app(rooms: Rooms) -> Starlette:
+def create_app(rooms: Rooms, operations: Iterable[Operation]) -> Starlette:
     """The ASGI app; its lifespan starts and stops the engine."""
 
     @asynccontextmanager
@@ -39,7 +38,7 @@ def create_app(rooms: Rooms) -> Starlette:
         yield
         await rooms.engine.stop()
 
-    routes = [Route(each.path, _endpoint(rooms, each), methods=[each.method]) for each in OPERATIONS]
+    routes = [Route(each.path, _endpoint(rooms, each), methods=[each.method]) for each in operations]
     handlers = {HTTPException: _http_error}
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
 

@@ -3,51 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from nbruns.server import answers, parameters
 from nbruns.server.call import Operation
-from nbruns.server.checks import labels
 
 JSON = dict[str, Any]
 
-#: Schemas that are told once and referred to from everywhere else.
-_NAMED: dict[str, JSON] = {
-    **answers.NAMED,
-    "CreateMessageRequest": parameters.CREATE_MESSAGE.schema,
-    "CreateThreadRequest": parameters.CREATE_THREAD.schema,
-    "AssistantToolsFunction": parameters.TOOL.schema,
-    "AssistantsApiResponseFormatOption": parameters.RESPONSE_FORMAT.schema,
-    "AssistantsApiToolChoiceOption": parameters.TOOL_CHOICE.schema,
-    "TruncationObject": parameters.TRUNCATION_STRATEGY.schema,
-    "ToolResources": parameters.TOOL_RESOURCES.schema,
-    "Metadata": labels.schema,
-}
-_NAMES = {id(schema): name for name, schema in _NAMED.items()}
+
+class Vocabulary(NamedTuple):
+    """What all operations speak in."""
+
+    #: Schemas that are told once, by name, and referred to from everywhere else.
+    schemas: Mapping[str, JSON]
+    #: What an event's data is, by the event's name.
+    events: Mapping[str, JSON]
+    error: JSON
+
+    def referred(self, schema: Any) -> Any:
+        """A schema, with a reference in the place of every schema that has a name."""
+        name = next((name for name, named in self.schemas.items() if named is schema), None)
+        return self.inside(schema) if name is None else {"$ref": f"#/components/schemas/{name}"}
+
+    def inside(self, schema: Any) -> Any:
+        """A schema that is not referred to itself."""
+        if isinstance(schema, dict):
+            return {key: self.referred(item) for key, item in schema.items()}
+        return [self.referred(item) for item in schema] if isinstance(schema, list) else schema
 
 
-def _event(name: str, of: JSON) -> JSON:
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": of}
-    fields = {"event": {"type": "string", "const": name}, "data": data, "id": {"type": "string"}}
-    return {"type": "object", "properties": fields, "required": [*fields]}
-
-
-_DONE = {"event": {"type": "string", "const": "done"}, "data": {"type": "string", "const": "[DONE]"}}
-#: What each event of a stream is. The last one is `done`, unless the server ends before the run does.
-_STREAM: JSON = {
-    "anyOf": [
-        {"type": "object", "properties": _DONE, "required": ["event", "data"]},
-        *(_event(name, of) for name, of in answers.EVENTS.items()),
-    ]
-}
-
-
-def document(operations: Iterable[Operation], version: str) -> JSON:
+def document(operations: Iterable[Operation], vocabulary: Vocabulary, version: str) -> JSON:
     """The OpenAPI document of these operations."""
     paths: JSON = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, vocabulary)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -60,7 +49,7 @@ def document(operations: Iterable[Operation], version: str) -> JSON:
         "security": [{"token": []}, {"key": []}],
         "paths": paths,
         "components": {
-            "schemas": {name: _inside(schema) for name, schema in _NAMED.items()},
+            "schemas": {name: vocabulary.inside(schema) for name, schema in vocabulary.schemas.items()},
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "api-key"},
@@ -69,21 +58,21 @@ def document(operations: Iterable[Operation], version: str) -> JSON:
     }
 
 
-def _operation(operation: Operation) -> JSON:
+def _operation(operation: Operation, vocabulary: Vocabulary) -> JSON:
     words = operation.handler.__name__.split("_")
     described: JSON = {
         "operationId": words[0] + "".join(map(str.capitalize, words[1:])),
         "summary": " ".join(words).capitalize(),
         "parameters": [*_parameters(operation)],
         "responses": {
-            "200": {"description": "Done.", "content": _answers(operation)},
-            **{status: _refusal(why) for status, why in _REFUSALS.items()},
+            "200": {"description": "Done.", "content": _answers(operation, vocabulary)},
+            **{status: _refusal(why, vocabulary) for status, why in _REFUSALS.items()},
         },
     }
     if operation.body is not None:
         # Where nothing is required, nothing need be sent.
         required = bool(operation.body.schema.get("required"))
-        content = {"application/json": {"schema": _referred(operation.body.schema)}}
+        content = {"application/json": {"schema": vocabulary.referred(operation.body.schema)}}
         described["requestBody"] = {"required": required, "content": content}
     return described
 
@@ -94,16 +83,19 @@ _REFUSALS = {
 }
 
 
-def _refusal(why: str) -> JSON:
-    return {"description": why, "content": {"application/json": {"schema": _referred(answers.ERROR)}}}
+def _refusal(why: str, vocabulary: Vocabulary) -> JSON:
+    return {
+        "description": why,
+        "content": {"application/json": {"schema": vocabulary.referred(vocabulary.error)}},
+    }
 
 
-def _answers(operation: Operation) -> JSON:
+def _answers(operation: Operation, vocabulary: Vocabulary) -> JSON:
     content: JSON = {}
     if operation.answer is not None:
-        content["application/json"] = {"schema": _referred(operation.answer)}
+        content["application/json"] = {"schema": vocabulary.referred(operation.answer)}
     if operation.answer is None or operation.streams:
-        content["text/event-stream"] = {"schema": _referred(_STREAM)}
+        content["text/event-stream"] = {"schema": _stream(vocabulary)}
     return content
 
 
@@ -117,13 +109,14 @@ def _parameters(operation: Operation) -> Iterator[JSON]:
         yield {"name": "Last-Event-ID", "in": "header", "description": about, "schema": {"type": "string"}}
 
 
-def _referred(schema: Any) -> Any:
-    """A schema, with a reference in the place of every schema that has a name."""
-    name = _NAMES.get(id(schema))
-    return _inside(schema) if name is None else {"$ref": f"#/components/schemas/{name}"}
+def _stream(vocabulary: Vocabulary) -> JSON:
+    """What each event of a stream is. The last one is `done`, unless the server ends before the run does."""
+    done = {"event": {"type": "string", "const": "done"}, "data": {"type": "string", "const": "[DONE]"}}
+    events = (_event(name, vocabulary.referred(of)) for name, of in vocabulary.events.items())
+    return {"anyOf": [{"type": "object", "properties": done, "required": [*done]}, *events]}
 
 
-def _inside(schema: Any) -> Any:
-    if isinstance(schema, dict):
-        return {key: _referred(item) for key, item in schema.items()}
-    return [_referred(item) for item in schema] if isinstance(schema, list) else schema
+def _event(name: str, of: JSON) -> JSON:
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": of}
+    fields = {"event": {"type": "string", "const": name}, "data": data, "id": {"type": "string"}}
+    return {"type": "object", "properties": fields, "required": [*fields]}

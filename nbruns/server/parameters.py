@@ -25,7 +25,7 @@ from nbruns.server.checks import (
     then,
 )
 from nbruns.server.refusal import Refused
-from nbruns.server.store import ACTIVE, ENDED
+from nbruns.server.wire import ACTIVE, ENDED
 
 JSON = dict[str, Any]
 

@@ -9,11 +9,10 @@ from typing import Any
 from sqlalchemy import Table
 from starlette.responses import Response, StreamingResponse
 
-from nbruns.server import answers, parameters, store, transitions, wire
-from nbruns.server.call import Call, Operation
+from nbruns.server import store, transitions, wire
+from nbruns.server.call import Call
 from nbruns.server.database import encode
 from nbruns.server.models import UnknownModelError
-from nbruns.server.openapi import document
 from nbruns.server.refusal import Refused, not_found
 from nbruns.server.transitions import Started
 
@@ -30,10 +29,6 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 async def health(call: Call) -> JSON:
     return {"status": "ok", "version": VERSION}
-
-
-async def describe(call: Call) -> Response:
-    return Response(DOCUMENT, 200, media_type="application/json")
 
 
 async def create_assistant(call: Call) -> JSON:
@@ -174,59 +169,8 @@ async def get_step(call: Call) -> JSON:
     )
 
 
-_ASSISTANT = "/v1/assistants/{assistant_id}"
-_THREAD = "/v1/threads/{thread_id}"
-_MESSAGE = _THREAD + "/messages/{message_id}"
-_RUN = _THREAD + "/runs/{run_id}"
-_ASSISTANTS, _THREADS, _MESSAGES, _RUNS, _STEPS = (
-    answers.page_of(item)
-    for item in (answers.ASSISTANT, answers.THREAD, answers.MESSAGE, answers.RUN, answers.STEP)
-)
-OPERATIONS = [
-    Operation("GET", "/health", health, answers.HEALTH),
-    Operation("GET", "/openapi.json", describe, answers.DOCUMENT),
-    Operation("POST", "/v1/assistants", create_assistant, answers.ASSISTANT, parameters.CREATE_ASSISTANT),
-    Operation("GET", "/v1/assistants", list_assistants, _ASSISTANTS, query=parameters.LIST),
-    Operation("GET", _ASSISTANT, get_assistant, answers.ASSISTANT),
-    Operation("POST", _ASSISTANT, update_assistant, answers.ASSISTANT, parameters.UPDATE_ASSISTANT),
-    Operation("DELETE", _ASSISTANT, delete_assistant, answers.deleted("assistant")),
-    Operation("POST", "/v1/threads", create_thread, answers.THREAD, parameters.CREATE_THREAD),
-    Operation("GET", "/v1/threads", list_threads, _THREADS, query=parameters.LIST),
-    Operation(
-        "POST", "/v1/threads/runs", create_thread_and_run, answers.RUN, parameters.CREATE_THREAD_AND_RUN
-    ),
-    Operation("GET", _THREAD, get_thread, answers.THREAD),
-    Operation("POST", _THREAD, update_thread, answers.THREAD, parameters.UPDATE_THREAD),
-    Operation("DELETE", _THREAD, delete_thread, answers.deleted("thread")),
-    Operation("POST", _THREAD + "/messages", create_message, answers.MESSAGE, parameters.CREATE_MESSAGE),
-    Operation("GET", _THREAD + "/messages", list_messages, _MESSAGES, query=parameters.LIST_MESSAGES),
-    Operation("GET", _MESSAGE, get_message, answers.MESSAGE),
-    Operation("POST", _MESSAGE, update_message, answers.MESSAGE, parameters.UPDATE),
-    Operation("DELETE", _MESSAGE, delete_message, answers.deleted("thread.message")),
-    Operation("POST", _THREAD + "/runs", create_run, answers.RUN, parameters.CREATE_RUN, parameters.INCLUDE),
-    Operation("GET", _THREAD + "/runs", list_runs, _RUNS, query=parameters.LIST),
-    Operation("GET", "/v1/runs", list_all_runs, _RUNS, query=parameters.LIST_RUNS),
-    Operation("GET", _RUN, get_run, answers.RUN),
-    Operation("POST", _RUN, update_run, answers.RUN, parameters.UPDATE),
-    Operation("POST", _RUN + "/cancel", cancel_run, answers.RUN),
-    Operation(
-        "POST",
-        _RUN + "/submit_tool_outputs",
-        submit_tool_outputs,
-        answers.RUN,
-        parameters.SUBMIT_TOOL_OUTPUTS,
-    ),
-    Operation("GET", _RUN + "/stream", rejoin_run, None),
-    Operation("GET", _RUN + "/steps", list_steps, _STEPS, query=parameters.LIST | parameters.INCLUDE),
-    Operation("GET", _RUN + "/steps/{step_id}", get_step, answers.STEP, query=parameters.INCLUDE),
-]
-
-
-DOCUMENT = encode(document(OPERATIONS, VERSION))
-
-
 async def _list(call: Call, table: Table, filters: Mapping[str, str | None] | None = None) -> JSON:
-    page = store.Page(**{name: call.query[name] for name in parameters.LIST})
+    page = store.Page(**{name: call.query[name] for name in ("limit", "order", "after", "before")})
     where = {name: value for name, value in (filters or {}).items() if value is not None}
     items, has_more = await call.db.read(store.listed, table, page, where)
     return wire.page(items, has_more)

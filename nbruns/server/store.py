@@ -16,11 +16,10 @@ import sqlalchemy as sa
 
 from nbruns.server.database import Event, Transaction, encode
 from nbruns.server.refusal import Refused
+from nbruns.server.wire import ACTIVE, ENDED
 
 JSON = dict[str, Any]
 
-ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
-ENDED = ("cancelled", "failed", "completed", "incomplete", "expired")
 #: The events behind which nothing comes before somebody acts: streams end with them.
 LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *ENDED))
 

@@ -229,7 +229,7 @@ def cancel(tx: Transaction, thread_id: str, run_id: str) -> Started:
 def expire(tx: Transaction, run_id: str) -> None:
     """End a run whose time is up."""
     run = store.get(tx.conn, store.runs, run_id, lock=True)
-    if run is not None and run["status"] in store.ACTIVE and run["expires_at"] <= store.now():
+    if run is not None and run["status"] in wire.ACTIVE and run["expires_at"] <= store.now():
         _end(tx, run, "expired", {})
 
 

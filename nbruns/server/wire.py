@@ -10,6 +10,9 @@ JSON = dict[str, Any]
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 24
+#: The statuses of runs that go on, and of those that have ended.
+ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
+ENDED = ("cancelled", "failed", "completed", "incomplete", "expired")
 #: Set by the run, never by who creates it.
 NO_USAGE: JSON = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 _USAGE_DETAILS: dict[str, JSON] = {

@@ -88,7 +88,7 @@ def test_the_error_of_a_request_is_logged_with_its_id(api: Api, log: Kept) -> No
     ],
 )
 def test_what_is_no_word_and_no_id_is_not_in_a_line(url: str, log: Kept, path: str, shown: str) -> None:
-    for method, token in (("SK-OTHER", "sk-other"), ("GET", TOKEN)):
+    for method, token in (("PATCH", "sk-other"), ("GET", TOKEN)):
         requests.request(method, url + path, headers={"Authorization": f"Bearer {token}"}, timeout=10)
         line = log.line()
         assert line["path"] == shown

@@ -12,8 +12,8 @@ from described import DOCUMENT
 from jsonschema import Draft202012Validator
 from served import Api
 
+from nbruns.server.operations import OPERATIONS
 from nbruns.server.parameters import HOSTED
-from nbruns.server.routes import OPERATIONS
 
 JSON = dict[str, Any]
 
