@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from conftest import Sent
 from ipywidgets import Widget
-from scripted import call_json, needs
+from scripted import ScriptedRuns, ScriptedStream, call_json, needs, run_is
 from test_transcript import EVIL
 
 from nbruns.errors import BadRequestError, NbrunsError
 from nbruns.objects import Run
+from nbruns.widgets.run_view import RunView
 from nbruns.widgets.tool_outputs_form import ToolOutputsForm
 
 
@@ -243,6 +244,20 @@ def test_when_the_time_is_over_it_closes_and_keeps_what_was_typed() -> None:
     assert form.outputs == {"call_1": "too late"}
     with pytest.raises(NbrunsError, match="expired"):
         form.submit()
+
+
+def test_what_was_entered_is_not_lost_where_somebody_else_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbruns.widgets.run_view.LOOK_FIRST", 0.05)
+    runs = ScriptedRuns()
+    view = RunView(runs, ScriptedStream(needs(call_json())))
+    until(lambda: view.form is not None)
+    view.form.calls[0].output = "typed with care"
+    runs.followed = lambda: ScriptedStream(run_is("completed"))
+    runs.now = run_is("in_progress")[1]
+    view.wait(5)
+    html = view.to_html()
+    assert "The tool calls were answered elsewhere." in html
+    assert "What you entered was not sent: get_weather: typed with care" in html
 
 
 def test_a_run_without_a_deadline_stays_open() -> None:
