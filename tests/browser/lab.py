@@ -120,15 +120,18 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 30) 
 
 
 @contextlib.contextmanager
-def running_lab(folder: Path) -> Iterator[Lab]:
-    """JupyterLab on a free port of 127.0.0.1, with copies of the notebooks and none of the user's settings."""
-    environment = _environment(folder)
+def running_lab(folder: Path, python: str = sys.executable) -> Iterator[Lab]:
+    """JupyterLab on a free port of 127.0.0.1, with copies of the notebooks and none of the user's settings.
+
+    It and its kernels are what the environment of that `python` has.
+    """
+    environment = _environment(folder, python)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", dirs_exist_ok=True)
     port = _free_port()
     lab = Lab(f"http://127.0.0.1:{port}", folder / "notebooks", environment)
     options = [*SERVER_OPTIONS, f"--ServerApp.port={port}", f"--ServerApp.root_dir={lab.folder}"]
     with (folder / "jupyter.log").open("wb") as log:
-        command = [sys.executable, "-m", "jupyterlab", *options]
+        command = [python, "-m", "jupyterlab", *options]
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
@@ -147,7 +150,7 @@ def _stop_local_server(data: Path) -> None:
         local(data).server.stop()
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, python: str) -> dict[str, str]:
     """Every folder that Jupyter, IPython, Matplotlib or nbruns may look into, moved below `folder`."""
     kept = {
         name: value
@@ -161,7 +164,7 @@ def _environment(folder: Path) -> dict[str, str]:
         Path(path).mkdir(mode=0o700)
     _write_json(Path(own["JUPYTER_CONFIG_DIR"], "labconfig", "default_setting_overrides.json"), OVERRIDES)
     kernel = {
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "argv": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "Python 3",
         "language": "python",
     }
