@@ -290,6 +290,11 @@ def _parsed(arguments: str) -> Any:
 
 
 def _listed(objects: Any) -> list[Any]:
+    if isinstance(objects, pd.DataFrame):
+        raise TypeError(
+            "This is a DataFrame already; a frame is made from objects of the API or their JSON. Steps and tool calls "
+            "of a frame of runs: client.runs.steps.list(frame), client.runs.steps.tool_calls(frame)."
+        )
     one = isinstance(objects, (str, Mapping)) or not isinstance(objects, Iterable)
     return [objects] if one else list(objects)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -51,8 +51,29 @@ class RunSteps(Resource):
         `runs`: a run, several, or a frame of runs; several are asked for at once, with a progress bar if it takes
         over a second. Columns: see `nbruns.steps_frame`.
         """
+        return frames.steps_frame(self._of(runs, thread, params))
+
+    def tool_calls(
+        self,
+        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
+        thread: ThreadArg | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """The tool calls of one run or of many as a DataFrame, one row per call; `runs` as in `list`.
+
+        Columns: see `nbruns.tool_calls_frame`.
+        """
+        return frames.tool_calls_frame(self._of(runs, thread, params))
+
+    def _of(
+        self,
+        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
+        thread: ThreadArg | None,
+        params: Mapping[str, Any],
+    ) -> Iterator[RunStep]:
+        """The steps of one run or of many, those of many fetched at once."""
         if isinstance(runs, (str, Run)):
-            return frames.steps_frame(self.iter(runs, thread, **params))
+            return self.iter(runs, thread, **params)
         many = _runs_of(runs) if isinstance(runs, pd.DataFrame) else [*runs]
         for run in many:
             place_of("runs", run, thread)  # what is no run is refused before anything is sent
@@ -60,7 +81,7 @@ class RunSteps(Resource):
         def fetch(transport: Transport, run: RunArg) -> list[RunStep]:
             return [*RunSteps(transport).iter(run, thread, **params)]
 
-        return frames.steps_frame(chain.from_iterable(at_once(self._transport, fetch, many, "runs")))
+        return chain.from_iterable(at_once(self._transport, fetch, many, "runs"))
 
 
 def _runs_of(frame: pd.DataFrame) -> list[Run]:

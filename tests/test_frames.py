@@ -251,6 +251,11 @@ def test_what_is_no_object_is_refused_with_its_type(row: Any) -> None:
         runs_frame([row])
 
 
+def test_a_frame_is_refused_with_what_was_meant() -> None:
+    with pytest.raises(TypeError, match=r"client\.runs\.steps\.tool_calls\(frame\)"):
+        tool_calls_frame(steps_frame([]))
+
+
 def test_metadata_is_expanded_into_columns_of_text_on_request() -> None:
     odd = {"": "empty", "a.b": "dot", "id": "mine", "n": 5, "κλειδί": "x"}
     frame = runs_frame([{"id": "r", "metadata": odd}, {"id": "s", "metadata": None}], metadata=True)

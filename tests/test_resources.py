@@ -101,6 +101,11 @@ def test_a_run_from_creation_to_its_end(client: Client, waiting: Run) -> None:
         list(frame["tool_names"]) == [["get_weather"], []]
         and frame["total_tokens"].sum() == ended.usage.total_tokens
     )
+    for runs in (ended, [ended], client.runs.list(ended.thread_id)):
+        calls = client.runs.steps.tool_calls(runs)
+        assert calls[["name", "arguments", "output"]].values.tolist() == [
+            ["get_weather", {"city": "Oslo"}, "Light rain in Oslo"]
+        ]
     answer = client.messages.list(ended.thread_id, run_id=ended.id)
     assert "Light rain in Oslo" in answer["text"].iloc[0]
 
