@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ import nbruns
 
 #: Beside the checkout, not in it: the recordings are somebody else's work.
 RECORDINGS = Path(__file__).parent.parent.parent / "shared" / "recordings"
+
+# Shells start what runs in the background with interrupts ignored, and what it starts inherits that: tests that
+# interrupt kernels and lists would wait forever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
