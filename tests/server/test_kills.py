@@ -39,6 +39,7 @@ class Accepted:
     run: JSON
     may_end: tuple[str, ...]
     events: list[SentEvent] = field(default_factory=list)
+    cuts: int = 0  #: how often a kill broke its stream between two events
 
 
 class Load:
@@ -106,6 +107,7 @@ class Load:
                     self.accepted.append(accepted)
         except GONE:
             if accepted.run:
+                accepted.cuts += 1
                 self._follow(accepted)
 
     def _follow(self, accepted: Accepted) -> None:
@@ -116,6 +118,7 @@ class Load:
                 for event in self._api().rejoin(accepted.run, last):
                     accepted.events.append(event)
             except GONE:
+                accepted.cuts += bool(accepted.events)
                 time.sleep(0.05)
 
     def _waiting(self) -> Accepted:
@@ -176,12 +179,15 @@ def test_whenever_it_is_killed_every_run_is_carried_on_once(tmp_path: Path) -> N
     for accepted in load.accepted:
         assert stored[accepted.run["id"]]["status"] in accepted.may_end
     seen = {accepted.run["id"]: accepted.events for accepted in load.accepted}
+    compared = 0
     for run in stored.values():
         log = list(server.api.rejoin(run))
         assert_told_once(server.api, run, log)
         # Whatever a client has been sent, over however many servers, is in the log for good.
         sent = seen.get(run["id"], [])
         assert sent == log[: len(sent)]
+        compared += len(log)
+    print(f"each with one set of steps and messages {len(stored)}   their events, none twice {compared}")
     server.stop()
 
 
@@ -251,4 +257,6 @@ def told(load: Load, stored: dict[str, JSON], seconds: float) -> None:
     print(f"\nkills {KILLS}   seed {SEED}   runs accepted {len(ids)}   stored {len(stored)}")
     print("   ".join(f"{status} {count}" for status, count in sorted(statuses.items())))
     lost, stuck = len(set(ids) - stored.keys()), sum(run["status"] not in SETTLED for run in stored.values())
+    cut = [accepted for accepted in load.accepted if accepted.cuts]
+    print(f"streams cut {len(cut)}   rejoined {sum(accepted.cuts for accepted in cut)} times")
     print(f"lost {lost}   stuck {stuck}   refused {len(load.refused)}   seconds {seconds:.0f}")
