@@ -319,6 +319,19 @@ class NotebookPage:
         """Save the notebook, its outputs too."""
         self.command("docmanager:save")
 
+    def keep(self) -> nbformat.NotebookNode:
+        """Save the notebook and return it; `make notebooks` stores it in notebooks/ too, with its outputs."""
+        self.save()
+        saved = self.lab.read_notebook(self.path)
+        if os.environ.get("NBRUNS_STORE_NOTEBOOKS") == "1":
+            # Not what differs from machine to machine, or asks for a kernel.
+            saved.metadata.pop("widgets", None)
+            saved.metadata.language_info = {"name": "python"}
+            for cell in saved.cells:
+                cell.metadata.pop("execution", None)
+            nbformat.write(saved, ROOT / "notebooks" / self.path)
+        return saved
+
     def set_theme(self, theme: str) -> None:
         """Change to "JupyterLab Light" or "JupyterLab Dark"."""
         self.command("apputils:change-theme", theme=theme)

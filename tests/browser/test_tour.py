@@ -71,7 +71,7 @@ def test_the_tour(notebook_page: Callable[..., NotebookPage]) -> None:
     page.start_all()
     answer_form(page, watched)
 
-    text = page.output(watched).locator(".nbruns-blocks")
+    text = page.output(watched).locator(".nbruns-blocks").locator("visible=true")
     seen = page.watch_text(text, until=lambda text: "--upstream" in text)
     page.finish(seconds=120)
 
@@ -90,6 +90,7 @@ def test_the_tour(notebook_page: Callable[..., NotebookPage]) -> None:
     usage = page.output(cell_of(page, 'usage(by="model")')).text_content() or ""
     assert "demo" in usage and "smollm2" in usage
     page.screenshot("tour-completed", page.cell(watched))
+    page.keep()
     page.set_theme("JupyterLab Dark")
     page.page.locator("#jupyterlab-splash").wait_for(state="detached")
     page.screenshot("tour-completed-dark", page.cell(watched))

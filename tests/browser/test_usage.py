@@ -17,6 +17,7 @@ USAGE = "02_usage.ipynb"
 def test_a_month_of_runs(notebook_page: Callable[..., NotebookPage]) -> None:
     page = notebook_page(USAGE)
     page.run_all(seconds=240)
+    page.keep()
     assert [text for text in page.error_output() if "runs/s" not in text] == []  # but for a progress bar
 
     by_model = page.output(cell_of(page, 'usage(by="model")')).text_content() or ""
@@ -32,6 +33,7 @@ def test_a_month_of_runs(notebook_page: Callable[..., NotebookPage]) -> None:
     details.get_by_role("button", name="Close the run").click()
     table.get_by_label("Search runs").fill("")
     table.get_by_role("group", name="Status").get_by_role("button", name="expired").click()
+    expect(table.locator(".nbruns-count")).to_have_text("10 of 139 runs")
     table.locator(".nbruns-body [role=row]").first.click()
     expect(details.get_by_text("The run expired")).to_be_visible()
     page.screenshot("usage-table", page.cell(cell_of(page, "RunsTable(client")))
