@@ -9,7 +9,7 @@ DEVELOP := .venv/.develop
 NODE := tests/node/node_modules/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo lab serve test check docs format bench requirements
+.PHONY: help demo lab serve test check docs format notebooks bench requirements
 
 help:  ## This list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' Makefile | column -t -s '|'
@@ -39,6 +39,10 @@ docs: $(DEVELOP)  ## The documentation, into docs/_build/html
 format: $(DEVELOP)  ## Sort imports, mend what can be mended, format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+notebooks: $(DEVELOP)  ## Run the notebooks in JupyterLab and store them with their outputs (needs a Chromium)
+	@NBRUNS_REQUIRE_BROWSER=1 NBRUNS_STORE_NOTEBOOKS=1 $(BIN)/python -m pytest -q \
+	  tests/browser/test_tour.py tests/browser/test_usage.py tests/browser/test_notebooks.py $(ARGS)
 
 bench: $(DEVELOP)  ## The measurements: make bench ARGS="-k stream"
 	@$(BIN)/python -m pytest -s -q -o python_files='bench_*.py' -o python_functions='bench_*' tests/benchmarks $(ARGS)

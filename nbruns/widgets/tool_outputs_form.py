@@ -90,6 +90,9 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         footer.add_class("nbruns-footer")
         return footer
 
+    def __repr__(self) -> str:
+        return f"ToolOutputsForm({self.run!r}, {self._state})"
+
     @property
     def state(self) -> State:
         """open, submitting, submitted, expired, or closed (answered elsewhere)."""

@@ -29,6 +29,7 @@ from playwright.sync_api import ConsoleMessage, Error, Locator, Page, Request, W
 from nbruns.local_server import is_serving, local
 
 ROOT = Path(__file__).parent.parent.parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ARTEFACTS = Path(__file__).parent / "artefacts"
 START_SECONDS = 60
 
@@ -329,6 +330,8 @@ class NotebookPage:
             saved.metadata.language_info = {"name": "python"}
             for cell in saved.cells:
                 cell.metadata.pop("execution", None)
+                for output in cell.get("outputs", ()):
+                    output.get("data", {}).pop(WIDGET, None)  # a form that nobody has answered
             nbformat.write(saved, ROOT / "notebooks" / self.path)
         return saved
 

@@ -61,6 +61,7 @@ def test_it_collects_an_answer_for_every_call() -> None:
     form.submit()
     assert taken == [{"call_1": "sunny", "call_2": "Error: the service is down"}]
     assert form.state == "submitted"
+    assert repr(form) == f"ToolOutputsForm({form.run!r}, submitted)"
 
 
 def test_submitted_empty_it_says_which_call_is_unanswered() -> None:
