@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from lab import Lab, NotebookPage, Trouble, running_lab
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 NO_CHROMIUM = f"no Chromium found: none of {', '.join(NAMES)} on PATH, and NBRUNS_CHROMIUM is not set"
@@ -26,6 +26,8 @@ OPTIONS = [
     "--no-proxy-server",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
+
+expect.set_options(timeout=15_000)  # a machine that has other things to do takes its time
 
 
 def find_chromium() -> str | None:
@@ -82,8 +84,14 @@ def app(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def trouble() -> Trouble:
+    """What the test's pages do that they should not."""
+    return Trouble()
+
+
+@pytest.fixture
 def notebook_page(
-    lab: Lab, chromium: Browser, request: pytest.FixtureRequest
+    lab: Lab, chromium: Browser, trouble: Trouble, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., NotebookPage]]:
     """Open notebooks by `notebook_page(path, kernel=True, app="JupyterLab")`, or "Notebook 7".
 
@@ -92,7 +100,6 @@ def notebook_page(
     """
     context = chromium.new_context(viewport={"width": 1200, "height": 1000})
     context.set_default_timeout(30_000)
-    trouble = Trouble()
     context.on("page", trouble.listen)
     opened: list[NotebookPage] = []
 

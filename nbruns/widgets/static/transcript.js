@@ -136,7 +136,7 @@ class View {
     this.list = element("div", "nbruns-blocks");
     this.scroll = element("div", "nbruns-scroll", { tabindex: "0", role: "group", "aria-label": "Transcript of the run" });
     this.scroll.append(this.list);
-    this.scroll.addEventListener("scroll", () => (this.scrolled = this.scroll.scrollTop), { passive: true });
+    this.scroll.addEventListener("scroll", () => this.remember(), { passive: true });
     el.append(this.bar, this.scroll);
     this.bar.append((this.cancel = cancelButton(store.model)));
     this.show(store.order);
@@ -149,7 +149,15 @@ class View {
     if (this.nodes.size !== this.store.order.length || ids === this.store.order) this.arrange();
     this.tick();
     if (follows) this.scroll.scrollTop = this.scroll.scrollHeight;
-    this.scrolled = this.scroll.scrollTop;
+    this.remember();
+  }
+
+  // What the reader sees of the transcript: how much is hidden above and below, in a view of which height.
+  remember() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroll;
+    if (!clientHeight) return; // out of the page, where everything has no height
+    this.place = this.el.closest(".jp-OutputArea");
+    Object.assign(this, { scrolled: scrollTop, hidden: scrollHeight - scrollTop - clientHeight, height: this.el.offsetHeight });
   }
 
   draw(id, block) {
@@ -184,21 +192,28 @@ class View {
   }
 }
 
-// When the run has ended, its HTML takes this place, whole: then what was scrolled in here is scrolled there.
-function stayWhenReplaced(view, el) {
-  const place = el.closest(".jp-OutputArea");
+// When the run has ended, its HTML takes this place, whole: the line that ended the view stays where it was.
+function stayWhenReplaced(view) {
   return () => {
-    const scrolled = view.scrolled;
-    if (!place || !scrolled) return;
+    if (!view.place) return;
     let frames = 0;
     const look = () => {
-      const saved = place.querySelector(":scope .nbruns-saved:not(.nbruns-copy *)");
-      if (!saved) return frames++ < 30 && requestAnimationFrame(look);
-      const { top, bottom } = saved.getBoundingClientRect();
-      if (top < innerHeight && bottom > 0) scrollable(saved).scrollTop += scrolled;
+      const saved = view.place.querySelector(":scope .nbruns-saved:not(.nbruns-copy *)");
+      if (saved) stay(view, saved);
+      else if (frames++ < 30) requestAnimationFrame(look);
     };
     requestAnimationFrame(look);
   };
+}
+
+function stay({ scrolled, hidden, height, formWent }, saved) {
+  const frame = scrollable(saved);
+  const port = frame === document.scrollingElement ? { top: 0, bottom: innerHeight } : frame.getBoundingClientRect();
+  const { top, bottom } = saved.getBoundingClientRect();
+  let end = top + height;
+  if (formWent) end = Math.min(Math.max(end, port.top + Math.min(height, port.bottom - port.top)), port.bottom);
+  else if (end < port.top || top > port.bottom) return;
+  frame.scrollTop += (hidden < 40 ? bottom - hidden : top + scrolled + height) - end;
 }
 
 function scrollable(node) {
@@ -223,16 +238,23 @@ function hideCopies(mark) {
 }
 
 // A form that goes takes its height with it, and the reader who has just submitted it would look at nothing.
-function stayWhenFormGoes(model, el) {
+function stayWhenFormGoes(model, view) {
+  const { el } = view;
   const stay = () => {
     const form = el.nextElementSibling?.getBoundingClientRect();
     if (model.get("has_form") || !form || form.bottom < 0 || form.top > innerHeight) return;
+    view.formWent = true;
     let frames = 0;
     const look = () => {
       if (el.nextElementSibling && frames++ < 60) return requestAnimationFrame(look);
-      requestAnimationFrame(() => el.scrollIntoView({ block: "nearest" }));
+      requestAnimationFrame(show);
     };
     look();
+  };
+  const show = () => {
+    if (!el.isConnected) return; // the run has ended, too
+    el.scrollIntoView({ block: "nearest" });
+    view.formWent = false;
   };
   model.on("change:has_form", stay);
   return () => model.off("change:has_form", stay);
@@ -355,8 +377,8 @@ export default () => {
     render({ model, el }) {
       const view = new View(store, el);
       const ends = [
-        stayWhenFormGoes(model, el),
-        stayWhenReplaced(view, el),
+        stayWhenFormGoes(model, view),
+        stayWhenReplaced(view),
         showForm(model, el),
         hideCopies(model.get("copies")),
       ];
