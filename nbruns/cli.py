@@ -125,7 +125,7 @@ def _check(asked: argparse.Namespace) -> None:
 
 def _named_file(text: str) -> tuple[str, Path]:
     name, _, given = text.partition("=")
-    file = Path(given)
+    file = Path(given).expanduser()  # not every shell does so behind a "="
     if not (name and file.is_file() and _begins(file) == b"GGUF"):
         raise SetupError(f"--model {text}: write NAME=FILE, with a GGUF file that exists.")
     return name, file.resolve()

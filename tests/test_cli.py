@@ -17,6 +17,7 @@ import pytest
 import requests
 
 import nbruns
+from nbruns import cli
 
 OPTIONS = {
     "serve": [
@@ -255,6 +256,12 @@ def test_a_folder_served_already_is_one_line(tmp_path: Path) -> None:
 def test_a_model_that_is_no_file_is_one_line(tmp_path: Path, model: str) -> None:
     line = is_one_line(run("serve", "--data", tmp_path, "--port", 0, "--model", model))
     assert f"--model {model}: write NAME=FILE, with a GGUF file that exists." in line
+
+
+def test_a_model_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    assert cli._named_file("tiny=~/tiny.gguf") == ("tiny", (tmp_path / "tiny.gguf").resolve())
 
 
 @pytest.mark.parametrize(

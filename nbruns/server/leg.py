@@ -6,6 +6,7 @@ first time, so what was half-made is made anew in its place, and `created` event
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from nbruns.server import prompt, store, transitions, wire
@@ -40,7 +41,9 @@ class Leg:
             await self._end("incomplete", incomplete_details={"reason": reason})
             return
         question = await self._db.read(prompt.build, self._run)
-        async for delta in models.resolve(question.model).answer(question):
+        # In a thread: the first question to a model may import what takes a second, and others stream meanwhile.
+        model = await asyncio.to_thread(models.resolve, question.model)
+        async for delta in model.answer(question):
             if isinstance(delta, Finish):
                 return await self._finish(delta)
             await self._take(delta)

@@ -14,11 +14,14 @@ from described import DOCUMENT
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
 from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.config import SchemathesisConfig
 from served import TOKEN, WEATHER, Api
 from test_openapi import REFERENCE
 
 JSON = dict[str, Any]
 SAID = {"role": "user", "content": "What should I wear in Oslo?"}
+
+RUN = "/threads/{thread_id}/runs/{run_id}"
 
 load_all_checks()
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -43,7 +46,11 @@ def reference() -> JSON:
     yaml = pytest.importorskip("yaml")
     if not REFERENCE.exists():
         pytest.skip(f"no OpenAPI description of the Assistants API at {REFERENCE}", allow_module_level=True)
-    return _as_recorded(yaml.safe_load(REFERENCE.read_text()))
+    document: JSON = _as_recorded(yaml.safe_load(REFERENCE.read_text()))
+    for path in ("/threads/runs", "/threads/{thread_id}/runs", RUN + "/submit_tool_outputs"):
+        # Of the streams, the reference tells in words.
+        document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"] = {}
+    return document
 
 
 def _as_recorded(value: Any) -> Any:
@@ -63,7 +70,10 @@ def _as_recorded(value: Any) -> Any:
     return value
 
 
-ours = schemathesis.openapi.from_dict(DOCUMENT)
+# Hypothesis comes upon bodies that are too large for the server to look into.
+REFUSED = {"expected-statuses": ["400", "401", "404", "405", "413"]}
+_refusing = SchemathesisConfig.from_dict({"checks": {"negative_data_rejection": REFUSED}})
+ours = schemathesis.openapi.from_dict(DOCUMENT, config=_refusing)
 theirs = schemathesis.openapi.from_dict(reference())
 
 

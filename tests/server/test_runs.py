@@ -13,12 +13,13 @@ from served import (
     OUTPUTS,
     WEATHER,
     Api,
+    Scripted,
     Scripts,
     names,
     waiting_run,
 )
 
-from nbruns.server.models import Finish, ModelError, TextDelta, usage
+from nbruns.server.models import Finish, ModelError, Models, TextDelta, usage
 
 JSON = dict[str, Any]
 
@@ -221,6 +222,30 @@ def test_a_model_that_fails_fails_the_run(api: Api, script: Scripts, turn: Any, 
     for step in api.get(f"{api.run_path(run)}/steps")["data"]:
         assert (step["status"], step["last_error"]["message"]) == ("failed", run["last_error"]["message"])
         assert step["last_error"]["code"] == error["code"].replace("invalid_prompt", "server_error")
+
+
+def test_a_model_that_is_long_in_the_making_holds_back_nobody(
+    api: Api, script: Scripts, models: Models
+) -> None:
+    made, asked, name = threading.Event(), threading.Event(), "long in the making"
+    answer = script(ANSWER)
+
+    def build() -> Scripted:
+        asked.set()
+        assert made.wait(30)
+        return Scripted(ANSWER)
+
+    models._builders[name] = build
+    waiting = api.post(
+        f"/threads/{api.thread_with()}/runs", {"assistant_id": answer.assistant(), "model": name}
+    )
+    assert asked.wait(30)
+    other = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": answer.assistant()})
+    assert api.until(other, "completed", "failed")["status"] == "completed"
+    assert api.refused("POST", "/assistants", {"model": "none"})[1]["code"] == "model_not_found"
+    assert api.get(api.run_path(waiting))["status"] == "in_progress"
+    made.set()
+    assert api.until(waiting, "completed", "failed")["status"] == "completed"
 
 
 def test_all_runs_are_listed_and_filtered(api: Api, script: Scripts) -> None:

@@ -76,26 +76,25 @@ class Models:
     def resolve(self, name: str) -> Model:
         """Return the model of that name; `UnknownModelError` if there is none, `SetupError` if it
         needs a package that is missing."""
-        with self._lock:
-            if name not in self._built and name in self._builders:
-                self._built[name] = self._builders[name]()
-            if name in self._built:
-                return self._built[name]
-            return self._upstream_for(name)
+        if name in self._builders and name not in self._built:
+            with self._lock:
+                if name not in self._built:
+                    self._built[name] = self._builders[name]()
+        return self._built[name] if name in self._built else self._upstream_for(name)
 
     def check(self) -> None:
         """Build the upstream now: what is wrong with it shows at once (`SetupError`), and no run waits for it."""
         if self._upstream_url:
-            with self._lock:
-                self._upstream_for("")
+            self._upstream_for("")
 
     def _upstream_for(self, name: str) -> Model:
         if not self._upstream_url:
             raise UnknownModelError(self._unknown(name))
-        if self._upstream is None:
-            from nbruns.server.models.upstream import Upstream
+        with self._lock:
+            if self._upstream is None:
+                from nbruns.server.models.upstream import Upstream
 
-            self._upstream = Upstream(self._upstream_url, api=self._upstream_api)
+                self._upstream = Upstream(self._upstream_url, api=self._upstream_api)
         return self._upstream
 
     def _unknown(self, name: str) -> str:
