@@ -127,6 +127,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self._outcome()
 
     def _outcome(self) -> Run:
+        if (
+            not self._page.is_seen
+        ):  # what runs notebooks without a page hears only what the cell says that it runs
+            self._save()
         if self._error is not None:
             raise self._error
         assert self.run is not None  # without a run there is an error

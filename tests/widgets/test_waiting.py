@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import nbformat
 import pytest
-from kernel_cells import Cells, kernel
+from kernel_cells import SETUP, Cells, kernel
+from nbclient import NotebookClient
 
 ASK = """
 import time
@@ -68,7 +70,7 @@ def test_the_waiting_cell_shows_the_view_and_holds_html_before_it_ends(asked: tu
     cells.until_idle(waiting)
     shown, room = cells.of(waiting, "display_data")
     assert "application/vnd.jupyter.widget-view+json" in shown["content"]["data"]
-    (replaced,) = updates_of(cells, shown)
+    replaced = updates_of(cells, shown)[-1]
     assert set(replaced["content"]["data"]) == {"text/plain", "text/html"}
     assert "while the run was going on" in shown["content"]["data"]["text/html"]
     assert "while the run was going on" not in replaced["content"]["data"]["text/html"]
@@ -192,3 +194,23 @@ def test_views_that_are_awaited_together_leave_the_kernel_as_it_was(asked: tuple
     cells.until_idle(waiting)
     assert cells.printed(waiting) == "['completed', 'completed']\n"
     assert cells.run("print('alive')") == "alive\n"
+
+
+SLOW = """
+import time
+from scripted import *
+from nbruns.widgets.run_view import RunView
+opened, shut = gate()
+view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), shut, says("12 degrees."), run_is("completed")))
+view"""
+
+
+@pytest.mark.parametrize("waiting", ["view.wait()", "await view"])
+def test_a_notebook_that_is_run_without_a_page_holds_the_end_too(waiting: str) -> None:
+    # nbclient, and so `nbconvert --execute`, listens to the cell that runs, not to the one that showed the view.
+    cells = [SETUP, SLOW, f"opened.set()\n{waiting};"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    shown, room = notebook.cells[1].outputs
+    assert set(shown.data) == {"text/plain", "text/html"} and room.data == {}
+    assert "12 degrees." in shown.data["text/html"]
