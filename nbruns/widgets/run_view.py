@@ -127,9 +127,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self._outcome()
 
     def _outcome(self) -> Run:
-        if (
-            not self._page.is_seen
-        ):  # what runs notebooks without a page hears only what the cell says that it runs
+        if not self._page.is_seen:  # nbclient, say, which hears only what belongs to the cell that it runs
             self._save()
         if self._error is not None:
             raise self._error
