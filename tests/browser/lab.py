@@ -62,10 +62,11 @@ KNOWN_ERROR = re.compile(
 
 @dataclass(frozen=True)
 class Lab:
-    """A running JupyterLab: its address, the folder it shows, and the environment that its kernels have."""
+    """A running JupyterLab: its address, the folder it shows, and the Python and environment of its kernels."""
 
     url: str
     folder: Path
+    executable: str
     environment: dict[str, str]
 
     def sessions(self) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ class Lab:
 
     def python(self, program: str) -> str:
         """Run a program where the notebooks run, and return what it printed."""
-        command = [sys.executable, "-c", program]
+        command = [self.executable, "-c", program]
         done = subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -129,7 +130,7 @@ def running_lab(folder: Path, python: str = sys.executable) -> Iterator[Lab]:
     environment = _environment(folder, python)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", dirs_exist_ok=True)
     port = _free_port()
-    lab = Lab(f"http://127.0.0.1:{port}", folder / "notebooks", environment)
+    lab = Lab(f"http://127.0.0.1:{port}", folder / "notebooks", python, environment)
     options = [*SERVER_OPTIONS, f"--ServerApp.port={port}", f"--ServerApp.root_dir={lab.folder}"]
     with (folder / "jupyter.log").open("wb") as log:
         command = [python, "-m", "jupyterlab", *options]
