@@ -49,7 +49,12 @@ class Texts(Column):
         self._texts += _as_text(values)
 
     def array(self) -> Any:
-        return pd.array(np.array(self._texts, dtype=object), dtype="string")
+        texts: Any = np.array(self._texts, dtype=object)
+        if pd.StringDtype().storage == "pyarrow":  # which is there then, and reads a list many times faster
+            import pyarrow  # type: ignore[import-untyped]
+
+            texts = pyarrow.array(self._texts, pyarrow.large_string())
+        return pd.array(texts, dtype="string")
 
     def each_once(self) -> bool:
         different = set(self._texts)
@@ -165,6 +170,11 @@ def _is_empty(values: list[Any]) -> bool:
 
 
 def _as_text(values: list[Any]) -> list[str | None]:
+    try:
+        if "".join(values).isascii():  # as ids are; one look at all of them together
+            return values
+    except TypeError:  # not texts alone
+        pass
     if not set(map(type, values)) <= {str, NoneType}:
         values = [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
     if all(map(str.isascii, filter(None, values))):

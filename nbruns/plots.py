@@ -27,12 +27,15 @@ _STATUS_COLOURS = {
     "failed": "#D55E00",
     "incomplete": "#CC79A7",
     "expired": "#8C6BB1",
+    "cancelled": _OTHER,
+    "cancelling": _OTHER,
 }
 _STEP_COLOURS = {"tool_calls": "#E69F00", "message_creation": "#56B4E9"}
 #: More runs than this have no line of text of their own.
 _NAMED = 40
-#: No bar is narrower than this part of the picture: a run of seconds is still seen in a month.
-_NARROWEST = 0.004
+#: No bar is narrower than this part of the picture, so that a run of seconds is still seen in a month; of many runs
+#: a smaller part, as what is wider than it lasted takes the room of others.
+_NARROWEST, _NARROWEST_OF_MANY = 0.004, 0.002
 #: Time that a picture shows at most → the width of its bars.
 _FREQUENCIES = (("3h", "5min"), ("3D", "h"), ("92D", "D"), ("730D", "W"))
 
@@ -44,7 +47,7 @@ def timeline(runs: pd.DataFrame, steps: pd.DataFrame | None, ax: Axes | None) ->
     ax = ax or _new_axes(height=1.4 + 0.26 * max(len(runs), 2) if named else 4.0)
     if runs.empty:
         return _empty(ax, "no runs")
-    bars = _bars(runs)
+    bars = _bars(runs, _NARROWEST if named else _NARROWEST_OF_MANY)
     lanes = np.arange(len(runs)) if named else _lanes(bars)
     colours = [_STATUS_COLOURS.get(str(status), _OTHER) for status in runs["status"]]
     height = 0.42 if named and steps is not None else 0.72
@@ -53,9 +56,11 @@ def timeline(runs: pd.DataFrame, steps: pd.DataFrame | None, ax: Axes | None) ->
     if named:
         _draw_steps(ax, runs, steps, bars["narrowest"].iloc[0])
         ax.set_yticks(lanes, [_label(run) for run in runs.itertuples()], fontsize="small", family="monospace")
+        ax.grid(axis="y", alpha=0.25)
+        ax.set_axisbelow(True)
     else:
         ax.set_yticks([])
-        ax.set_ylabel("runs at the same time")
+        ax.set_ylabel(f"runs, drawn at least {_roughly(bars['narrowest'].iloc[0])} wide", fontsize="small")
     ax.set_ylim(max(lanes) + 0.8, -0.8)  # the first on top
     _legend(ax, _named_colours(runs, steps if named else None))
     ax.set_title(f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}", loc="left")
@@ -83,10 +88,16 @@ def usage(
     lefts = _days(pd.Series(amounts.index))
     width = float(np.median(np.diff(lefts))) if len(lefts) > 1 else _days_of(pd.Timedelta("1h"))
     bottom = np.zeros(len(amounts))
-    for colour, (name, amount) in zip([*_COLOURS, _OTHER], amounts.items(), strict=False):
-        colour = _OTHER if name == "others" else _STATUS_COLOURS.get(str(name), colour)
+    colours = _colours(amounts.columns)
+    for name, amount in amounts.items():
         ax.bar(
-            lefts, amount, width * 0.86, bottom=bottom, align="edge", color=colour, label=excerpt(name, 40)
+            lefts,
+            amount,
+            width * 0.86,
+            bottom=bottom,
+            align="edge",
+            color=colours[name],
+            label=excerpt(name, 40),
         )
         bottom += amount.to_numpy()
     middle, half = (lefts[0] + lefts[-1] + width) / 2, max(len(lefts), 12) * width / 2
@@ -115,16 +126,18 @@ def _empty(ax: Axes, words: str) -> Axes:
     return ax
 
 
-def _bars(runs: pd.DataFrame) -> pd.DataFrame:
+def _bars(runs: pd.DataFrame, narrowest_part: float) -> pd.DataFrame:
     """When each run was created, began and ended, as matplotlib's days; a run that goes on ends at the last of all."""
     created = runs["created_at"]
     started = created + runs["queued_time"]
     ended = started + runs["running_time"]
+    if "expires_at" in runs:  # the end of one that has expired, which has no other
+        ended = ended.fillna(runs["expires_at"].where(runs["status"] == "expired"))
     last = pd.concat([created, started, ended]).max()
     active = runs["status"].isin(["queued", "in_progress", "requires_action", "cancelling"])
     ended = ended.fillna(started).fillna(created).where(~active, last)
     started = started.fillna(ended)
-    narrowest = max(_days_of(last - created.min()) * _NARROWEST, _days_of(pd.Timedelta("50ms")))
+    narrowest = max(_days_of(last - created.min()) * narrowest_part, _days_of(pd.Timedelta("50ms")))
     bars = pd.DataFrame({"created": _days(created), "running": _days(started), "ended": _days(ended)})
     bars["ended"] = bars["ended"].where(
         bars["ended"] - bars["running"] > narrowest, bars["running"] + narrowest
@@ -229,6 +242,24 @@ def _largest(groups: pd.Series[Any], values: pd.Series[Any]) -> pd.Series[Any]:
     """The groups, those that the colours do not suffice for as "others"."""
     sums = values.astype("float64").groupby(groups).sum().nlargest(len(_COLOURS))
     return groups.where(groups.isin(sums.index), "others")
+
+
+def _colours(names: Iterable[Any]) -> dict[Any, str]:
+    """A colour for each: statuses have their own, others get theirs in the order of their names, so that a picture
+    of tokens and one of cost agree."""
+    given = {name: _STATUS_COLOURS.get(str(name)) for name in names}
+    left = (colour for colour in _COLOURS if colour not in given.values())
+    ordered = sorted(given, key=str)
+    others = {name: _OTHER if name == "others" else next(left, _OTHER) for name in ordered if not given[name]}
+    return {name: colour or others[name] for name, colour in given.items()}
+
+
+def _roughly(days: float) -> str:
+    """0.0521 as "75 min"."""
+    for unit, name in ((1, "days"), (1 / 24, "h"), (1 / 1440, "min"), (1 / 86_400, "s")):
+        if days >= 2 * unit:
+            return f"{days / unit:.0f} {name}"
+    return f"{days * 86_400:.1g} s"
 
 
 def _engineering(value: float, _: Any) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib
+import matplotlib.colors
 import pandas as pd
 import pytest
 
@@ -275,6 +275,37 @@ def test_runs_at_the_same_time_are_drawn_in_lanes_of_their_own(pictures: None) -
     frame = runs_frame([run(f"run_{n}", "m", "completed", seconds=50) for n in range(60)])
     axes = frame.runs.timeline()
     assert len({bar.y0 for bar in bars_of(axes)[1]}) == 60
+
+
+def test_many_runs_say_how_wide_they_are_drawn(pictures: None) -> None:
+    frame = runs_frame([run(f"run_{n}", "m", "completed", n, seconds=5) for n in range(60)])
+    axes = frame.runs.timeline()
+    assert axes.get_ylabel() == "runs, drawn at least 3 h wide"  # of two months, where 5 s could not be seen
+    assert [round(bar.width * 24, 1) for bar in bars_of(axes)[1]] == [2.8] * 60
+
+
+def test_a_run_that_has_expired_is_drawn_until_then(pictures: None) -> None:
+    expired = run("run_1", "m", "expired") | {"expires_at": 1_700_000_000 + 600}
+    going_on = run("run_2", "m", "in_progress") | {"expires_at": 1_700_000_000 + DAY}
+    bars = bars_of(runs_frame([expired, going_on]).runs.timeline())[1]
+    assert [round(bar.width * DAY) for bar in bars] == [600, 600]  # what goes on ends with the picture
+    frame = runs_frame([expired, going_on]).drop(columns="expires_at")
+    assert len(bars_of(frame.runs.timeline())[1]) == 2
+
+
+def test_no_two_of_the_few_have_the_same_colour(pictures: None) -> None:
+    statuses = ["completed", "failed", "incomplete", "cancelled", "expired", "dreaming", "waking"]
+    frame = runs_frame([run(f"run_{s}", "m", s) for s in statuses])
+    handles, names = frame.runs.plot_usage("runs", by="status").get_legend_handles_labels()
+    assert len({handle.patches[0].get_facecolor() for handle in handles}) == len(names) == len(statuses)
+
+
+def test_a_model_has_the_same_colour_in_each_picture(pictures: None, frame: pd.DataFrame) -> None:
+    for value in ("total_tokens", "cost"):
+        priced = frame.assign(cost=frame.runs.cost({"small": (100, 1), "large": (0, 0)}))
+        handles, names = priced.runs.plot_usage(value).get_legend_handles_labels()
+        colours = dict(zip(names, [handle.patches[0].get_facecolor() for handle in handles], strict=True))
+        assert matplotlib.colors.to_hex(colours["large"]) == "#0072b2", value
 
 
 def test_steps_are_drawn_below_their_runs(pictures: None) -> None:
