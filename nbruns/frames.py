@@ -160,7 +160,8 @@ def runs_frame(runs: Any, *, metadata: bool = False) -> pd.DataFrame:
     recorded exchanges that hold some; or the path of a file of JSON lines with any of these. Columns: see
     COLUMNS["run"]; times are UTC, `queued_time` (created → started) and `running_time` (started → ended) are
     timedeltas, token counts nullable integers, missing until a run ends. With `metadata=True` each of its keys has a
-    column of text too, `metadata.<key>`. Raises TypeError for what is no run, ValueError for a line that is no JSON.
+    column of text too, named `metadata.` and the key. Raises TypeError for what is no run, ValueError for a line
+    that is no JSON.
     """
     return _frame("run", runs, metadata)
 

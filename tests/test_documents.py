@@ -12,6 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import nbruns
 from nbruns import cli
+from nbruns.frames import COLUMNS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -64,6 +65,20 @@ def test_every_block_of_python_runs(
 def test_every_command_of_ours_is_one(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     cli._parser().parse_args([word for word in words if word != "&"])
+
+
+def test_the_reference_has_every_column_with_its_dtype() -> None:
+    text = (ROOT / "docs" / "reference" / "frames.md").read_text(encoding="utf-8")
+    words = {"run": "Runs", "step": "Steps", "message": "Messages", "tool_call": "Tool calls"}
+    words |= {"assistant": "Assistants", "thread": "Threads"}
+    for kind, columns in COLUMNS.items():
+        listed = text.partition(f"\n{words[kind]}\n\n")[2].partition("\n\n")[0].splitlines()
+        found = {
+            name: line.split("`")[1]
+            for line in listed
+            for name in re.findall(r"`(\w+)`", line.partition(":")[2])
+        }
+        assert found == {name: dtype for name, (dtype, _) in columns.items()}, kind
 
 
 def test_every_make_target_is_one() -> None:
