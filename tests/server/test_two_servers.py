@@ -27,7 +27,7 @@ def start(postgresql: NewDatabase) -> Iterator[Start]:
     yield start_
     for server in servers:
         if server.process.poll() is None:
-            server.kill()
+            assert (server.stop(), server.errors) == (0, "")
 
 
 def started(api: Api, **params: object) -> JSON:
