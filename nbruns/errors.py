@@ -58,7 +58,7 @@ class APIError(NbrunsError):
     absent.
     """
 
-    remedy = "Read the message above; the request was not carried out."
+    remedy = "Read the message above, and check that base_url is where such an API's server is."
     #: Seconds after which the server wants to be asked again, where it says so.
     retry_after: float | None = None
 

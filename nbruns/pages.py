@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nbruns.errors import APIError, excerpt
+from nbruns.errors import APIError
 from nbruns.objects import JSON
-from nbruns.transport import Transport, request_id
+from nbruns.transport import Transport
 
 #: Objects asked for at once: the most that the API gives.
 _PAGE = 100
@@ -52,8 +52,9 @@ def _page(transport: Transport, path: str, query: JSON) -> tuple[list[JSON], JSO
     page, headers = transport.request("GET", path, params=query)
     items = page.get("data")
     if not isinstance(items, list) or not all(map(_has_id, items)):
-        told = f"where a list of objects with ids was expected: {excerpt(page)}"
-        raise APIError(told, status=200, request_id=request_id(headers), method="GET", path=path)
+        told = f"where a list of objects with ids was expected: {transport.told(page)}"
+        request_id = transport.request_id(headers)
+        raise APIError(told, status=200, request_id=request_id, method="GET", path=path)
     return items, page
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -20,7 +18,8 @@ from nbruns import accessor as accessor  # registers df.runs
 from nbruns import frames
 from nbruns.at_once import at_once
 from nbruns.errors import TimeoutError
-from nbruns.objects import JSON, Assistant, Run, Thread
+from nbruns.headers import seconds, server_time
+from nbruns.objects import JSON, Assistant, Run, Thread, items_of, utc
 from nbruns.pages import iter_pages
 from nbruns.resource import (
     AssistantArg,
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
     from nbruns.widgets.run_view import RunView
 
 _POLL_FIRST, _POLL_MOST = 0.3, 5.0
+#: However long a server wants not to be asked.
+_PAUSE_MOST = 3600.0
 
 
 class Runs(Resource):
@@ -211,10 +212,10 @@ class Runs(Resource):
             now = Run(payload)
             if now.is_terminal or now.status == "requires_action":
                 return now
-            told = _number(headers.get("openai-poll-after-ms"), 0.001)
-            wanted = poll_interval if poll_interval is not None else told if told is not None else pause
+            told = seconds(headers.get("openai-poll-after-ms"), 0.001)
+            wanted = poll_interval if poll_interval is not None else pause if told is None else told
             pause = min(pause * 1.5, _POLL_MOST)
-            time.sleep(wanted if left is None else max(0.0, min(wanted, left)))
+            time.sleep(max(0.0, min(wanted, _PAUSE_MOST if left is None else left)))
 
     def watch(
         self,
@@ -262,14 +263,15 @@ class Runs(Resource):
         """The run that a request for one has made, if its answer was lost: made since, for the same assistant."""
         page, headers = self._transport.request("GET", path, params={"order": "desc", "limit": 20})
         # By the server's clock, of which both the timestamps and the Date header are; they count whole seconds.
-        since = _server_time(headers) - (time.monotonic() - started) - 2
-        runs = (run for run in page.get("data") or () if isinstance(run, dict))
-        same = (run for run in runs if run.get("assistant_id") == body["assistant_id"])
-        wanted = body.get("metadata") or {}
-        return next(
-            (r for r in same if (r.get("created_at") or 0) >= since and (r.get("metadata") or {}) == wanted),
-            None,
-        )
+        since = server_time(headers) - (time.monotonic() - started) - 2
+        wanted = body["assistant_id"], body.get("metadata") or {}
+
+        def is_it(run: JSON) -> bool:
+            made = utc(run.get("created_at"))
+            same = (run.get("assistant_id"), run.get("metadata") or {}) == wanted
+            return same and made is not None and made.timestamp() >= since
+
+        return next((run for run in items_of(page.get("data")) if isinstance(run, dict) and is_it(run)), None)
 
     def _submit(self, run: RunArg, body: JSON, thread: ThreadArg | None) -> Run:
         place = place_of("runs", run, thread)
@@ -297,17 +299,3 @@ class Runs(Resource):
             return None if waits else now.to_dict()
 
         return taken
-
-
-def _server_time(headers: Mapping[str, str]) -> float:
-    try:
-        return parsedate_to_datetime(headers["Date"]).timestamp()
-    except (KeyError, ValueError, TypeError):
-        return datetime.now(UTC).timestamp()
-
-
-def _number(text: str | None, unit: float) -> float | None:
-    try:
-        return float(text or "") * unit
-    except ValueError:
-        return None

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import requests
 
 from nbruns import errors
 from nbruns.connections import hang_up
-from nbruns.errors import StreamError, excerpt
-from nbruns.objects import JSON, TERMINAL_STATUSES, APIObject, Message, MessageDelta, Run, parse_object
+from nbruns.errors import APIError, StreamError, excerpt
+from nbruns.json_depth import parse_json
+from nbruns.objects import (
+    JSON,
+    TERMINAL_STATUSES,
+    APIObject,
+    Message,
+    MessageDelta,
+    Run,
+    parse_object,
+)
 from nbruns.pages import iter_pages
 from nbruns.snapshot import RunSnapshot
 from nbruns.sse import ServerSentEvent, iter_events
@@ -23,6 +32,8 @@ from nbruns.transport import Check, Transport, iter_chunks, path_of
 CARRY_ON_DEADLINE = 60.0
 _POLL_FIRST, _POLL_MOST = 0.25, 2.0
 _ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES | {"requires_action"})
+
+T = TypeVar("T")
 
 
 class Event(NamedTuple):
@@ -119,7 +130,11 @@ class RunStream:
             except (errors.ConnectionError, errors.TimeoutError, StreamError) as error:
                 damage = error
         if not self._ended and not self._closed:
-            yield from self._carry_on(damage)
+            try:
+                yield from self._carry_on(damage)
+            except StreamError:
+                if not self._closed:
+                    raise
 
     def _read(self, response: requests.Response) -> Iterator[Event]:
         """The events of one connection; sets `_ended` when the run has told its end."""
@@ -141,27 +156,43 @@ class RunStream:
             response.close()
 
     def _carry_on(self, damage: errors.NbrunsError | None) -> Iterator[Event]:
-        run = self.run or self._found()
-        if run is None:
-            told = excerpt((self.snapshot.error or {}).get("message") or damage or "No reason was given.")
-            raise StreamError(f"The stream ended before it named a run. {told}", self.snapshot)
-        rejoin = not isinstance(damage, StreamError) and self.snapshot.error is None
+        run = self.run or self._answer_to(self._found)
+        if run is None or not run.thread_id:
+            raise StreamError(
+                f"The stream ended before it named a run and its thread. {self._why(damage)}", self.snapshot
+            )
+        if not isinstance(damage, StreamError) and self.snapshot.error is None:
+            yield from self._rejoined(run, damage)
+        if not self._ended and not self._closed:
+            yield from self._ask(run)
+
+    def _rejoined(self, run: Run, damage: errors.NbrunsError | None) -> Iterator[Event]:
+        """The events that are still to come; none where the server has not got this extra."""
         heard = time.monotonic()
-        while rejoin and not self._ended and not self._closed:
+        while not self._ended and not self._closed:
             try:
                 for event in self._rejoin(run):
-                    heard = time.monotonic()
                     yield event
-            except errors.NotFoundError:
-                break  # a server without this extra
-            except (errors.ConnectionError, errors.TimeoutError, errors.ServerError) as error:
+                    heard = time.monotonic()
+            except (APIError, StreamError):
+                return
+            except (errors.ConnectionError, errors.TimeoutError) as error:
                 damage = error
             if time.monotonic() - heard > CARRY_ON_DEADLINE:
                 raise self._given_up(damage)
             if not self._ended:
                 time.sleep(_POLL_FIRST)
-        if not self._ended and not self._closed:
-            yield from self._ask(run, damage)
+
+    def _answer_to(self, question: Callable[[], T]) -> T:
+        """What the server says, however often it has to be asked; StreamError when it stays silent."""
+        asked = time.monotonic()
+        while True:
+            try:
+                return question()
+            except (errors.ConnectionError, errors.TimeoutError, errors.ServerError) as error:
+                if self._closed or time.monotonic() - asked > CARRY_ON_DEADLINE:
+                    raise self._given_up(error) from error
+            time.sleep(_POLL_FIRST)
 
     def _is_end(self, name: str, payload: JSON) -> bool:
         asked = {call.id for call in Run(payload).tool_calls} if self._answered else set()
@@ -185,22 +216,15 @@ class RunStream:
         self._response = opened
         return self._read(opened)
 
-    def _ask(self, run: Run, damage: errors.NbrunsError | None) -> Iterator[Event]:
+    def _ask(self, run: Run) -> Iterator[Event]:
         """Follow a run by asking for it, then tell what the lost events would have told."""
         path = path_of("threads", run.thread_id, "runs", run.id)
-        heard, pause = time.monotonic(), _POLL_FIRST
+        pause = _POLL_FIRST
         while not self._closed:
-            try:
-                payload = self._transport.request("GET", path).payload
-                heard = time.monotonic()
-            except (errors.ConnectionError, errors.TimeoutError, errors.ServerError) as error:
-                damage = error
-                payload = {}
+            payload = self._answer_to(lambda: self._transport.request("GET", path).payload)
             if self._is_end(f"thread.run.{payload.get('status')}", payload):
                 yield from self._told(run, payload)
                 return
-            if time.monotonic() - heard > CARRY_ON_DEADLINE:
-                raise self._given_up(damage)
             time.sleep(pause)
             pause = min(pause * 1.5, _POLL_MOST)
 
@@ -208,14 +232,17 @@ class RunStream:
         of_run = path_of("threads", run.thread_id, "runs", run.id, "steps")
         of_thread = path_of("threads", run.thread_id, "messages")
         known = {step.id: step for step in self.snapshot.steps}
-        for step in iter_pages(self._transport, of_run, {"order": "asc"}):
-            if step.get("id") not in known or known[step["id"]].to_dict() != step:
+        for step in self._listed(of_run, {"order": "asc"}):
+            if step["id"] not in known or known[step["id"]].to_dict() != step:
                 yield self._apply(f"thread.run.step.{step.get('status')}", step)
-        for message in iter_pages(self._transport, of_thread, {"order": "asc", "run_id": run.id}):
+        for message in self._listed(of_thread, {"order": "asc", "run_id": run.id}):
             if message.get("run_id") == run.id and message.get("role") == "assistant":
                 yield from self._told_message(message)
         self._ended = True
         yield self._apply(f"thread.run.{ended['status']}", ended)
+
+    def _listed(self, path: str, params: JSON) -> list[JSON]:
+        return self._answer_to(lambda: [*iter_pages(self._transport, path, params)])
 
     def _told_message(self, message: JSON) -> Iterator[Event]:
         known = {m.id: m for m in self.snapshot.messages}.get(message["id"])
@@ -235,13 +262,17 @@ class RunStream:
         return Event(name, parse_object(payload))
 
     def _given_up(self, damage: errors.NbrunsError | None) -> StreamError:
-        told = excerpt((self.snapshot.error or {}).get("message") or damage or "the connection dropped")
         run = self.run.id if self.run else "unknown"
         return StreamError(
-            f"The stream of run {run} broke off ({told}), and the server was silent for {CARRY_ON_DEADLINE:.0f} s. "
-            "The run may still be going on: client.runs.retrieve(…) tells, error.snapshot has what arrived.",
+            f"The stream of run {run} broke off ({self._why(damage)}), and the server was silent for "
+            f"{CARRY_ON_DEADLINE:.0f} s. The run may still be going on: client.runs.retrieve(…) tells, "
+            "error.snapshot has what arrived.",
             self.snapshot,
         )
+
+    def _why(self, damage: errors.NbrunsError | None) -> str:
+        said = (self.snapshot.error or {}).get("message")
+        return self._transport.told(said or damage or "No reason was given.")
 
 
 def _named(received: ServerSentEvent) -> tuple[str, JSON]:
@@ -258,19 +289,9 @@ def _named(received: ServerSentEvent) -> tuple[str, JSON]:
 
 
 def _object(data: str) -> JSON:
-    try:
-        payload = json.loads(data)
-    except ValueError:
-        payload = _object_with_braces_behind(data)
-    if not isinstance(payload, dict):
-        raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")
-    return payload
-
-
-def _object_with_braces_behind(data: str) -> Any:
-    """The reference's own example of a stream closes one brace too many."""
-    try:
-        payload, end = json.JSONDecoder().raw_decode(data.lstrip())
-    except ValueError:
-        return None
-    return payload if not data.lstrip()[end:].strip("} \t\r\n") else None
+    for text in (data, data.rstrip().removesuffix("}")):  # the reference's own example has a brace too many
+        with suppress(ValueError):
+            payload = parse_json(text)
+            if isinstance(payload, dict):
+                return payload
+    raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")

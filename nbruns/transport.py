@@ -19,7 +19,9 @@ import urllib3
 from nbruns import errors
 from nbruns.connections import Connections
 from nbruns.credentials import Credentials, TokenProvider
-from nbruns.errors import APIError, excerpt
+from nbruns.errors import EXCERPT, APIError, excerpt
+from nbruns.headers import REQUEST_IDS, retry_after
+from nbruns.json_depth import parse_json
 
 JSON = dict[str, Any]
 #: Asks the server whether a request that may have been carried out was; its result, or None if it was not.
@@ -30,8 +32,6 @@ _NOT_TAKEN = frozenset({409, 429, 503})
 #: Past these seconds since the first try, nothing is repeated any more.
 RETRY_DEADLINE = 120.0
 _POOL = 16
-#: Headers that name a request: OpenAI's, then Azure's.
-_REQUEST_IDS = ("x-request-id", "apim-request-id", "x-ms-request-id")
 
 # The API has no code for it. The second is for a message that is added meanwhile.
 _ACTIVE_RUN = re.compile(r"already has an active run|while a run \S+ is active")
@@ -111,6 +111,16 @@ class Transport:
         for thread in threads:
             self._connections.hang_up(thread)
 
+    def told(self, text: object, limit: int = EXCERPT) -> str:
+        """Outside text as an error may show it: short, on one line, and without our key or token, whoever says it."""
+        return excerpt(
+            self._credentials.not_in(str(text)), limit
+        )  # in this order: a cut key is still a key's start
+
+    def request_id(self, headers: Mapping[str, str]) -> str | None:
+        """What the server calls the request, for asking whoever runs it."""
+        return next((self.told(headers[name]) for name in REQUEST_IDS if headers.get(name)), None)
+
     def request(
         self,
         method: str,
@@ -165,10 +175,10 @@ class Transport:
 
         def once() -> requests.Response | JSON:
             response = self._send(method, path, params=params, json=json, headers=headers)
-            if "text/event-stream" not in response.headers.get("Content-Type", "text/event-stream"):
+            if "text/event-stream" not in response.headers.get("Content-Type", "text/event-stream").lower():
                 with response:
-                    self._read_json(response)  # raises where the answer is an error
-                    raise self._error(response, "an answer that is no event stream")
+                    payload = jsonlib.dumps(self._read_json(response))  # raises where the answer is an error
+                    raise self._error(response, f"an answer that is no event stream: {self.told(payload)}")
             return response
 
         return self._repeat(once, method, check)
@@ -278,19 +288,19 @@ class Transport:
             kind = requests.Timeout if isinstance(broken, errors.TimeoutError) else requests.ConnectionError
             raise self._unsent(kind(), *_route(response)) from broken
         try:
-            payload = jsonlib.loads(body)
+            payload = parse_json(body)
         except ValueError:
             payload = None
         if isinstance(payload, dict) and not (payload.get("error") and "id" not in payload):
             return payload
         if isinstance(payload, dict):
             raise self._error(response, payload["error"])
-        shown = excerpt(body.decode(errors="replace")) or "nothing"
+        shown = self.told(body.decode(errors="replace")) or "nothing"
         raise self._error(response, f"where a JSON object was expected: {shown}")
 
     def _classified(self, response: requests.Response) -> Exception:
         if response.is_redirect:
-            target = excerpt(response.headers.get("Location"))
+            target = self.told(response.headers.get("Location"))
             return self._error(
                 response, f"a redirection to {target}, which is not followed: correct base_url"
             )
@@ -307,8 +317,8 @@ class Transport:
         """The typed error for a response, from its error object or from our own words."""
         fields = error if isinstance(error, Mapping) else {"message": error}
         given = {name: fields[name] for name in ("code", "type", "param") if fields.get(name) is not None}
-        told = {name: self._credentials.not_in(excerpt(value)) for name, value in given.items()}
-        message = self._credentials.not_in(excerpt(fields.get("message") or error, 1000))
+        told = {name: self.told(value) for name, value in given.items()}
+        message = self.told(fields.get("message") or error, 1000)
         kind = errors.BY_STATUS.get(response.status_code)
         if kind is None:
             kind = errors.ServerError if response.status_code >= 500 else APIError
@@ -319,11 +329,11 @@ class Transport:
             message,
             status=response.status_code,
             **told,
-            request_id=request_id(response.headers),
+            request_id=self.request_id(response.headers),
             method=method,
             path=path,
         )
-        made.retry_after = _retry_after(response.headers)
+        made.retry_after = retry_after(response.headers)
         return made
 
 
@@ -364,22 +374,8 @@ def _is_repeatable(error: APIError) -> bool:
     return error.status in _NOT_TAKEN and error.code != "insufficient_quota"
 
 
-def _backoff(attempt: int, retry_after: float | None) -> float:
-    return retry_after if retry_after is not None else random.uniform(0.5, 1.0) * min(0.5 * 2**attempt, 8.0)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * unit)
-        except (KeyError, ValueError):
-            continue
-    return None
-
-
-def request_id(headers: Mapping[str, str]) -> str | None:
-    """What the server calls the request, for asking whoever runs it."""
-    return next((excerpt(headers[name]) for name in _REQUEST_IDS if headers.get(name)), None)
+def _backoff(attempt: int, wanted: float | None) -> float:
+    return wanted if wanted is not None else random.uniform(0.5, 1.0) * min(0.5 * 2**attempt, 8.0)
 
 
 def _route(response: requests.Response) -> tuple[str, str]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from shares import check_in_shares
 from socket_server import Received, SocketServer, answer, stream
 
 from nbruns import stream as stream_module
@@ -88,7 +89,7 @@ class KeptRun:
         lists = {
             "steps": [step.to_dict() for step in ended.steps],
             "messages": [message.to_dict() for message in ended.messages],
-            "runs": [{**run, "created_at": 2**40}],  # new by every clock
+            "runs": [{**run, "created_at": 2**36}],  # new by every clock
         }
         if name in lists:
             return {"data": lists[name], "has_more": False}
@@ -184,15 +185,23 @@ def test_cut_around_each_event(scenario: str, rejoins: bool) -> None:
                 assert read(client, run.legs) == whole, f"leg {number} cut after {run.cuts[number]} bytes"
 
 
-def test_cut_after_every_single_byte() -> None:
-    with kept("stream_tool_call", rejoins=True) as (client, run):
-        (first, _), whole = run.legs, None
-        for run.cuts[0] in [len(first.body), *range(first_cut(first), len(first.body))]:
-            with start(client, first) as events:
-                events.until_done()
-            whole = whole or state(events.snapshot)
-            assert state(events.snapshot) == whole, f"cut after {run.cuts[0]} bytes"
-        assert whole is not None and whole[0]["status"] == "requires_action" and len(whole[1]) == 1
+@pytest.mark.parametrize("rejoins", [True, False], ids=["rejoining", "asking"])
+def test_cut_after_every_single_byte(rejoins: bool) -> None:
+    with kept("stream_tool_call", rejoins) as (client, run):
+        first = run.legs[0]
+        with start(client, first) as events:
+            events.until_done()
+        whole = state(events.snapshot)
+    assert whole[0]["status"] == "requires_action" and len(whole[1]) == 1
+
+    def check(cuts: Sequence[int]) -> None:
+        with kept("stream_tool_call", rejoins) as (client, run):
+            for run.cuts[0] in cuts:
+                with start(client, first) as events:
+                    events.until_done()
+                assert state(events.snapshot) == whole, f"cut after {run.cuts[0]} bytes"
+
+    check_in_shares(check, range(first_cut(first), len(first.body)))
 
 
 def test_every_leg_cut_at_once() -> None:

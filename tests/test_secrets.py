@@ -81,8 +81,30 @@ def indiscreet(status: int) -> Answer:
     return send
 
 
+#: What says the key back where it could come apart, or where nobody would look for it; `{}` is the key.
+ECHOES = [
+    b'HTTP/1.1 400 No\r\nX-Request-Id: {}\r\nConnection: close\r\n\r\n{"error": {"message": "No."}}',
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 190 + b"{}",
+    b'HTTP/1.1 400 No\r\nConnection: close\r\n\r\n{"error": {"message": "' + b"x" * 990 + b'{}"}}',
+    b'HTTP/1.1 400 No\r\nConnection: close\r\n\r\n{"error": {"message": {"for": ["{}"]}}}',
+    b"HTTP/1.1 307 Moved\r\nLocation: /login?for={}\r\nConnection: close\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\ndata: {}\n\n",
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    b'event: error\ndata: {"message": "No {}."}\n\n',
+]
+
+
+def echo(form: bytes) -> Answer:
+    def send(connection: Any, request: Received) -> None:
+        secret = request.headers.get("authorization") or request.headers.get("api-key") or ""
+        connection.sendall(form.replace(b"{}", secret.removeprefix("Bearer ").encode()))
+
+    return send
+
+
 def found_in(texts: list[str]) -> list[str]:
-    return [text for text in texts if any(secret in text for secret in (KEY, TOKEN, NETRC))]
+    """Those that show a secret, or the start of one that would do to guess the rest."""
+    return [text for text in texts if any(secret[:9] in text for secret in (KEY, TOKEN, NETRC))]
 
 
 def told_by(error: BaseException) -> list[str]:
@@ -110,6 +132,7 @@ ANSWERS: list[Answer] = [
     *(indiscreet(status) for status in (200, 400, 401, 404, 429, 500)),
     answer(body=b"<html>"),
     answer(body=b""),
+    *(echo(form) for form in ECHOES),
     MOVED,
     hang_up,
     stream([b"data: <html>\n\n"]),
@@ -138,6 +161,15 @@ def test_no_error_and_no_log_record_shows_a_secret(caplog: pytest.LogCaptureFixt
     assert not found_in([text for error in errors for text in told_by(error)])
     assert len(caplog.records) > 100 and any(r.name.startswith("urllib3") for r in caplog.records)
     assert not found_in([repr(vars(r)) for r in caplog.records] + [caplog.text])
+
+
+def test_a_list_that_is_none_shows_no_secret() -> None:
+    no_list = echo(b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"data": "No list for {}."}')
+    with SocketServer(no_list) as server:
+        for client in clients(server.url):
+            with pytest.raises(nbruns.APIError, match="No list for") as caught:
+                client.runs.list("thread_1")
+            assert not found_in(told_by(caught.value))
 
 
 def test_no_object_and_no_widget_shows_a_secret() -> None:

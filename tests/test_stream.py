@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from socket_server import Received, SocketServer, answer, hang_up, stream
+from shares import check_in_shares
+from socket_server import Answer, Received, SocketServer, answer, hang_up, stream
 
 from nbruns import stream as stream_module
 from nbruns.client import Client
@@ -82,7 +83,7 @@ class KeptRun:
             return stream([wire(EVENTS[after:], after + 1), DONE_EVENT])
         answers = {
             "runs/run_1": DONE,
-            "runs": {"data": [{**DONE, "created_at": 2**40}], "has_more": False},
+            "runs": {"data": [{**DONE, "created_at": 2**36}], "has_more": False},
             "runs/run_1/steps": {"data": [LAST["step_1"]], "has_more": False},
             "messages": {"data": [LAST["msg_1"]], "has_more": False},
         }
@@ -180,14 +181,18 @@ def test_cut_after_any_byte_the_snapshot_is_that_of_the_whole(
     body = NUMBERED if rejoins else BODY
     with SocketServer(stream([body])) as server, create(server) as whole:
         whole.until_done()
-    run = KeptRun(body, 0, rejoins)
-    with SocketServer(run) as server:
-        client = Client(f"{server.url}/v1", timeout=5.0, max_retries=0)
-        for run.cut in range(len(body)):
-            with client.runs.create_stream("thread_1", "asst_1") as events:
-                text = "".join(events.text_deltas())
-            assert state(events) == state(whole), f"cut after {run.cut} bytes: {body[: run.cut][-40:]!r}"
-            assert text == "Hé you", f"cut after {run.cut} bytes"
+
+    def check(cuts: Sequence[int]) -> None:
+        run = KeptRun(body, 0, rejoins)
+        with SocketServer(run) as server:
+            client = Client(f"{server.url}/v1", timeout=5.0, max_retries=0)
+            for run.cut in cuts:
+                with client.runs.create_stream("thread_1", "asst_1") as events:
+                    text = "".join(events.text_deltas())
+                assert state(events) == state(whole), f"cut after {run.cut} bytes: {body[: run.cut][-40:]!r}"
+                assert text == "Hé you", f"cut after {run.cut} bytes"
+
+    check_in_shares(check, range(len(body)))
 
 
 def test_an_error_in_mid_stream_leads_to_what_became_of_the_run() -> None:
@@ -212,6 +217,92 @@ def test_a_server_that_is_gone_is_given_up_with_what_had_arrived(monkeypatch: py
         with pytest.raises(StreamError, match="run_1 broke off") as caught:
             events.until_done()
     assert caught.value.snapshot is events.snapshot and events.snapshot.text == "Hé"
+
+
+def silent_after(*answers: Answer) -> list[Answer]:
+    return [stream([wire(EVENTS[:4])]), answer({"error": {"message": "no"}}, 404), *answers]
+
+
+STEPS, MESSAGES = (answer({"data": [LAST[id]], "has_more": False}) for id in ("step_1", "msg_1"))
+RESTARTED: dict[str, list[Answer]] = {
+    "while the run is asked for": silent_after(hang_up, answer({}, 502), answer(DONE), STEPS, MESSAGES),
+    "while its steps are": silent_after(answer(DONE), hang_up, answer({}, 500), STEPS, MESSAGES),
+    "while its messages are": silent_after(answer(DONE), STEPS, hang_up, MESSAGES),
+    "before the run was named": [
+        stream([]),
+        hang_up,
+        answer({"data": [{**DONE, "created_at": 2**36}]}),
+        answer({}, 404),
+        *(answer(DONE), STEPS, MESSAGES),
+    ],
+    "while the stream is rejoined": [
+        stream([wire(EVENTS[:4], 1)]),
+        hang_up,
+        stream([wire(EVENTS[4:6], 5)]),
+        hang_up,
+        stream([wire(EVENTS[6:], 7)]),
+    ],
+}
+
+
+@pytest.mark.parametrize("when", RESTARTED)
+def test_a_server_that_is_gone_for_a_moment(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "_POLL_FIRST", 0.001)
+    with SocketServer(stream([BODY])) as whole, create(whole) as expected:
+        expected.until_done()
+    with SocketServer(*RESTARTED[when]) as server, create(server) as events:
+        assert "".join(events.text_deltas()) == "Hé you"
+    assert state(events) == state(expected)
+    assert len(server.received) == len(RESTARTED[when])
+
+
+@pytest.mark.parametrize(
+    "gone", [[], [answer(DONE)], [answer(DONE), STEPS]], ids=["run", "steps", "messages"]
+)
+def test_a_server_that_stays_gone_while_asked_is_given_up(
+    gone: list[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "CARRY_ON_DEADLINE", 0.2)
+    monkeypatch.setattr(stream_module, "_POLL_FIRST", 0.01)
+    with SocketServer(*silent_after(*gone, hang_up)) as server, create(server) as events:
+        with pytest.raises(StreamError, match=r"run_1 broke off .*the connection broke") as caught:
+            events.until_done()
+    assert caught.value.snapshot is events.snapshot and events.snapshot.text == "Hé"
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answer(body=b"<html>", Content_Type="text/html"),
+        answer({"detail": "Method Not Allowed"}, 405),
+        answer({}, 501),
+        stream([b"data: <html>\n\n"]),
+    ],
+    ids=["a page for every path", "405", "501", "a stream of nonsense"],
+)
+def test_a_server_that_can_not_be_rejoined_is_asked(refusal: Answer) -> None:
+    answers = stream([wire(EVENTS[:4])]), refusal, answer(DONE), STEPS, MESSAGES
+    with SocketServer(*answers) as server, create(server) as events:
+        assert "".join(events.text_deltas()) == "Hé you"
+    assert events.run == Run(DONE)
+
+
+def test_closing_ends_the_asking_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "_POLL_FIRST", 0.001)
+    asked = threading.Event()
+
+    def gone(connection: socket.socket, request: Received) -> None:
+        asked.set()
+
+    with SocketServer(*silent_after(gone)) as server, create(server) as events:
+        read: list[Any] = []
+        reader = threading.Thread(target=lambda: read.extend(events))
+        reader.start()
+        assert asked.wait(10)
+        events.close()
+        reader.join(10)
+        assert not reader.is_alive() and [e.event for e in read] == [name for name, _ in EVENTS[:4]]
+    assert repr(events).endswith(", closed)")
 
 
 def test_a_refusal_while_carrying_on_is_told() -> None:

@@ -69,21 +69,21 @@ ERROR = {
 }
 
 
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (400, errors.BadRequestError),
-        (401, errors.AuthenticationError),
-        (403, errors.PermissionDeniedError),
-        (404, errors.NotFoundError),
-        (409, errors.ConflictError),
-        (418, errors.APIError),
-        (422, errors.BadRequestError),
-        (429, errors.RateLimitError),
-        (500, errors.ServerError),
-        (503, errors.ServerError),
-    ],
-)
+KINDS = [
+    (400, errors.BadRequestError),
+    (401, errors.AuthenticationError),
+    (403, errors.PermissionDeniedError),
+    (404, errors.NotFoundError),
+    (409, errors.ConflictError),
+    (418, errors.APIError),
+    (422, errors.BadRequestError),
+    (429, errors.RateLimitError),
+    (500, errors.ServerError),
+    (503, errors.ServerError),
+]
+
+
+@pytest.mark.parametrize(("status", "kind"), KINDS)
 def test_each_status_has_its_error(status: int, kind: type[errors.APIError]) -> None:
     with SocketServer(answer(ERROR, status, x_request_id="req_7", Retry_After="3")) as server:
         with pytest.raises(kind) as caught:
@@ -107,9 +107,18 @@ def test_each_status_has_its_error(status: int, kind: type[errors.APIError]) -> 
 
 def test_an_active_run_is_named() -> None:
     told = {"error": {"message": "Thread thread_1 already has an active run run_abc."}}
-    with SocketServer(answer(told, 400)) as server, pytest.raises(nbruns.ActiveRunError) as caught:
-        client(server).runs.create("thread_1", "asst_1")
-    assert caught.value.run_id == "run_abc"
+    with SocketServer(answer(told, 400, x_request_id="req_7")) as server:
+        with pytest.raises(nbruns.ActiveRunError, match=r"req_7\]\nWait for that run") as caught:
+            client(server).runs.create("thread_1", "asst_1")
+    assert (caught.value.run_id, caught.value.request_id) == ("run_abc", "req_7")
+
+
+def test_no_kind_of_answer_is_left_out() -> None:
+    """Each error of an answer is raised by one in the two tests above."""
+    every = {
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.APIError)
+    }
+    assert {kind for _, kind in KINDS} | {errors.ActiveRunError} == every
 
 
 @pytest.mark.parametrize(
