@@ -176,11 +176,18 @@ def _as_text(values: list[Any]) -> list[str | None]:
     except TypeError:  # not texts alone
         pass
     if not set(map(type, values)) <= {str, NoneType}:
-        values = [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
+        values = [v if v is None or isinstance(v, str) else _json_text(v) for v in values]
     if all(map(str.isascii, filter(None, values))):
         return values
     # Half a surrogate pair is no text that anything could store or show.
     return [v and v.encode("utf-8", "backslashreplace").decode() for v in values]
+
+
+def _json_text(value: Any) -> str | None:
+    try:
+        return json.dumps(value, default=str)
+    except (RecursionError, TypeError, ValueError):  # it has no end, or keys that are no text
+        return None
 
 
 def _numbers(values: list[Any]) -> Numbers:

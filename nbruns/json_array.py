@@ -55,8 +55,6 @@ class JSONArray(ExtensionArray):
 
     @classmethod
     def _from_sequence(cls, scalars: Iterable[Any], *, dtype: Any = None, copy: bool = False) -> Self:
-        if isinstance(scalars, cls):
-            return cls._of(scalars._texts.copy() if copy else scalars._texts)
         return cls(encoded(list(scalars)))
 
     @classmethod
@@ -132,6 +130,10 @@ class JSONArray(ExtensionArray):
         """The JSON text of each element, None where it is missing."""
         return [text.decode() if isinstance(text, bytes) else None for text in self._texts]
 
+    def unique(self) -> Self:
+        """Each value once, in the order in which they come; of objects themselves pandas could not tell."""
+        return self._of(pd.unique(self._texts))
+
     def value_counts(self, dropna: bool = True) -> pd.Series[int]:
         return pd.Series(self.astype("string")).value_counts(dropna=dropna)
 
@@ -159,10 +161,16 @@ def _encoded(value: Any) -> bytes | None:
     """The JSON of a value; None of what is missing."""
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return None
-    try:
-        return to_json(value)
-    except _NO_JSON:
-        return json.dumps(value, default=str, skipkeys=True, separators=(",", ":")).encode()
+    for to_bytes in (to_json, _leniently):
+        try:
+            return to_bytes(value)
+        except (*_NO_JSON, RecursionError):
+            pass
+    return None  # without an end
+
+
+def _leniently(value: Any) -> bytes:
+    return json.dumps(value, default=str, skipkeys=True, separators=(",", ":")).encode()
 
 
 def _decoded(text: bytes | float | None) -> Any:

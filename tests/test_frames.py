@@ -65,6 +65,9 @@ MESSAGE = {
 ASSISTANT = {"id": "asst_1", "model": "demo", "tools": [{"type": "file_search"}, *RUN["tools"]]}
 WHOLE = {"run": RUN, "step": STEP, "message": MESSAGE, "assistant": ASSISTANT, "thread": {"id": "thread_1"}}
 
+ENDLESS: dict[str, Any] = {}
+ENDLESS["type"] = ENDLESS
+
 ODD: list[Any] = [
     *(
         None,
@@ -85,6 +88,7 @@ ODD: list[Any] = [
         9.3e18,
     ),
     *([1], [None], [[1]], {"a": 1}, [{"type": 3}], [{"text": 5}], [{"text": {"annotations": 5}}], "\ud800"),
+    *(ENDLESS, [ENDLESS], {5: 1}, {(1, 2): 3}),
     *({"type": []}, {"tool_calls": 5}, {"tool_calls": [5]}, {"message_creation": 5}, {"code": [1]}),
     *({"prompt_tokens": odd} for odd in ([], {}, "7", 10**30, True, -1, float("nan"))),
 ]
@@ -316,6 +320,23 @@ def test_odd_tool_calls_are_no_exception(odd: Any) -> None:
     assert [name for name, _ in none] == [*COLUMNS["tool_call"]]
     assert shape(tool_calls_frame([{**STEP, "step_details": odd}])) == none
     assert shape(tool_calls({"id": odd, "type": "function", "function": odd}, created_at=odd)) == none
+
+
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "f", "arguments": '{"a": [1, null]}', "output": "x"},
+}
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_parquet_gives_back_tool_calls_and_columns_of_metadata(calls: int, tmp_path: Path) -> None:
+    runs = [{**RUN, "id": f"run_{n}", "metadata": {"": "x", "a.b": "y", "id": str(n)}} for n in range(calls)]
+    for frame in (tool_calls(*[CALL] * calls), runs_frame(runs, metadata=True)):
+        frame.to_parquet(tmp_path / "frame.parquet")
+        back = pd.read_parquet(tmp_path / "frame.parquet")
+        assert len(back) == calls and shape(back) == shape(frame)
+        pd.testing.assert_frame_equal(back, frame, check_categorical=False)
 
 
 @pytest.mark.parametrize("kind", FRAMES)

@@ -64,6 +64,29 @@ def test_it_is_selected_joined_sorted_and_grouped_as_any_column(series: pd.Serie
     assert sorted(series.sort_values().index) == list(range(len(VALUES)))
 
 
+def test_each_value_is_there_once_among_the_unique_ones(series: pd.Series[Any]) -> None:
+    twice = pd.concat([series, series])
+    assert list(twice.unique()) == VALUES and twice.nunique(dropna=False) == len(VALUES)
+    assert twice.value_counts()['{"a":{"b":[{}]}}'] == 2
+    assert (series.array == series).all() and list(series == VALUES[0]) == [True] + [False] * (
+        len(VALUES) - 1
+    )
+
+
+def test_half_a_surrogate_pair_among_plain_objects() -> None:
+    values = [{"a": "\ud800"}, {"b": 1}]
+    assert pd.Series(values, dtype="json").tolist() == values
+
+
+def test_what_has_no_end_is_missing() -> None:
+    circle: dict[str, Any] = {}
+    circle["itself"] = circle
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert pd.Series([circle, deep, {"a": 1}], dtype="json").tolist() == [None, None, {"a": 1}]
+
+
 def test_elements_can_be_replaced(series: pd.Series[Any]) -> None:
     series[0] = {"z": [1]}
     series[1:3] = [{"y": 1}, [2]]
