@@ -148,7 +148,7 @@ def _usage(details: Details) -> str:
         rows.append(["<strong>run</strong>", *_usage_cells(details.run.usage)])
     if not any(usage for _, usage in named) and details.run.usage is None:
         return _nothing("No usage is known: servers tell it when a run has ended.")
-    return _table(("Tokens", *_USAGE), rows)
+    return _table(("Tokens of", *_USAGE), rows, "nbruns-facts nbruns-counts")
 
 
 def _usage_cells(usage: Usage | None) -> list[str]:
@@ -167,10 +167,10 @@ def _json(details: Details) -> str:
     )
 
 
-def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "nbruns-facts") -> str:
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<table class="nbruns-facts"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _nothing(words: str) -> str:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from nbruns.widgets.runs_rows import COLUMNS
+from nbruns.widgets.saved import SavedDisplays
 
 #: Rows that are saved: enough to see what it is, and not megabytes in a notebook.
 SAVED = 20
+#: Seconds after a change until what the notebook saves has it too: each time JupyterLab draws the output anew.
+SETTLED = 1.0
 #: Their columns; the rest is ids.
 _SHOWN = ("created_at", "status", "model", "running_time", "total_tokens", "why", "id")
 
@@ -37,6 +42,42 @@ def to_html(rows: Sequence[Sequence[str]], caption: str, place: str) -> str:
         f'<div class="nbruns-place mathjax_ignore tex2jax_ignore" data-nbruns-table="{escape(place)}">'
         f'<div class="nbruns-runs-saved"><style>{STYLE}</style>{table}</div></div>'
     )
+
+
+class Outputs:
+    """The outputs of cells that display a table: as it is then, and soon after each change as it is by now."""
+
+    def __init__(self, plain: Callable[[], dict[str, str]]) -> None:
+        self._plain = plain
+        self._displays = SavedDisplays()
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    def show(self, widget: Callable[[], Any]) -> None:
+        """Display the table in the output of the cell that runs, together with its `widget` where pages need that:
+        what gives its bundle, and metadata that Colab wants."""
+        live, metadata = ({}, {}) if page_takes_places() else widget()
+        self._displays.show({**live, **self._plain()}, metadata=metadata)
+
+    def save_soon(self) -> None:
+        """Have the outputs brought up to date, with all else that changes until then."""
+        with self._lock:
+            if self._displays and self._timer is None and not self._closed:
+                self._timer = threading.Timer(SETTLED, self._save)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def close(self) -> None:
+        """Bring the outputs up to date for the last time."""
+        with self._lock:
+            self._closed = True
+        if self._displays:
+            self._save()
+
+    def _save(self) -> None:
+        self._timer = None  # what changes from now on is saved next
+        self._displays.replace(self._plain())
 
 
 def page_takes_places() -> bool:

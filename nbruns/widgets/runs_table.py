@@ -24,7 +24,6 @@ from nbruns.widgets.runs_follow import Follower
 from nbruns.widgets.runs_listing import advice, listed
 from nbruns.widgets.runs_rows import COLUMNS, Filter, Rows, complete, updated
 from nbruns.widgets.runs_traits import Moment, Names
-from nbruns.widgets.saved import SavedDisplays
 
 if TYPE_CHECKING:
     from nbruns.client import Client
@@ -37,8 +36,6 @@ AT_ONCE = 20
 ROWS_AT_ONCE = 300
 #: Seconds that a cell waits for its first rows, so that they are in what the notebook saves.
 SOON = 1.0
-#: Seconds after a change until what the notebook saves has it too: each time JupyterLab draws the output anew.
-SETTLED = 1.0
 
 
 def _joined(*names: str) -> str:
@@ -92,7 +89,7 @@ class RunsTable(anywidget.AnyWidget):
     ) -> None:
         self._closed = threading.Event()
         self._follower = Follower(self._look)
-        self._displays = SavedDisplays()
+        self._outputs = runs_saved.Outputs(self._plain)
         given = [*runs] if runs is not None and not isinstance(runs, pd.DataFrame) else []
         frame = runs_frame(given) if runs is not None and not isinstance(runs, pd.DataFrame) else runs
         if frame is not None:
@@ -112,7 +109,6 @@ class RunsTable(anywidget.AnyWidget):
         self._asked: dict[str, float] = {}
         self._gone: set[str] = set()
         self._pages: set[str] = set()
-        self._saving: threading.Timer | None = None
         super().__init__(_place=uuid.uuid4().hex)
         self.on_msg(self._receive)
         self.observe(lambda _: self._arrange(), ["status", "model", "text", "since", "until", "sort"])
@@ -171,8 +167,7 @@ class RunsTable(anywidget.AnyWidget):
         if not self._closed.is_set():
             self._closed.set()
             self._follower.stop()
-            if self._displays:
-                self._save()
+            self._outputs.close()
         super().close()
 
     def to_html(self) -> str:
@@ -186,7 +181,8 @@ class RunsTable(anywidget.AnyWidget):
 
     def _caption(self) -> str:
         shown, of_all = len(self._order), len(self._rows)
-        words = f"{shown:,} of {of_all:,} runs" if shown < of_all else f"{of_all:,} runs"
+        runs = "1 run" if of_all == 1 else f"{of_all:,} runs"
+        words = f"{shown:,} of {runs}" if shown < of_all else runs
         first = f"the first {runs_saved.SAVED} of " if shown > runs_saved.SAVED else ""
         going_on = {"loading": ", still being listed", "error": "; listing them went wrong"}
         return f"{first}{words}{going_on.get(self._state, '')}"
@@ -196,22 +192,10 @@ class RunsTable(anywidget.AnyWidget):
 
     def _ipython_display_(self, **_: object) -> None:
         self._listed.wait(SOON)
-        widget = {} if runs_saved.page_takes_places() else cast("dict[str, Any]", self._repr_mimebundle_())
-        self._displays.show({**widget, **self._plain()})
+        self._outputs.show(self._repr_mimebundle_)
 
     def _plain(self) -> dict[str, str]:
         return {"text/plain": repr(self), "text/html": self.to_html()}
-
-    def _save_soon(self) -> None:
-        with self._lock:
-            if self._displays and self._saving is None and not self._closed.is_set():
-                self._saving = threading.Timer(SETTLED, self._save)
-                self._saving.daemon = True
-                self._saving.start()
-
-    def _save(self) -> None:
-        self._saving = None  # what changes from now on is saved next
-        self._displays.replace(self._plain())
 
     # Listing.
 
@@ -264,7 +248,7 @@ class RunsTable(anywidget.AnyWidget):
                 "models": self._rows.counts("model"),
                 "columns": [[name, column.label, column.kind] for name, column in COLUMNS.items()],
             }
-        self._save_soon()
+        self._outputs.save_soon()
 
     @traitlets.validate("sort")
     def _sortable(self, proposal: Any) -> str:

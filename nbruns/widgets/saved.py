@@ -32,14 +32,16 @@ class SavedDisplays:
     def __bool__(self) -> bool:
         return bool(self._ids)
 
-    def show(self, bundle: dict[str, Any], *, copied: bool = False) -> None:
+    def show(
+        self, bundle: dict[str, Any], *, copied: bool = False, metadata: dict[str, Any] | None = None
+    ) -> None:
         """Display a bundle in the output of the cell that runs, where it is to be `copied` with room for the copy;
         outside a notebook, print its text."""
         display = _display()
         if display is None:
             print(bundle["text/plain"])
             return
-        self._ids.append(_displayed(display, bundle))
+        self._ids.append(_displayed(display, bundle, metadata))
         if copied:
             self._copies.append(_displayed(display, {}))
 
@@ -55,9 +57,9 @@ class SavedDisplays:
         self._copies.clear()
 
 
-def _displayed(display: Any, bundle: dict[str, Any]) -> str:
+def _displayed(display: Any, bundle: dict[str, Any], metadata: dict[str, Any] | None = None) -> str:
     display_id = f"nbruns-{uuid.uuid4().hex}"
-    display(bundle, raw=True, display_id=display_id)
+    display(bundle, metadata=metadata, raw=True, display_id=display_id)
     return display_id
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import traitlets
 from conftest import Sent
+from kernel_cells import Cells, kernel
 from scripted import WEATHER, run_json
 
 import nbruns
@@ -302,6 +304,63 @@ def test_what_keeps_it_from_looking_is_said_and_taken_back(
     table._runs = client.runs  # the server is back, but knows nothing of this run any more
     until(lambda: "follow" not in table._notes)
     until(lambda: not table._follower.is_following)
+
+
+def test_refresh_of_given_runs_looks_again_at_those_that_go_on(nowhere: nbruns.Client, sent: Sent) -> None:
+    table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
+    table._follower.stop()
+    ask(table, sent, refresh=True)
+    assert table._follower.is_following
+    assert len(table.frame) == 1  # and nothing is listed
+
+
+def test_waiting_for_a_list_that_does_not_come(sent: Sent) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question and never answers
+        table = RunsTable(nbruns.Client(f"http://127.0.0.1:{silent.getsockname()[1]}", max_retries=0))
+        with pytest.raises(nbruns.TimeoutError, match=r"still being listed after 0\.1 s"):
+            table.wait(0.1)
+        assert repr(table) == "RunsTable(0 runs, still being listed)"
+        table.close()
+
+
+IN_A_KERNEL = """
+import os
+import nbruns
+from nbruns.objects import Run
+for name in [name for name in os.environ if name.startswith("VSCODE_")]:
+    del os.environ[name]
+runs = [Run({"id": f"run_{s}", "thread_id": "t", "status": s}) for s in ("completed", "failed")]
+table = nbruns.RunsTable(nbruns.Client("http://127.0.0.1:9/v1", max_retries=0), runs=runs)
+"""
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def shown(cells: Cells, kind: str) -> list[dict[str, Any]]:
+    """What has been displayed so far, from whichever cell or thread."""
+    return [message["content"] for message in cells.messages if message["msg_type"] == kind]
+
+
+def test_a_notebook_keeps_a_plain_table_that_follows_the_live_one() -> None:
+    with kernel() as cells:
+        cells.run(IN_A_KERNEL + "\ntable")
+        (first,) = shown(cells, "display_data")
+        cells.run("table.status = 'failed'")
+        cells.until(lambda: shown(cells, "update_display_data"), "the output to follow")
+        # VS Code and Colab find no place in an output's HTML, so there the widget is in it until the end.
+        cells.run("os.environ['VSCODE_PID'] = '1'\ntable")
+        (_, live) = shown(cells, "display_data")
+        cells.run("table.close(); table.status = []")
+        cells.until(lambda: len(shown(cells, "update_display_data")) == 3, "the last of both outputs")
+        cells.manager.shutdown_kernel()
+    follows, *last = shown(cells, "update_display_data")
+    assert first["data"]["text/plain"] == "RunsTable(2 runs)" and WIDGET not in first["data"]
+    assert follows["data"]["text/plain"] == "RunsTable(1 of 2 runs)"
+    assert follows["transient"] == first["transient"]
+    assert WIDGET in live["data"] and "1 of 2 runs" in live["data"]["text/html"]
+    assert [output["transient"] for output in last] == [first["transient"], live["transient"]]
+    assert all(
+        WIDGET not in output["data"] and "1 of 2 runs" in output["data"]["text/html"] for output in last
+    )
 
 
 @pytest.mark.parametrize("message", [None, [], "x", {"unknown": 1}, {}])

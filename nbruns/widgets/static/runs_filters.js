@@ -53,7 +53,8 @@ class Filters {
     this.updateModels(facts.models ?? []);
     this.updateTimes();
     this.updateChips(facts.statuses ?? []);
-    const shown = facts.shown === facts.all ? `${number(facts.all ?? 0)} runs` : `${number(facts.shown)} of ${number(facts.all)} runs`;
+    const runs = facts.all === 1 ? "1 run" : `${number(facts.all ?? 0)} runs`;
+    const shown = facts.state === "error" && !facts.all ? "" : facts.shown === facts.all ? runs : `${number(facts.shown)} of ${runs}`;
     const loading = facts.state === "loading";
     const text = loading ? (facts.all ? `${number(facts.all)} runs so far …` : "Listing …") : shown + (facts.active ? `, ${number(facts.active)} going on` : "");
     if (this.count.textContent !== text) this.count.textContent = text;
