@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -183,7 +184,9 @@ def _replace(file: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _moment(since: Any) -> datetime:
-    moment = pd.Timestamp(since, unit="s") if isinstance(since, (int, float)) else pd.Timestamp(since)
+    moment: Any = pd.NaT
+    with suppress(TypeError, ValueError):
+        moment = pd.Timestamp(since, unit="s") if isinstance(since, (int, float)) else pd.Timestamp(since)
     if pd.isna(moment):
         raise ValueError(
             f"since={since!r} is no moment; a date, a datetime or a text such as '2026-11-01' is."

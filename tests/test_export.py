@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Store:
     def __init__(self, runs: list[dict[str, Any]], *paths: str) -> None:
         self.runs, self.paths, self.asked = runs, paths, list[str]()
         self.failing = -1
+        self.deleted = list[str]()  # threads that are listed still, and gone when they are asked for
 
     def answer(self, target: str) -> tuple[int, dict[str, Any]]:
         url, query = urlsplit(target), parse_qs(urlsplit(target).query)
@@ -53,9 +55,11 @@ class Store:
         if len(self.asked) == self.failing:
             return 400, {"error": {"message": "Not now", "type": "invalid_request_error"}}
         if path == "/threads" and path in self.paths:
-            found = [{"id": id, "object": "thread"} for id in sorted({r["thread_id"] for r in self.runs})]
+            found = [{"id": id, "object": "thread"} for id in self.threads()]
         elif path == "/runs" and path in self.paths:
             found = self.runs
+        elif path.split("/")[2:3] == self.deleted[:1] != []:
+            return 404, {"error": {"message": "No such thread"}}
         elif path.endswith("/runs") and path.count("/") == 3:
             found = [r for r in self.runs if r["thread_id"] == path.split("/")[2]]
         else:
@@ -68,6 +72,9 @@ class Store:
         page = found[begin : begin + limit]
         last = page[-1]["id"] if page else None
         return 200, {"object": "list", "data": page, "last_id": last, "has_more": begin + limit < len(found)}
+
+    def threads(self) -> list[str]:
+        return sorted({r["thread_id"] for r in self.runs} | {*self.deleted})
 
 
 @pytest.fixture
@@ -208,6 +215,67 @@ def test_a_server_that_lists_neither_says_what_to_do(
 ) -> None:
     with pytest.raises(TypeError, match=r"export\(folder, threads=\[…\]\)"):
         serve(Store([run(1)])).runs.export(tmp_path)
+
+
+def test_a_thread_that_is_deleted_meanwhile_has_no_runs_any_more(
+    tmp_path: Path, serve: Callable[..., nbruns.Client]
+) -> None:
+    store = Store([run(n) for n in range(9)], "/threads")
+    store.deleted = ["thread_x"]
+    client = serve(store)
+    client.runs.export(tmp_path)
+    assert statuses(tmp_path) == expected(store)
+    with pytest.raises(nbruns.NotFoundError):  # but who names it is told
+        client.runs.export(tmp_path, ["thread_x"])
+
+
+def test_a_server_that_refuses_to_list_is_not_taken_for_one_that_cannot(
+    tmp_path: Path, serve: Callable[..., nbruns.Client]
+) -> None:
+    store = Store([run(1)], "/threads")
+    store.failing = 1
+    with pytest.raises(nbruns.BadRequestError, match="Not now"):
+        serve(store).runs.export(tmp_path)
+    assert len(store.asked) == 1
+
+
+def test_what_a_killed_export_left_unfinished_is_cleared_away(
+    tmp_path: Path, serve: Callable[..., nbruns.Client]
+) -> None:
+    left = tmp_path / "month=2025-10" / ".runs.parquet.unfinished"
+    left.parent.mkdir()
+    left.write_bytes(b"PAR1 and then nothing")
+    store = Store([run(1, START + 60 * DAY)], "/runs")
+    client = serve(store)
+    client.runs.export(tmp_path)
+    assert not left.exists() and statuses(tmp_path) == expected(store)
+
+
+@pytest.mark.parametrize("since", ["soon", "", float("nan"), [1], pd.NaT])
+def test_since_has_to_be_a_moment(tmp_path: Path, since: Any) -> None:
+    client = nbruns.Client("http://127.0.0.1:9/v1", api_key="key")
+    with pytest.raises(
+        ValueError, match="is no moment; a date, a datetime or a text such as '2026-11-01' is"
+    ):
+        client.runs.export(tmp_path / "runs", since=since)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "since", [1_760_918_400, "2025-10-20", "2025-10-20T02:00+02:00", datetime(2025, 10, 20)]
+)
+def test_since_is_a_number_a_text_or_a_datetime(
+    tmp_path: Path, serve: Callable[..., nbruns.Client], since: Any
+) -> None:
+    store = Store([run(n) for n in range(100)], "/runs")
+    serve(store).runs.export(tmp_path, since=since)
+    assert len(statuses(tmp_path)) == sum(each["created_at"] >= 1_760_918_400 for each in store.runs)
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(nbruns.SetupError, match=r"pip install 'nbruns\[parquet\]'"):
+        nbruns.Client("http://127.0.0.1:9/v1", api_key="key").runs.export(tmp_path / "runs")
 
 
 def test_no_runs_are_no_files(tmp_path: Path, serve: Callable[..., nbruns.Client]) -> None:
