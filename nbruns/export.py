@@ -18,7 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pandas as pd
 from filelock import FileLock
@@ -191,7 +191,8 @@ def _moment(since: Any) -> datetime:
         raise ValueError(
             f"since={since!r} is no moment; a date, a datetime or a text such as '2026-11-01' is."
         )
-    return (moment.tz_localize(UTC) if moment.tzinfo is None else moment.tz_convert(UTC)).to_pydatetime()
+    moment = moment.tz_localize(UTC) if moment.tzinfo is None else moment.tz_convert(UTC)
+    return cast(datetime, moment.to_pydatetime())
 
 
 def _require_pyarrow() -> None:
