@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -126,6 +128,20 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text() + '{"id": "run_2", "obj')
     with pytest.raises(ValueError, match=r"runs\.jsonl, line 2, is no JSON .*run_2"):
         runs_frame(file)
+
+
+def test_any_mapping_is_json_and_a_number_is_none() -> None:
+    run = {"id": "run_1", "object": "thread.run", "thread_id": "thread_1"}
+    assert list(runs_frame([types.MappingProxyType(run)])["id"]) == ["run_1"]
+    for nonsense in (5, [[5]], object()):
+        with pytest.raises(TypeError, match="A row is made from an object of the API or its JSON, not from"):
+            runs_frame([nonsense])  # type: ignore[list-item]
+
+
+def test_lines_and_mappings_of_other_kinds(tmp_path: Path) -> None:
+    assert list(runs_frame([MappingProxyType(RUN)])["id"]) == ["run_1"]
+    with pytest.raises(TypeError, match="not from int"):
+        runs_frame(lines(tmp_path / "runs.jsonl", RUN, 5))
 
 
 def test_one_object_alone_is_a_frame_of_one_row() -> None:

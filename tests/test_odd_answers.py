@@ -173,3 +173,27 @@ def test_a_proxy_is_used_and_hung_up_as_the_server_itself(
         with pytest.raises(nbruns.TimeoutError, match=r"still going on after 0\.2 s"):
             behind.runs.wait("run_1", timeout=0.2, thread="thread_1", poll_interval=0.1)
     assert {r.path for r in proxy.received} == {"http://server.invalid/v1/threads/thread_1/runs/run_1"}
+
+
+def test_what_requests_refuses_to_send_is_told_with_a_remedy() -> None:
+    with pytest.raises(nbruns.ConnectionError, match=r"InvalidURL\. Check base_url and the proxy settings"):
+        Client("http://127.0.0.1:port/v1", max_retries=0).runs.retrieve("run_1", "thread_1")
+
+
+def test_a_stream_that_falls_silent_is_carried_on() -> None:
+    def silent(connection: socket.socket, request: Received) -> None:
+        stream([b"event: thread.run.in_progress\ndata: %b\n\n" % json.dumps(RUN).encode()])(
+            connection, request
+        )
+        connection.recv(1)  # until the client gives up
+
+    empty = answer({"data": [], "has_more": False})
+    missing = answer({"error": {"message": "no"}}, 404)
+    with SocketServer(silent, missing, answer(DONE), empty, empty) as server:
+        with client(server, timeout=0.2).runs.create_stream("thread_1", "asst_1") as events:
+            assert events.until_done().status == "completed"
+
+
+def test_a_wait_whose_server_is_mute_ends_with_the_clients_own_timeout() -> None:
+    with SocketServer(mute) as server, pytest.raises(nbruns.TimeoutError, match="no answer in time"):
+        client(server, timeout=0.1).runs.wait("run_1", thread="thread_1")

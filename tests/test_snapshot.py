@@ -162,6 +162,16 @@ def test_a_name_that_is_repeated_is_not_doubled() -> None:
     assert [(c.name, c.arguments) for c in snapshot.tool_calls] == [("f", "xx")]
 
 
+def test_a_list_that_no_event_has_announced_grows_too() -> None:
+    code = {"input": "1/0", "outputs": [{"index": 0, "type": "logs", "logs": "Zero"}]}
+    more = {"outputs": [{"index": 0, "type": "logs", "logs": "Division"}, "odd"]}
+    call = {"index": 0, "type": "code_interpreter"}
+    snapshot = fold(call_delta(**call, code_interpreter=code), call_delta(**call, code_interpreter=more))
+    (made,) = snapshot.tool_calls
+    logged, odd = made.to_dict()["code_interpreter"]["outputs"]
+    assert (logged["type"], logged["logs"], odd) == ("logs", "ZeroDivision", "odd")
+
+
 def test_created_again_starts_again() -> None:
     created = {"id": "msg_1", "object": "thread.message", "content": [], "role": "assistant"}
     assert fold(created, text_delta("lost"), created, text_delta("kept")).text == "kept"

@@ -19,6 +19,7 @@ from socket_server import SocketServer, stream
 
 from nbruns.client import Client
 from nbruns.snapshot import RunSnapshot
+from nbruns.sse import iter_events
 
 RUN = {
     **{
@@ -114,6 +115,15 @@ def bench_fold() -> None:
         assert len(snapshot.text) == 5 * n
         print(f"{(time.perf_counter() - began) / n * 1e6:10.2f} ({n:,})", end="")
     print()
+
+
+def bench_large_event() -> None:
+    large = event("thread.message.delta", delta("x" * 8_000_000))
+    pieces = [large[i : i + 128] for i in range(0, len(large), 128)]
+    began = time.perf_counter()
+    (received,) = iter_events(pieces)
+    print(f"\n8 MB in 128-byte chunks, s {time.perf_counter() - began:.3f}   ({len(pieces):,} chunks)")
+    assert len(received.data) > 8_000_000
 
 
 def bench_latency() -> None:
