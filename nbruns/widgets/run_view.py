@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 #: Seconds between two updates of the page, at least; more where rendering takes longer. An update has some 40
 #: bytes of its own, so a slow text waits for ENOUGH deltas: not long at first, later up to LONGEST.
 PACE, ENOUGH, LONGEST = 0.05, 12, 0.9
-#: How much text there is before the notebook keeps a copy.
-FIRST_KEPT = 200
+#: How much text there is before the notebook keeps a copy, and how many times more before it keeps the next:
+#: JupyterLab lays the whole cell out anew for each.
+FIRST_KEPT, NEXT_KEPT = 500, 3
 #: Seconds between two questions whether somebody else has answered the run, and at most.
 LOOK_FIRST, LOOK_MOST = 2.0, 10.0
 #: What a form says that closes because the run needs no answers any more.
@@ -316,10 +317,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._keep()
 
     def _keep(self) -> None:
-        """Keep the copies up with what a page shows: when a form comes or goes, and as often as the text doubles."""
+        """Keep the copies up with what a page shows: when a form comes or goes, and now and then as the text grows."""
         with self._lock:
             form, size = self._form is not None, len(self._snapshot.text)
-            if self._page.is_seen and (form != self._kept[0] or size >= max(2 * self._kept[1], FIRST_KEPT)):
+            if self._page.is_seen and (
+                form != self._kept[0] or size >= max(NEXT_KEPT * self._kept[1], FIRST_KEPT)
+            ):
                 self._kept = form, size
                 self._displays.keep(self._plain())
 

@@ -26,6 +26,7 @@ class SavedDisplays:
     def __init__(self) -> None:
         self._ids: list[str] = []
         self._copies: list[str] = []
+        self._filled: list[str] = []  # those of them that hold something
         #: The class by which a live view knows its copies.
         self.mark = f"nbruns-copy-{uuid.uuid4().hex[:12]}"
 
@@ -49,12 +50,13 @@ class SavedDisplays:
         """Put what there is by now into the copies."""
         html = f'<div class="nbruns-copy {self.mark}">{_NO_DEAD_WIDGET}{bundle["text/html"]}</div>'
         _update(self._copies, bundle | {"text/html": html})
+        self._filled = list(self._copies)
 
     def replace(self, bundle: dict[str, str]) -> None:
         """Put a bundle in the place of every display so far; copies are not needed any more."""
         _update(self._ids, bundle)
-        _update(self._copies, {})
-        self._copies.clear()
+        _update(self._filled, {})
+        self._copies, self._filled = [], []
 
 
 def _displayed(display: Any, bundle: dict[str, Any], metadata: dict[str, Any] | None = None) -> str:

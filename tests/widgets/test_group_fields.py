@@ -303,3 +303,27 @@ def test_frozen_means_all_of_it() -> None:
     assert all(control.disabled for control in controls(field.widget))
     field.freeze(False)
     assert not any(control.disabled for control in controls(field.widget))
+
+
+def test_what_is_wrong_with_a_value_of_any_name_stands_at_it() -> None:
+    ages = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}, "minProperties": 2}
+    field = field_for("ages", ages, {"Ada": 36, "Grace": 7})
+    grace = field.rows[1][0].children["value"]
+    grace.control.value = "-1"
+    with pytest.raises(ValueError, match="Grace"):
+        field.read()
+    assert told(grace)
+    grace.control.value = "8"
+    field.rows[0][1].children[1].click()
+    with pytest.raises(ValueError):
+        field.read()
+    assert told(field) and not told(grace)
+
+
+def test_rows_of_groups_are_counted_anew_when_one_goes() -> None:
+    legs = {"type": "array", "items": {"type": "object", "properties": {"to": {"type": "string"}}}}
+    field = field_for("leg", legs, [{"to": "Oslo"}, {"to": "Bergen"}])
+    field.rows[0][1].children[1].click()
+    (row,) = [row for row, _ in field.rows]
+    assert "leg 1<" in row._legend.value
+    assert field.read() == [{"to": "Bergen"}]

@@ -421,3 +421,17 @@ def test_threads_end_with_the_run() -> None:
     opened.set()
     view.wait(5)
     until(lambda: not set(threading.enumerate()) - before)
+
+
+def test_a_view_does_without_the_name_of_an_assistant_that_it_can_not_have() -> None:
+    asked_for, refused = threading.Event(), ConnectionError("The server is gone.")
+
+    class Nameless(ScriptedRuns):
+        def assistant_of(self, run: Run) -> Any:
+            asked_for.set()
+            raise refused
+
+    view = RunView(Nameless(), ScriptedStream(run_is("in_progress"), lambda: asked_for.wait(5), *DONE))
+    assert view.wait(5).status == "completed"
+    assert asked_for.is_set() and "The server is gone" not in view.to_html()
+    assert "12 °C." in view.to_html()

@@ -323,3 +323,16 @@ def test_closing_takes_every_widget_along(sent: Sent) -> None:
     left = {name for comm_id, name in shown.items() if comm_id not in closed}
     assert len(shown) > 10
     assert {name for name in left if not name.endswith("StyleModel")} == set()
+
+
+def test_a_function_is_not_run_with_what_does_not_fit_and_can_be_run_again() -> None:
+    form = ToolOutputsForm(run(call_json('{"city": "Oslo", "days": 1}')), tools=[get_weather])
+    (card,) = form.calls
+    days = card._editor.fields["days"]
+    days.control.value = "many"
+    card._run_shown()
+    assert card.output is None and 'role="alert"' in days._note.value
+    assert (card._run.disabled, card._run.description) == (False, "Run get_weather")
+    days.control.value = "2"
+    card._run_shown()
+    assert card.output == "12 celsius in Oslo"

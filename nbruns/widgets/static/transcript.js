@@ -1,9 +1,9 @@
 // The live view of a run's transcript. Python renders, this file only keeps the blocks and shows them.
 // State of one block: [id, kind, content] or, for code, [id, "code", text, marks, language].
 // A message [number, changes, order?] brings blocks that are new, and splices for those that changed:
-// [id, start, drop, text] or, for code, [id, start, drop, text, start, drop, marks]. The last of them leaves the
-// tip behind: [id, characters behind the text that came], in a new block those of its closing tags. There a message [number, text] puts its text, and
-// [number, text, drop, marks] new marks in the place of the last `drop` characters of the marks, too.
+// [id, start, drop, text] or, for code, [id, start, drop, text, start, drop, marks]. The last of them leaves the tip
+// behind: [id, characters behind the text that came], in a new block those of its closing tags. There a message
+// [number, text] puts its text, and [number, text, drop, marks] new marks for the last `drop` characters of them, too.
 
 const WORDS = /\S+\s*|\s+/g;
 const BETWEEN = 40; // milliseconds between two words
@@ -83,9 +83,8 @@ class Store {
   }
 
   ask() {
-    if (this.asked) return;
+    if (!this.asked) this.model.send({ hello: this.seen });
     this.asked = true;
-    this.model.send({ hello: this.seen });
   }
 }
 
@@ -131,33 +130,40 @@ class View {
     this.store = store;
     this.el = el;
     this.nodes = new Map();
+    this.follows = true; // the reader is at the end
     el.classList.add("nbruns");
     this.bar = element("div", "nbruns-bar");
     this.list = element("div", "nbruns-blocks");
     this.scroll = element("div", "nbruns-scroll", { tabindex: "0", role: "group", "aria-label": "Transcript of the run" });
     this.scroll.append(this.list);
     this.scroll.addEventListener("scroll", () => this.remember(), { passive: true });
+    (this.sizes = new ResizeObserver(() => this.settle())).observe(this.list);
     el.append(this.bar, this.scroll);
     this.bar.append((this.cancel = cancelButton(store.model)));
     this.show(store.order);
   }
 
+  // Asks nothing of the layout: with many views in a page, each question would have all of it laid out anew.
   show(ids) {
-    const { scrollHeight, scrollTop, clientHeight } = this.scroll;
-    const follows = scrollHeight - scrollTop - clientHeight < 40;
     ids.forEach((id) => this.draw(id, this.store.blocks.get(id)));
     if (this.nodes.size !== this.store.order.length || ids === this.store.order) this.arrange();
     this.tick();
-    if (follows) this.scroll.scrollTop = this.scroll.scrollHeight;
+  }
+
+  // Once the page is laid out: stay at the end where the reader is there.
+  settle() {
+    if (this.follows) this.scroll.scrollTop = this.scroll.scrollHeight;
     this.remember();
   }
 
-  // What the reader sees of the transcript: how much is hidden above and below, in a view of which height.
+  // Where the reader is: a reader at the end leaves it by scrolling up, not by text that comes.
   remember() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroll;
     if (!clientHeight) return; // out of the page, where everything has no height
+    this.follows = scrollHeight - scrollTop - clientHeight < 40 || (this.follows && scrollTop >= this.scrolled);
+    this.scrolled = scrollTop;
+    this.height = this.el.offsetHeight;
     this.place = this.el.closest(".jp-OutputArea");
-    Object.assign(this, { scrolled: scrollTop, hidden: scrollHeight - scrollTop - clientHeight, height: this.el.offsetHeight });
   }
 
   draw(id, block) {
@@ -196,24 +202,24 @@ class View {
 function stayWhenReplaced(view) {
   return () => {
     if (!view.place) return;
-    let frames = 0;
+    let frames = 30;
     const look = () => {
       const saved = view.place.querySelector(":scope .nbruns-saved:not(.nbruns-copy *)");
       if (saved) stay(view, saved);
-      else if (frames++ < 30) requestAnimationFrame(look);
+      else if (frames--) requestAnimationFrame(look);
     };
     requestAnimationFrame(look);
   };
 }
 
-function stay({ scrolled, hidden, height, formWent }, saved) {
+function stay({ scrolled, follows, height, formWent }, saved) {
   const frame = scrollable(saved);
   const port = frame === document.scrollingElement ? { top: 0, bottom: innerHeight } : frame.getBoundingClientRect();
   const { top, bottom } = saved.getBoundingClientRect();
   let end = top + height;
   if (formWent) end = Math.min(Math.max(end, port.top + Math.min(height, port.bottom - port.top)), port.bottom);
   else if (end < port.top || top > port.bottom) return;
-  frame.scrollTop += (hidden < 40 ? bottom - hidden : top + scrolled + height) - end;
+  frame.scrollTop += (follows ? bottom : top + scrolled + height) - end;
 }
 
 function scrollable(node) {
@@ -319,10 +325,9 @@ function decode(text, marks) {
 }
 
 function runNode({ kind, text }) {
-  if (kind === "_") return document.createTextNode(text);
-  const span = element("span", `nbruns-${kind}`);
-  span.textContent = text;
-  return span;
+  const node = kind === "_" ? document.createTextNode("") : element("span", `nbruns-${kind}`);
+  node.textContent = text;
+  return node;
 }
 
 // Make `node` hold `html` (sanitised in Python) and touch only what differs: selections, folded cards and
@@ -386,6 +391,7 @@ export default () => {
       const clock = setInterval(() => view.tick(), 1000);
       return () => {
         clearInterval(clock);
+        view.sizes.disconnect();
         ends.forEach((end) => end());
         store.views.delete(view);
       };
