@@ -152,7 +152,9 @@ def test_a_run_outlives_the_kernel_and_is_picked_up(
     expect(page.page.get_by_text("Error displaying widget").locator("visible=true")).to_have_count(0)
     page.screenshot("restarted", page.cell(0))
     # The reader sees nothing of it, but JupyterLab tells the console of every widget whose kernel is gone.
-    wait_until(lambda: page.page.wait_for_timeout(50) or trouble.console_errors, "JupyterLab to find no widget")
+    wait_until(
+        lambda: page.page.wait_for_timeout(50) or trouble.console_errors, "JupyterLab to find no widget"
+    )
     assert [error.split("\n")[0] for error in trouble.console_errors] == ["Error: widget model not found"]
     expect(kept).to_be_visible()
     trouble.console_errors.clear()
