@@ -216,7 +216,9 @@ def _engine(url: str) -> sa.Engine:
     address = sa.make_url(url)
     if address.drivername in ("postgresql", "postgres"):
         address = address.set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(address, json_serializer=encode, hide_parameters=True)
+    # PostgreSQL may have been restarted since a connection was used last.
+    pinged = address.get_backend_name() == "postgresql"
+    engine = sa.create_engine(address, json_serializer=encode, hide_parameters=True, pool_pre_ping=pinged)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)

@@ -95,6 +95,7 @@ def serve(database: str, upstream_url: str | None = None) -> None:
 
     models = Models(upstream=upstream_url)
     models.add("ticking", Ticking())
+    models.check()
     tell = lambda url: print(url, flush=True)  # noqa: E731
     serve(port=0, database_url=f"sqlite:///{database}", token=TOKEN, models=models, on_ready=tell)
 

@@ -248,6 +248,19 @@ def test_a_model_that_is_long_in_the_making_holds_back_nobody(
     assert api.until(waiting, "completed", "failed")["status"] == "completed"
 
 
+def test_a_run_whose_model_is_gone_fails_and_says_which_there_are(
+    api: Api, script: Scripts, models: Models
+) -> None:
+    run = waiting_run(api, script)
+    del models._built[run["model"]]
+    api.post(f"{api.run_path(run)}/submit_tool_outputs", OUTPUTS)
+    failed = api.until(run, "failed", "completed")
+    assert failed["last_error"]["code"] == "server_error"
+    assert (
+        f"The model '{run['model']}' does not exist here; there are 'demo'" in failed["last_error"]["message"]
+    )
+
+
 def test_all_runs_are_listed_and_filtered(api: Api, script: Scripts) -> None:
     said = script(ANSWER, ANSWER)
     assistant = said.assistant()

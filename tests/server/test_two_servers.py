@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from postgresql_server import NewDatabase
 from served import OUTPUTS, WEATHER, Api, SentEvent, ServerProcess
@@ -14,14 +15,22 @@ JSON = dict[str, Any]
 
 Start = Callable[..., ServerProcess]
 
+#: What a server says whose connection has been cut.
+LOST = "The connection to PostgreSQL was lost; the other servers may carry on our runs.\n"
+
 
 @pytest.fixture
-def start(postgresql: NewDatabase) -> Iterator[Start]:
+def database(postgresql: NewDatabase) -> str:
+    return postgresql()
+
+
+@pytest.fixture
+def start(database: str) -> Iterator[Start]:
     """Start a server on the database of this test."""
-    url, servers = postgresql(), []
+    servers = []
 
     def start_(words: int = 8, pause: float = 0.02) -> ServerProcess:
-        servers.append(ServerProcess(url, "--words", str(words), "--pause", str(pause)))
+        servers.append(ServerProcess(database, "--words", str(words), "--pause", str(pause)))
         return servers[-1]
 
     yield start_
@@ -79,6 +88,30 @@ def test_a_thread_is_locked_at_both(start: Start) -> None:
         "POST", f"/threads/{run['thread_id']}/runs", {"assistant_id": run["assistant_id"]}
     )
     assert (status, run["id"] in error["message"]) == (400, True)
+
+
+def cut_all_connections(url: str) -> int:
+    """As a restart of PostgreSQL does; gives how many there were."""
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    with psycopg.connect(url) as connection:
+        ended = connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        return len(ended.fetchall())
+
+
+def test_servers_go_on_when_postgresql_has_cut_their_connections(start: Start, database: str) -> None:
+    one, other = start(), start()
+    waiting = started(one.api, tools=[WEATHER])
+    one.api.until(waiting, "requires_action")
+    assert cut_all_connections(database) >= 4
+    for api in (one.api, other.api):
+        assert api.get(api.run_path(waiting))["status"] == "requires_action"
+    run = started(one.api)
+    log = list(other.api.rejoin(run))
+    assert_told_once(other.api, other.api.get(other.api.run_path(run)), log)
+    other.api.post(f"{other.api.run_path(waiting)}/submit_tool_outputs", OUTPUTS)
+    done = one.api.until(waiting, "completed", "failed")
+    assert_told_once(one.api, done, list(one.api.rejoin(waiting)))
+    assert [(server.stop(), server.errors) for server in (one, other)] == [(0, LOST), (0, LOST)]
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
