@@ -130,7 +130,10 @@ class RunsAccessor:
         return column
 
     def _missing(self, name: str) -> str:
+        index = (
+            " It is in the index; reset_index() makes it a column." if name in self._frame.index.names else ""
+        )
         return (
-            f"This frame has no column {name!r}, so it is not one of runs; client.runs.list(…) gives one. "
+            f"This frame has no column {name!r}, which frames of runs have, as client.runs.list(…) gives them.{index} "
             f"It has: {', '.join(map(str, self._frame.columns))}."
         )

@@ -118,6 +118,11 @@ def test_a_renamed_column_is_missed_by_name(frame: pd.DataFrame, column: str) ->
         frame.rename(columns={column: "mine"}).runs.usage(freq="D")
 
 
+def test_a_column_that_has_become_the_index_is_found_there(frame: pd.DataFrame) -> None:
+    with pytest.raises(KeyError, match=r"no column 'model'.*in the index; reset_index\(\)"):
+        frame.set_index("model").runs.usage()
+
+
 def test_an_unknown_column_to_group_by_is_named(frame: pd.DataFrame) -> None:
     with pytest.raises(KeyError, match="no column 'team'"):
         frame.runs.usage(by=["model", "team"])
@@ -329,6 +334,18 @@ def test_the_picture_of_usage_adds_up(pictures: None, count: int) -> None:
     if count:
         named = [text.get_text() for text in axes.get_legend().get_texts()]
         assert len(named) == min(count, 9) and ("others" in named) == (count > 8)
+
+
+def test_the_picture_of_cost_takes_published_prices_where_the_frame_has_none(pictures: None) -> None:
+    runs = [
+        {**PRICED, "id": str(n), "model": model, "usage": TOKENS} for n, model in enumerate(["gpt-4o", "?"])
+    ]
+    frame = runs_frame(runs)
+    axes = frame.runs.plot_usage("cost")
+    assert sum(bar.get_height() for bar in axes.patches) == pytest.approx(
+        7.5
+    )  # the other's price is not known
+    assert "cost" not in frame
 
 
 def test_usage_is_drawn_in_the_frames_own_time_zone(pictures: None) -> None:

@@ -21,6 +21,7 @@ import nbruns
 
 dask = pytest.importorskip("dask.dataframe")
 duckdb = pytest.importorskip("duckdb")
+resource = pytest.importorskip("resource")
 
 DAY = 86_400
 START = 1_760_000_000  # 2025-10-09
@@ -348,6 +349,26 @@ def test_killed_at_every_step_no_run_is_lost_and_none_is_there_twice(
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 10
     assert statuses(folder) == expected(store)
+
+
+def test_a_disk_that_is_full_leaves_what_was_written(
+    tmp_path: Path, serve: Callable[..., nbruns.Client]
+) -> None:
+    store = Store([run(n) for n in range(100)], "/runs")
+    client = serve(store)
+    client.runs.export(tmp_path)
+    before = expected(store)
+    store.runs += [run(n) for n in range(100, 110)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # no file gets larger: a write ends in the middle
+    try:
+        with pytest.raises(OSError):
+            client.runs.export(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert statuses(tmp_path) == before
+    client.runs.export(tmp_path)
+    assert statuses(tmp_path) == expected(store)
 
 
 def test_duckdb_reads_it_as_it_is(tmp_path: Path, serve: Callable[..., nbruns.Client]) -> None:
