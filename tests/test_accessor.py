@@ -299,7 +299,16 @@ def test_a_run_that_has_expired_is_drawn_until_then(pictures: None) -> None:
 
 
 def test_no_two_of_the_few_have_the_same_colour(pictures: None) -> None:
-    statuses = ["completed", "failed", "incomplete", "cancelled", "expired", "dreaming", "waking"]
+    statuses = [
+        "completed",
+        "failed",
+        "incomplete",
+        "cancelled",
+        "expired",
+        "in_progress",
+        "dreaming",
+        "waking",
+    ]
     frame = runs_frame([run(f"run_{s}", "m", s) for s in statuses])
     handles, names = frame.runs.plot_usage("runs", by="status").get_legend_handles_labels()
     assert len({handle.patches[0].get_facecolor() for handle in handles}) == len(names) == len(statuses)

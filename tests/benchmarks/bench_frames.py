@@ -6,6 +6,7 @@ import random
 import string
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -74,25 +75,32 @@ def one(
     }
 
 
-def measured(make: Callable[[], pd.DataFrame], times: int) -> tuple[float, float]:
-    """Seconds of the processor, the least of some times, and megabytes."""
-    taken = []
+def measured(makers: dict[str, Callable[[], pd.DataFrame]], times: int) -> dict[str, tuple[float, float]]:
+    """Seconds of the processor, the median of some times, and megabytes.
+
+    They take turns: whatever else the machine does meanwhile slows all of them.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in makers}
+    size: dict[str, float] = {}
     for _ in range(times):
-        began = time.process_time()
-        frame = make()
-        taken.append(time.process_time() - began)
-    return min(taken), frame.memory_usage(deep=True).sum() / 1e6
+        for name, make in makers.items():
+            began = time.process_time()
+            frame = make()
+            taken[name].append(time.process_time() - began)
+            size[name] = frame.memory_usage(deep=True).sum() / 1e6
+    return {name: (median(taken[name]), size[name]) for name in makers}
 
 
 def bench_frames() -> None:
     payloads = made(COUNT)
     runs = [Run(payload) for payload in payloads]
-    base = measured(lambda: pd.json_normalize(payloads), 3)
-    rows = {
-        "pandas.json_normalize": base,
-        "runs_frame, of JSON": measured(lambda: runs_frame(payloads), 5),
-        "runs_frame, of Run objects": measured(lambda: runs_frame(runs), 5),
+    makers: dict[str, Callable[[], pd.DataFrame]] = {
+        "pandas.json_normalize": lambda: pd.json_normalize(payloads),
+        "runs_frame, of JSON": lambda: runs_frame(payloads),
+        "runs_frame, of Run objects": lambda: runs_frame(runs),
     }
+    rows = measured(makers, 5)
+    base = rows["pandas.json_normalize"]
     print(f"\n{f'{COUNT:,} runs':28}{'s':>8}{'MB':>8}{'faster':>8}{'smaller':>9}")
     for name, (seconds, size) in rows.items():
         print(f"{name:28}{seconds:8.3f}{size:8.1f}{base[0] / seconds:7.1f}x{base[1] / size:8.1f}x")
