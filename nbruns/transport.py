@@ -113,9 +113,8 @@ class Transport:
 
     def told(self, text: object, limit: int = EXCERPT) -> str:
         """Outside text as an error may show it: short, on one line, and without our key or token, whoever says it."""
-        return excerpt(
-            self._credentials.not_in(str(text)), limit
-        )  # in this order: a cut key is still a key's start
+        whole = self._credentials.not_in(str(text))  # before it is cut: most of a key is as good as the key
+        return excerpt(whole, limit)
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:
         """What the server calls the request, for asking whoever runs it."""

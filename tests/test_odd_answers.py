@@ -9,7 +9,7 @@ import time
 from email.utils import formatdate
 
 import pytest
-from socket_server import Answer, Received, SocketServer, answer, hang_up, stream
+from socket_server import Received, SocketServer, answer, hang_up, stream
 
 import nbruns
 from nbruns.client import Client
@@ -159,19 +159,28 @@ def mute(connection: socket.socket, request: Received) -> None:
     connection.recv(1)
 
 
-@pytest.mark.parametrize("hangs", [mute, answer(RUN)], ids=["mute", "going on and on"])
-def test_a_proxy_is_used_and_hung_up_as_the_server_itself(
-    hangs: Answer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with SocketServer(answer(RUN), hangs) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        monkeypatch.setenv("http_proxy", proxy.url)
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
+def test_a_proxy_is_used_and_hung_up_as_the_server_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung_up = threading.Event()
+
+    def trickling_head(connection: socket.socket, request: Received) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX-Header: ")
+        try:
+            for _ in range(500):
+                connection.sendall(b"x")
+                time.sleep(0.01)
+        except OSError:
+            hung_up.set()
+
+    with SocketServer(answer(RUN), trickling_head) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
         behind = Client("http://server.invalid/v1", "key", timeout=60.0, max_retries=0)
         assert behind.runs.retrieve("run_1", "thread_1").id == "run_1"
         with pytest.raises(nbruns.TimeoutError, match=r"still going on after 0\.2 s"):
-            behind.runs.wait("run_1", timeout=0.2, thread="thread_1", poll_interval=0.1)
+            behind.runs.wait("run_1", timeout=0.2, thread="thread_1")
+        assert hung_up.wait(10)
     assert {r.path for r in proxy.received} == {"http://server.invalid/v1/threads/thread_1/runs/run_1"}
 
 
