@@ -141,9 +141,15 @@ def test_a_run_outlives_the_kernel_and_is_picked_up(
     page.run_cell(0)
     expect(page.output(0).locator(".nbruns-form")).to_be_visible(timeout=20_000)
     expect(view_in(page, 0).get_by_text("Wardrobe")).to_be_visible()
+    page.output(0).get_by_label("Output").fill("a scarf")
     wait_until(lambda: "picks it up" in copy_in(page), "the copy")
     page.save()
     page.restart_kernel()
+    expect(page.output(0).locator(".nbruns-view").get_by_role("button")).to_have_count(
+        0
+    )  # nobody would hear of a click
+    expect(page.output(0).get_by_label("Output")).to_have_value("a scarf")
+    page.screenshot("kernel gone", page.cell(0))
     page.reload()
     output = page.output(0)
     kept = output.locator(".nbruns-saved")
