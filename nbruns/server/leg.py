@@ -20,6 +20,8 @@ _CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
 _MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_progress")
 #: A model that is faster than the database waits for it every so many deltas.
 _IN_FLIGHT = 64
+#: So many pieces of a text are kept apart: a small string takes four times what is in it.
+_PIECES = 256
 
 
 class Leg:
@@ -71,7 +73,10 @@ class Leg:
             return
         message = self._message or await self._open_message()
         first = kind not in self._said
-        self._said.setdefault(kind, []).append(text)
+        pieces = self._said.setdefault(kind, [])
+        pieces.append(text)
+        if len(pieces) > _PIECES:
+            pieces[:] = ["".join(pieces)]
         index = list(self._said).index(kind)
         delta = wire.content_delta(message["id"], index, kind, text, first=first)
         await self._emit("thread.message.delta", delta)

@@ -97,7 +97,14 @@ def serve(database: str, upstream_url: str | None = None) -> None:
     models.add("ticking", Ticking())
     models.check()
     tell = lambda url: print(url, flush=True)  # noqa: E731
-    serve(port=0, database_url=f"sqlite:///{database}", token=TOKEN, models=models, on_ready=tell)
+    serve(
+        port=0,
+        database_url=f"sqlite:///{database}",
+        token=TOKEN,
+        models=models,
+        on_ready=tell,
+        run_lifetime=2 * SECONDS + 600,  # those of ten minutes would expire on their last tokens
+    )
 
 
 # The clients

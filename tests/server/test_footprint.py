@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from served import OUTPUTS, Api, Scripts, waiting_run
 from nbruns.server.engine import Engine, forget_legs
 from nbruns.server.leg import Leg
 from nbruns.server.live import _Feed
+from nbruns.server.models import Finish, TextDelta, usage
 from nbruns.server.running import Server
 
 JSON = dict[str, Any]
@@ -43,6 +45,23 @@ def test_nothing_in_memory_is_for_a_run_that_requires_action(
 
 def at_work(engine: Engine) -> set[object]:
     return {*engine._legs, *engine._working}
+
+
+def test_a_long_answer_is_held_as_its_text_and_not_as_its_pieces(api: Api, script: Scripts) -> None:
+    words, rest = [f"{number} " for number in range(2000)], threading.Event()
+    turn = (*map(TextDelta, words), rest, Finish("stop", usage(1, len(words))))
+    thread = api.thread_with()
+    events = api.stream(f"/threads/{thread}/runs", {"assistant_id": script(turn).assistant()})
+    run = next(events).data
+    deltas = (event for event in events if event.name == "thread.message.delta")
+    assert len(list(itertools.islice(deltas, len(words)))) == len(words)
+    [leg] = [one for one in gc.get_objects() if isinstance(one, Leg) and one._run["id"] == run["id"]]
+    [pieces] = leg._said.values()
+    assert len(pieces) < 300
+    rest.set()
+    assert list(deltas) == []
+    [message] = api.get(f"/threads/{thread}/messages", run_id=run["id"])["data"]
+    assert message["content"][0]["text"]["value"] == "".join(words)
 
 
 def test_legs_that_are_over_are_forgotten_and_their_runs_go_on(
