@@ -22,7 +22,7 @@ Source = str | Callable[[list[JSON]], list[Any]]
 Columns = dict[str, Column]
 
 #: So many rows are read at once, all columns of them: see `columns`.
-_BLOCK = 1000
+_BLOCK = 4000
 _NOTHING: JSON = {}
 
 

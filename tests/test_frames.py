@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from nbruns.frames import (
+    _BLOCK,
     COLUMNS,
     assistants_frame,
     messages_frame,
@@ -352,7 +353,10 @@ def test_parquet_gives_back_every_value_and_dtype(kind: str, rows: str, tmp_path
 
 
 def test_runs_of_several_blocks_are_one_frame() -> None:
-    runs = [{**RUN, "id": f"run_{n}", "model": f"m{n % 7}", "metadata": {"n": str(n)}} for n in range(2_500)]
+    runs = [
+        {**RUN, "id": f"run_{n}", "model": f"m{n % 7}", "metadata": {"n": str(n)}}
+        for n in range(2 * _BLOCK + 500)
+    ]
     runs[1_700] |= {"model": None, "created_at": "x", "usage": 5, "metadata": 7}
     frame = runs_frame(runs)
     assert list(frame["id"]) == [run["id"] for run in runs]
