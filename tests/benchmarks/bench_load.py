@@ -111,10 +111,10 @@ def serve(database: str, upstream_url: str | None = None) -> None:
 
 
 class Reader(asyncio.Protocol):
-    """One run's stream: the delays of its events, in ms."""
+    """One run's stream: when its events were written, in ns, and how many ms later they came."""
 
     def __init__(self, request: bytes) -> None:
-        self.delays: list[float] = []
+        self.delays: list[tuple[int, float]] = []
         self.done = asyncio.get_running_loop().create_future()
         self._request, self._rest, self._tail = request, b"", b""
 
@@ -125,7 +125,7 @@ class Reader(asyncio.Protocol):
         now = time.monotonic_ns()
         head, _, self._rest = (self._rest + data).rpartition(b"\n\n")
         for match in _TIME.finditer(head):
-            self.delays.append((now - int(match[1])) / 1e6)
+            self.delays.append((int(match[1]), (now - int(match[1])) / 1e6))
         self._tail = (self._tail + data)[-200:]
         if b"[DONE]" in self._tail and not self.done.done():
             self.done.set_result(None)
@@ -255,16 +255,19 @@ def stream(server: tuple[str, int], model: str, label: str, runs: int = RUNS) ->
         except subprocess.TimeoutExpired:
             continue
     took, used = time.monotonic() - began, cpu(pid) - before
-    delays = sorted(delay for run in told["delays"] for delay in run)
-    # In the first second all the runs start, at the same moment.
-    later = sorted(delay for run in told["delays"] for delay in run[TOKENS_PER_SECOND:])
+    delays = sorted(delay for run in told["delays"] for _, delay in run)
+    # Before, they all start in the same moment, and after, they end so.
+    first, last = max(run[0][0] for run in told["delays"]), min(run[-1][0] for run in told["delays"])
+    all_stream = sorted(
+        delay for run in told["delays"] for written, delay in run if first + 1e9 < written < last
+    )
     lost = runs * SECONDS * TOKENS_PER_SECOND - len(delays)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg()[:2])
     print(f"\n{label}: {runs} runs of {TOKENS_PER_SECOND} tokens/s for {SECONDS} s, {took:.0f} s in all")
     print(f"events {len(delays):,}, lost {lost}   load of the machine {load} on {os.cpu_count()} processors")
-    for name, values in (("all events", delays), ("after the first second", later)):
+    for name, values in (("all events", delays), (f"{len(all_stream):,} while all stream", all_stream)):
         row = "   ".join(f"{part:g} % {percentile(values, part / 100):7.1f}" for part in (50, 90, 99, 99.9))
-        print(f"delay in ms, {name:24} {row}   most {values[-1]:7.1f}")
+        print(f"delay in ms, {name:26} {row}   most {values[-1]:7.1f}")
     print(f"server: {used / took:.0%} of a processor; clients {told['cpu'] / took:.0%}")
     print("MB held " + " ".join(f"{mb:.0f}" for mb in held[:: max(1, len(held) // 10)]))
 
