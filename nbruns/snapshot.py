@@ -189,11 +189,15 @@ def _plain(value: Any) -> Any:
     return value.read() if isinstance(value, _Text) else value
 
 
-def _merge(known: JSON, delta: Any) -> None:
+def _merge(known: JSON, delta: Any, without: str = "") -> None:
     if not isinstance(delta, dict):
         return
     for key, new in delta.items():
+        if key == without:
+            continue
         old = known.get(key)
+        if type(old) is str and old == new:
+            continue  # what most of a delta says: what is known
         if isinstance(old, _Text) and isinstance(new, str):
             old.pieces.append(new)
         elif isinstance(old, dict) and isinstance(new, dict):
@@ -210,7 +214,7 @@ def _merge_list(known: list[Any], delta: list[Any], key: str) -> None:
     for entry in delta:
         place = _place(known, entry, key) if isinstance(entry, dict) else None
         if place is not None:
-            _merge(known[place], {k: v for k, v in entry.items() if k != "index"})
+            _merge(known[place], entry, without="index")
         elif isinstance(entry, dict):
             known.append({_INDEX if k == "index" else k: _growable(v, k) for k, v in entry.items()})
         else:
@@ -224,6 +228,8 @@ def _place(known: list[Any], entry: JSON, key: str) -> int | None:
     parallel calls). With neither, the delta goes on with the last entry of its type.
     """
     identity, index = entry.get("id"), entry.get("index")
+    if not identity and _is_last(known, index):
+        return index  # where text grows
     if identity and (same := _last(known, lambda old, _: old.get("id") == identity)) is not None:
         return same
     if isinstance(index, int):
@@ -234,6 +240,13 @@ def _place(known: list[Any], entry: JSON, key: str) -> int | None:
     last = known[-1] if known and isinstance(known[-1], dict) else None
     fits = last is not None and entry.get("type") in (None, last.get("type"))
     return len(known) - 1 if fits else None
+
+
+def _is_last(known: list[Any], index: Any) -> bool:
+    """Whether an index is that of the last of the known objects: what `_last` would find, told at once."""
+    if not known or type(index) is not int or index != len(known) - 1:
+        return False
+    return type(known[index]) is dict and bool(known[index].get(_INDEX, index) == index)
 
 
 def _last(known: list[Any], fits: Callable[[JSON, int], bool]) -> int | None:

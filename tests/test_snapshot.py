@@ -213,3 +213,13 @@ def test_payloads_are_not_changed_and_what_was_read_stays() -> None:
     snapshot.apply("thread.message.delta", text_delta("b"))
     assert read[0].text == "a" and created["content"][0]["text"]["value"] == "a"
     assert snapshot.messages[0].text == "ab" and snapshot.messages is snapshot.messages
+
+
+@pytest.mark.parametrize("index", [-1, 0.0, True, 7])
+def test_a_first_part_with_an_odd_index_is_a_part_all_the_same(index: object) -> None:
+    snapshot = RunSnapshot()
+    snapshot.apply("thread.message.created", {"id": "msg_1", "object": "thread.message", "content": []})
+    for word in ("Hello", " there"):
+        part = {"index": index, "type": "text", "text": {"value": word}}
+        snapshot.apply("thread.message.delta", {"id": "msg_1", "delta": {"content": [part]}})
+    assert "Hello" in snapshot.text and "there" in snapshot.text
