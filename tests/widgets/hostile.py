@@ -9,6 +9,15 @@ from scripted import Told, call_json, needs, run_is, says, step_is
 #: Where a request would go that leaves the machine; `alert` and `pwned` would show that a script ran.
 AWAY = "http://evil.invalid"
 
+#: Every element and attribute that a message's Markdown is made of.
+MARKDOWN_TAGS = {
+    *{"p", "br", "hr", "blockquote", "pre", "code", "div", "ul", "ol", "li"},
+    *{f"h{level}" for level in range(1, 7)},
+    *{"em", "strong", "s", "a", "span"},
+    *{"table", "thead", "tbody", "tr", "th", "td"},
+}
+MARKDOWN_ATTRIBUTES = {"class", "href", "title", "target", "rel", "start", "style", "data-language"}
+
 PAYLOADS = (
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",

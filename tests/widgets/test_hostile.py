@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hostile import EVIL_NAME, hostile_run
+from hostile import EVIL_NAME, MARKDOWN_ATTRIBUTES, MARKDOWN_TAGS, hostile_run
 from scripted import ScriptedRuns, ScriptedStream, says
 
 from nbruns.snapshot import RunSnapshot
@@ -14,45 +14,10 @@ from nbruns.widgets.run_view import RunView
 from nbruns.widgets.transcript import Transcript, plain_text, to_html
 
 #: Every element and attribute that a transcript is made of.
-TAGS = {
-    *(
-        "div",
-        "style",
-        "span",
-        "p",
-        "br",
-        "hr",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "ul",
-        "ol",
-        "li",
-        "pre",
-        "code",
-    ),
-    *(
-        "em",
-        "strong",
-        "s",
-        "a",
-        "blockquote",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "details",
-        "summary",
-    ),
-}
-ATTRIBUTES = {
-    *("class", "role", "title", "href", "target", "rel", "start", "style", "open"),
-    *("data-status", "data-since", "data-language", "data-lm-suppress-shortcuts"),
+TAGS = MARKDOWN_TAGS | {"style", "details", "summary"}
+ATTRIBUTES = MARKDOWN_ATTRIBUTES | {
+    *{"role", "open"},
+    *{"data-status", "data-since", "data-lm-suppress-shortcuts"},
 }
 
 

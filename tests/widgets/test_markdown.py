@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+from hostile import MARKDOWN_ATTRIBUTES, MARKDOWN_TAGS
 
 from nbruns.widgets.highlight import OPEN_END, coloured_html, lexer_for, marks
 from nbruns.widgets.markdown import MarkdownBlocks, markdown_html
@@ -81,41 +82,14 @@ HOSTILE = [
     "`<script>alert(1)</script>`",
 ]
 TAG = re.compile(r"<\s*(/?)\s*([a-zA-Z][^\s/>]*)([^>]*)>")
-SAFE_TAGS = set(
-    [
-        "p",
-        "br",
-        "hr",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "ul",
-        "ol",
-        "li",
-        "blockquote",
-        "pre",
-        "code",
-        "em",
-        "strong",
-        "s",
-        "a",
-        "span",
-        "div",
-    ]
-)
-SAFE_TAGS |= set(["table", "thead", "tbody", "tr", "th", "td"])
-SAFE_ATTRIBUTES = set(["class", "href", "title", "target", "rel", "start", "style", "data-language"])
 
 
 def assert_harmless(html: str) -> None:
     """Every tag and attribute is one of ours, every link leads where links may."""
     for _, tag, attributes in TAG.findall(html):
-        assert tag in SAFE_TAGS, html
+        assert tag in MARKDOWN_TAGS, html
         for name, value in re.findall(r'([^\s="]+)="([^"]*)"', attributes):
-            assert name in SAFE_ATTRIBUTES, html
+            assert name in MARKDOWN_ATTRIBUTES, html
             assert name != "href" or value.partition(":")[0] in ("http", "https", "mailto"), html
         assert "=" not in re.sub(r'[^\s="]+="[^"]*"', "", attributes), html
 
