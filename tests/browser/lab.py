@@ -141,9 +141,18 @@ def running_lab(folder: Path, python: str = sys.executable) -> Iterator[Lab]:
             wait_until(lambda: _answers(process, lab.url, log.name), "JupyterLab to start", START_SECONDS)
             yield lab
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            _end(process)
             _stop_local_server(Path(environment["NBRUNS_DATA"]))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End JupyterLab, which ends its kernels first; they end by themselves when it is gone."""
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _stop_local_server(data: Path) -> None:
