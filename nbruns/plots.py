@@ -16,6 +16,7 @@ from nbruns.errors import SetupError, excerpt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import Locator
 
 _OTHER = "#999999"
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#8C6BB1")
@@ -103,6 +104,8 @@ def usage(
     middle, half = (lefts[0] + lefts[-1] + width) / 2, max(len(lefts), 12) * width / 2
     ax.set_xlim(middle - half * 1.02, middle + half * 1.02)  # few bars stay narrow
     ax.yaxis.set_major_formatter(_engineering)
+    if pd.api.types.is_integer_dtype(values):  # there is no half run
+        ax.yaxis.set_major_locator(_whole_numbers())
     ax.grid(axis="y", alpha=0.25)
     ax.set_axisbelow(True)
     total = _engineering(values[known].astype("float64").sum(), None)
@@ -260,6 +263,12 @@ def _roughly(days: float) -> str:
         if days >= 2 * unit:
             return f"{days / unit:.0f} {name}"
     return f"{days * 86_400:.1g} s"
+
+
+def _whole_numbers() -> Locator:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10])
 
 
 def _engineering(value: float, _: Any) -> str:

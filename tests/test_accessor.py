@@ -345,6 +345,14 @@ def test_the_picture_of_usage_adds_up(pictures: None, count: int) -> None:
         assert len(named) == min(count, 9) and ("others" in named) == (count > 8)
 
 
+@pytest.mark.parametrize("count", [1, 3, 25])
+def test_runs_are_counted_in_whole_numbers(pictures: None, count: int) -> None:
+    frame = many(count).assign(created_at=pd.Timestamp("2026-11-12", tz="UTC"))
+    axes = frame.runs.plot_usage("runs")
+    axes.figure.draw_without_rendering()
+    assert [tick for tick in axes.get_yticks() if tick != round(tick)] == []
+
+
 def test_the_picture_of_cost_takes_published_prices_where_the_frame_has_none(pictures: None) -> None:
     runs = [
         {**PRICED, "id": str(n), "model": model, "usage": TOKENS} for n, model in enumerate(["gpt-4o", "?"])
