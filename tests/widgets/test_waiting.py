@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 import pytest
 from kernel_cells import SETUP, Cells, kernel
 from nbclient import NotebookClient
+from tornado.queues import Queue
+
+from nbruns.widgets.waiting import _read_ahead
 
 ASK = """
 import time
@@ -171,15 +175,26 @@ def test_what_was_typed_and_clicked_before_the_cell_waits_is_heard(asked: tuple[
     cells, output, submit = asked
     for _ in range(5):  # some of these are read by the kernel before the cell waits, which ones is chance
         cells.start("view")
-        waiting = cells.start("print(view.wait(10).status)")
+        waiting = cells.start("print(view.wait(10).status); view.wait()")  # waits again, as for many views
         for typed in ("s", "su", "sunny"):
             cells.set(output, value=typed)
         cells.click(submit)
         following = cells.start("print('next')")
         cells.until_idle(following)
-        assert cells.printed(waiting) == "completed\n"
+        assert cells.of(waiting, "error") == [] and cells.printed(waiting) == "completed\n"
         assert cells.run("print(view._runs.submitted)") == "[{'call_1': 'sunny'}]\n"
         output, submit = cells.run(ASK).split()
+
+
+def test_what_a_kernel_before_7_has_read_already_is_taken_in_order_and_the_rest_left() -> None:
+    # The queue of ipykernel 6: number, what handles it, and its arguments, of which the kernel's own have none.
+    said = [("cell",), ("click",), (), ("type",), ("cell",)]
+    queue: Queue[Any] = Queue()
+    for number, arguments in enumerate(said):
+        queue.put_nowait((number, print, arguments))
+    kernel = SimpleNamespace(msg_queue=queue)
+    assert _read_ahead(kernel, lambda message: message != "cell") == ["click", "type"]
+    assert [queue.get_nowait() for _ in range(queue.qsize())] == [(n, print, said[n]) for n in (0, 2, 4)]
 
 
 def test_views_that_are_awaited_together_leave_the_kernel_as_it_was(asked: tuple[Cells, str, str]) -> None:
