@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import queue
 import secrets
 import threading
@@ -29,6 +30,8 @@ GROUP = 500
 READERS = 4
 #: So long events that nobody waits for are gathered: a commit costs as much as a dozen of them.
 GATHER_SECONDS = 0.004
+
+log = logging.getLogger(__name__)
 
 
 class Event(NamedTuple):
@@ -147,6 +150,8 @@ class Database:
         except Exception as error:
             self._log.forget()
             results, events = [(job, None, error) for job in jobs], []
+            if any(job.done is None for job in jobs):  # of the others, whoever waits for them tells
+                log.error("Events could not be written down, and were left out.", exc_info=error)
         if events:
             self.on_events(events)
         for job, value, failure in results:
@@ -193,14 +198,19 @@ def _attempt(job: _Job, transaction: Transaction) -> _Result:
         with transaction.conn.begin_nested():
             return job, job.work(transaction), None
     except Exception as error:
-        if _is_deadlock(error):
-            raise  # all of the transaction is tried again
+        if _is_deadlock(error) or _is_undone(transaction.conn):
+            raise  # the transaction as a whole, and what others had written in it
         del transaction.emitted[emitted:]
         return job, None, error
 
 
 def _is_deadlock(error: Exception) -> bool:
     return getattr(getattr(error, "orig", None), "sqlstate", None) in ("40P01", "40001")
+
+
+def _is_undone(conn: sa.Connection) -> bool:
+    """Whether the transaction is over: the connection was lost, or it is SQLite's and the disk is full."""
+    return conn.invalidated or not getattr(conn.connection.dbapi_connection, "in_transaction", True)
 
 
 def _deliver(done: Future[Any], value: object, failure: Exception | None) -> None:
