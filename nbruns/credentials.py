@@ -31,9 +31,6 @@ class Credentials:
         parts = urlsplit(base_url)
         self._by_key_header = (parts.hostname or "").endswith(_KEY_HEADER_HOSTS) or "/openai" in parts.path
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(not shown)"
-
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._provider is not None:
             request.headers["Authorization"] = f"Bearer {self._token()}"

@@ -204,10 +204,20 @@ def _merge(known: JSON, delta: Any, without: str = "") -> None:
             _merge(old, new)
         elif isinstance(old, list) and isinstance(new, (list, dict)):
             _merge_list(old, new if isinstance(new, list) else [new], key)
+        elif isinstance(new, dict):
+            known[key] = _merged(new)
+        elif isinstance(new, list):
+            known[key] = []
+            _merge_list(known[key], new, key)
         elif new is not None or old is None:
-            known[key] = _growable(new, key) if not isinstance(new, list) else []
-            if isinstance(new, list):
-                _merge_list(known[key], new, key)
+            known[key] = _growable(new, key)
+
+
+def _merged(delta: JSON, without: str = "") -> JSON:
+    """What a delta makes of nothing."""
+    made: JSON = {}
+    _merge(made, delta, without)
+    return made
 
 
 def _merge_list(known: list[Any], delta: list[Any], key: str) -> None:
@@ -216,7 +226,8 @@ def _merge_list(known: list[Any], delta: list[Any], key: str) -> None:
         if place is not None:
             _merge(known[place], entry, without="index")
         elif isinstance(entry, dict):
-            known.append({_INDEX if k == "index" else k: _growable(v, k) for k, v in entry.items()})
+            index = {_INDEX: entry["index"]} if "index" in entry else {}
+            known.append(index | _merged(entry, without="index"))
         else:
             known.append(entry)
 

@@ -113,7 +113,7 @@ class RunStream:
         for _ in self:
             pass
         if self.run is None:
-            raise StreamError("The stream ended before it named a run.", self.snapshot)
+            raise StreamError("The stream was closed before it named a run.", self.snapshot)
         return self.run
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import nbruns
+from nbruns import demo as demo_module
 from nbruns.demo import QUESTION, get_weather
 from nbruns.errors import ToolError
 from nbruns.local_server import LocalServer
@@ -90,6 +91,21 @@ def test_a_model_that_is_not_here_is_told_of_after_the_tables(tmp_path: Path) ->
     finally:
         serve.terminate()
         serve.communicate(timeout=30)
+
+
+def test_a_tool_that_fails_is_shown_with_its_reason_and_the_model_answers_all_the_same(
+    client: nbruns.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @nbruns.tool(name="get_weather")
+    def silent(city: str) -> str:
+        """Tell the weather in a city."""
+        raise LookupError("The station is silent.")
+
+    monkeypatch.setattr(demo_module, "get_weather", silent)
+    assert demo_module._run(client, "demo").status == "completed"
+    asked, _, said = capsys.readouterr().out.partition("assistant\n")
+    assert "LookupError: The station is silent." in asked
+    assert "The station is silent." in said
 
 
 def test_nothing_but_text_goes_where_there_is_no_terminal(tmp_path: Path) -> None:

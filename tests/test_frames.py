@@ -221,6 +221,13 @@ def test_objects_without_an_id_are_not_taken_for_the_same() -> None:
     assert len(runs_frame([{"status": "queued"}, {"status": "queued"}])) == 2
 
 
+def test_texts_are_texts_where_pandas_keeps_them_without_arrow() -> None:
+    with pd.option_context("mode.string_storage", "python"):
+        frame = runs_frame([RUN, {"id": "run_2"}])
+        assert list(frame["id"]) == ["run_1", "run_2"] and frame["error_message"].isna().all()
+        assert frame["id"].dtype.storage == "python"
+
+
 def test_metadata_with_odd_keys_is_kept_as_it_is() -> None:
     odd = {"": "empty", "a.b": "dot", "\x00": "nul", "id": "mine", "κλειδί": "x"}
     frame = runs_frame([{"id": "r", "metadata": odd}])

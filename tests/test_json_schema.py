@@ -120,6 +120,13 @@ def test_a_pattern_can_not_stall() -> None:
         assert time.process_time() - began < 20  # a backtracking engine would outlive the sun
 
 
+def test_names_that_only_a_pattern_could_tell_are_let_through() -> None:
+    closed = {"additionalProperties": False, "properties": {"a": {"type": "integer"}}}
+    assert problems({"a": 1, "x-b": 1}, {**closed, "patternProperties": {"^x-": {}}}) == []
+    (problem,) = problems({"a": "1", "x-b": 1}, {**closed, "patternProperties": {"^x-": {}}})
+    assert str(problem) == "a: This should be a whole number."
+
+
 def test_only_so_many_problems_are_told() -> None:
     assert len(problems([None] * 1000, {"items": {"type": "integer"}})) == MOST
 

@@ -41,6 +41,15 @@ def test_without_a_model_the_local_server_demonstrates(shell: InteractiveShell) 
     assert ask(shell, "").wait(timeout=60).model == "demo"
 
 
+def test_without_a_client_it_is_that_of_this_machine(
+    shell: InteractiveShell, client: nbruns.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del shell.user_ns["client"]
+    monkeypatch.setenv("NBRUNS_DATA", str(client.server._folder))
+    run = ask(shell, "").wait(timeout=60)
+    assert client.runs.retrieve(run).status == "completed"
+
+
 def test_the_result_is_kept_in_a_variable_and_waited_for(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:

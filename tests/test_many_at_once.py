@@ -23,6 +23,7 @@ import nbruns
 from nbruns import at_once
 from nbruns.client import Client
 from nbruns.objects import Run
+from nbruns.transport import Transport
 
 
 class Kept(BaseHTTPRequestHandler):
@@ -164,6 +165,31 @@ def test_one_that_fails_ends_them_all(server: KeepingServer) -> None:
     with pytest.raises(nbruns.NotFoundError, match="No thread thread_missing"):
         Client(server.url).runs.list([*THREADS, "thread_missing", *THREADS])
     assert_no_workers()
+
+
+def test_one_that_fails_lets_no_other_ask_again(server: KeepingServer) -> None:
+    """They are between two requests when it fails."""
+    client, others, failed = Client(server.url), threading.Barrier(3), threading.Event()
+    said: list[str] = []
+
+    def fetch(transport: Transport, number: int) -> None:
+        others.wait(10)
+        if number == 0:
+            raise LookupError("This one fails.")
+        assert failed.wait(10)
+        try:
+            transport.request("GET", "/threads/thread_1/runs")
+        except nbruns.ConnectionError as error:
+            said.append(str(error))
+
+    with pytest.raises(LookupError):
+        try:
+            at_once.at_once(client.runs._transport, fetch, range(3), "runs")
+        finally:
+            failed.set()
+    assert_no_workers()
+    assert said == ["GET /threads/thread_1/runs was not sent: others of its kind had ended."] * 2
+    assert server.connections == 0
 
 
 def assert_no_workers() -> None:

@@ -79,6 +79,7 @@ FRAME = pd.DataFrame({"city": ["Oslo"], "degrees": [3]})
             '{"table":[{"city":"Oslo","degrees":3}],"column":{"0":3}}',
         ),
         ([pd.NaT, pd.NA, None], "[null,null,null]"),
+        ({"a": pd.NA}, '{"a":null}'),
         (pd.NaT, "null"),
         (np.datetime64("2026-08-26T12:00:00.000000001"), '"2026-08-26T12:00:00.000000001"'),
         (np.array(["2026-08-26"], dtype="M8[ns]"), '["2026-08-26T00:00:00.000000000"]'),
@@ -127,6 +128,29 @@ def test_of_a_huge_table_whole_rows_are_kept() -> None:
     rows = kept.splitlines()
     assert rows == ["n", *map(str, range(len(rows) - 1))]
     assert MAX_OUTPUT - 10 < len(kept) <= MAX_OUTPUT
+
+
+class LikePolars:
+    """What of Polars' tables is made use of."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def head(self, n: int) -> LikePolars:
+        return LikePolars(min(n, self.rows))
+
+    def write_csv(self) -> str:
+        return "n\n" + "".join(f"{i}\n" for i in range(self.rows))
+
+
+def test_a_table_of_polars_is_csv_too() -> None:
+    assert as_text(LikePolars(2)) == "n\n0\n1\n"
+    assert as_text(LikePolars(10**12)).endswith(
+        f"the table has {10**12:,} rows, more than 100,000 characters"
+    )
 
 
 def test_a_table_of_one_huge_row_is_cut_all_the_same() -> None:

@@ -178,6 +178,7 @@ def test_no_object_and_no_widget_shows_a_secret() -> None:
             run = client.runs.retrieve("run_1", "thread_1")
             shown = [
                 client,
+                client.runs._transport._session.auth,
                 client.runs,
                 client.runs.steps,
                 client.threads,

@@ -162,14 +162,17 @@ def test_a_name_that_is_repeated_is_not_doubled() -> None:
     assert [(c.name, c.arguments) for c in snapshot.tool_calls] == [("f", "xx")]
 
 
-def test_a_list_that_no_event_has_announced_grows_too() -> None:
-    code = {"input": "1/0", "outputs": [{"index": 0, "type": "logs", "logs": "Zero"}]}
-    more = {"outputs": [{"index": 0, "type": "logs", "logs": "Division"}, "odd"]}
+@pytest.mark.parametrize("begun", [{"input": "1/0"}, {"outputs": None}, {}], ids=["input", "null", "nothing"])
+def test_a_list_that_no_event_has_announced_grows_too(begun: dict[str, Any]) -> None:
     call = {"index": 0, "type": "code_interpreter"}
-    snapshot = fold(call_delta(**call, code_interpreter=code), call_delta(**call, code_interpreter=more))
+    logs = (
+        [{"index": 0, "type": "logs", "logs": "Zero"}],
+        [{"index": 0, "type": "logs", "logs": "Division"}, "odd"],
+    )
+    codes = [begun, *({"outputs": outputs} for outputs in logs)]
+    snapshot = fold(*(call_delta(**call, code_interpreter=code) for code in codes if code))
     (made,) = snapshot.tool_calls
-    logged, odd = made.to_dict()["code_interpreter"]["outputs"]
-    assert (logged["type"], logged["logs"], odd) == ("logs", "ZeroDivision", "odd")
+    assert made.to_dict()["code_interpreter"]["outputs"] == [{"type": "logs", "logs": "ZeroDivision"}, "odd"]
 
 
 def test_created_again_starts_again() -> None:

@@ -81,11 +81,16 @@ class KeptRun:
         if path == "runs/run_1/stream" and self.rejoins:
             after = int(request.headers.get("last-event-id", "0"))
             return stream([wire(EVENTS[after:], after + 1), DONE_EVENT])
+        others = [
+            {**LAST["msg_1"], "id": "msg_0", "role": "user"},
+            {**LAST["msg_1"], "id": "msg_2", "run_id": "run_0"},
+        ]
         answers = {
             "runs/run_1": DONE,
             "runs": {"data": [{**DONE, "created_at": 2**36}], "has_more": False},
             "runs/run_1/steps": {"data": [LAST["step_1"]], "has_more": False},
-            "messages": {"data": [LAST["msg_1"]], "has_more": False},
+            # As of servers that know no filter by run.
+            "messages": {"data": [*others, LAST["msg_1"]], "has_more": False},
         }
         known = answers.get(path, {"error": {"message": "no"}})
         return answer(known, 200 if path in answers else 404, Connection="keep-alive")
@@ -204,8 +209,9 @@ def test_an_error_in_mid_stream_leads_to_what_became_of_the_run() -> None:
     assert events.snapshot.text == "Hé you"
 
 
-def test_data_that_is_no_json_leads_to_what_became_of_the_run() -> None:
-    body = wire(EVENTS[:4]) + b"event: thread.message.delta\ndata: <html>\n\n"
+@pytest.mark.parametrize("data", [b"<html>", b"[1]", b"5}"])
+def test_data_that_is_no_object_leads_to_what_became_of_the_run(data: bytes) -> None:
+    body = wire(EVENTS[:4]) + b"event: thread.message.delta\ndata: %b\n\n" % data
     with SocketServer(KeptRun(body, len(body), True)) as server, create(server) as events:
         assert events.until_done().status == "completed"
 
@@ -287,18 +293,20 @@ def test_a_server_that_can_not_be_rejoined_is_asked(refusal: Answer) -> None:
     assert events.run == Run(DONE)
 
 
-def test_closing_ends_the_asking_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", [hang_up, answer(RUN)], ids=["a server that is gone", "a run that goes on"])
+def test_closing_ends_the_asking_too(told: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "_POLL_FIRST", 0.001)
-    asked = threading.Event()
+    asked = threading.Semaphore(0)
 
-    def gone(connection: socket.socket, request: Received) -> None:
-        asked.set()
+    def gone(connection: socket.socket, request: Received) -> bool | None:
+        asked.release()
+        return told(connection, request)
 
     with SocketServer(*silent_after(gone)) as server, create(server) as events:
         read: list[Any] = []
         reader = threading.Thread(target=lambda: read.extend(events))
         reader.start()
-        assert asked.wait(10)
+        assert asked.acquire(timeout=10) and asked.acquire(timeout=10)
         events.close()
         reader.join(10)
         assert not reader.is_alive() and [e.event for e in read] == [name for name, _ in EVENTS[:4]]
@@ -359,6 +367,20 @@ def test_closing_ends_a_reader_in_another_thread() -> None:
         assert not reader.is_alive() and rest == []
         over.set()
     assert len(server.received) == 1
+
+
+def test_a_connection_that_breaks_behind_the_end_is_nobodys_trouble() -> None:
+    broken = stream([wire(EVENTS)], Content_Length="100000")
+    with SocketServer(broken) as server, create(server) as events:
+        assert [event.event for event in events] == [name for name, _ in EVENTS]
+    assert len(server.received) == 1
+
+
+def test_a_stream_that_is_closed_before_it_names_a_run_has_none_to_give() -> None:
+    with SocketServer(stream([BODY])) as server, create(server) as events:
+        events.close()
+        with pytest.raises(StreamError, match="closed before it named a run"):
+            events.until_done()
 
 
 def test_a_stream_that_never_names_a_run() -> None:

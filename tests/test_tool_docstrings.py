@@ -99,6 +99,26 @@ def test_what_is_said_beside_the_parameters_is_kept() -> None:
     assert as_tool(sphinx).description == "Tell the weather.\n\nFor a place.\n\nReturns: What is known."
 
 
+def test_examples_are_kept_as_they_are() -> None:
+    def look(city: str) -> str:
+        """Look.
+
+        Args:
+            city: Where.
+
+        Examples:
+            A town:
+
+            >>> look("Oslo")
+            'Rain'
+        """
+        return city
+
+    assert look.__doc__ and as_tool(look).description == (
+        "Look.\n\nExamples:\nA town:\n>>> look(\"Oslo\")\n'Rain'"
+    )
+
+
 PLAIN = [
     "Tell the weather: now.\n\nFor example: x\n  indented\nParameters are none.",
     "Args:\n    somebody: else",

@@ -255,6 +255,13 @@ def test_parameters_that_a_model_cannot_name_are_refused_with_the_way_out(
     assert f"{function.__name__}: parameter {parameter}" in str(refused.value)
 
 
+def test_a_hint_that_names_nothing_is_refused_with_the_name() -> None:
+    def look(city: Town) -> str: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(TypeError, match="look: its type hints name 'Town', which is not there"):
+        as_tool(look).to_dict()
+
+
 def test_a_type_that_json_has_no_words_for_is_refused_by_the_tools_name() -> None:
     def paint(on: Callable[[int], int], brush: Tool) -> None: ...
 
