@@ -3,6 +3,8 @@
 import re
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import signature, stringify_signature
+from traitlets import HasTraits
 
 import nbruns
 
@@ -16,7 +18,9 @@ templates_path: list[str] = []
 
 html_theme = "furo"
 html_title = "nbruns"
-html_static_path: list[str] = []
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["frames.css"]
 
 # The notebooks are run by the tests; here their stored outputs are shown.
 nb_execution_mode = "off"
@@ -48,6 +52,17 @@ def _mark_code(
     lines[:] = marked
 
 
+def _init_signature(
+    _app: Sphinx, what: str, _name: str, documented: type, _options: object, *_: str | None
+) -> tuple[str, str] | None:
+    """How a widget is made; Sphinx would ask the `__new__` of traitlets, which takes anything."""
+    if what != "class" or not issubclass(documented, HasTraits):
+        return None
+    init = signature(documented.__init__, bound_method=True)
+    return stringify_signature(init, show_return_annotation=False, unqualified_typehints=True), ""
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-signature", _init_signature)
     app.connect("autodoc-process-docstring", _mark_code)

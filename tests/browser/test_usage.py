@@ -36,7 +36,8 @@ def test_a_month_of_runs(notebook_page: Callable[..., NotebookPage]) -> None:
     expect(table.locator(".nbruns-count")).to_have_text("10 of 139 runs")
     table.locator(".nbruns-body [role=row]").first.click()
     expect(details.get_by_text("The run expired")).to_be_visible()
-    page.screenshot("usage-table", table.locator(".nbruns-runs"))  # README.md shows it: notebooks/images/runs_table.png
+    # README.md shows it: notebooks/images/runs_table.png
+    page.screenshot("usage-table", table.locator(".nbruns-runs"))
 
     page.page.set_viewport_size({"width": 1200, "height": 8000})
     page.screenshot("usage")
