@@ -233,16 +233,17 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
 
 def _await_health(url: str) -> None:
     deadline = time.monotonic() + _STOP_TIMEOUT
-    while True:
-        try:
-            if requests.get(f"{url}/health", timeout=_STOP_TIMEOUT).ok:
-                return
-        except requests.RequestException as error:
-            if time.monotonic() > deadline:
-                raise SetupError(
-                    f"The server at {url} holds its data folder, but does not answer. End it."
-                ) from error
+    while not _is_healthy(url):
+        if time.monotonic() > deadline:
+            raise SetupError(f"The server at {url} holds its data folder, but does not answer. End it.")
         time.sleep(0.05)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=_STOP_TIMEOUT).ok
+    except requests.RequestException:
+        return False
 
 
 def _address(folder: Path) -> dict[str, Any] | None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
+from filelock import FileLock
 
 import nbruns
 from nbruns import local_server
@@ -194,6 +198,85 @@ def test_a_file_in_the_folders_place_is_said_in_a_line(tmp_path: Path) -> None:
         nbruns.local(tmp_path / "file")
     with pytest.raises(nbruns.SetupError, match=r"^\S+deeper: Not a directory. Name another folder"):
         nbruns.local(tmp_path / "file" / "deeper")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is waited for is waited for half a second, not a minute."""
+    monkeypatch.setattr(local_server, "_START_TIMEOUT", 0.5)
+    monkeypatch.setattr(local_server, "_STOP_TIMEOUT", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_folder_that_is_held_without_an_address_is_said(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        with pytest.raises(nbruns.SetupError, match="holds .*, but does not say where it listens. End it."):
+            nbruns.local(tmp_path)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_another_program_that_never_ends_starting_the_server_is_said(tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / "starting.lock"),
+        pytest.raises(nbruns.SetupError, match="has been starting the server of .* End it"),
+    ):
+        nbruns.local(tmp_path)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("answers", [None, b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"])
+def test_a_server_that_does_not_answer_is_said(tmp_path: Path, answers: bytes | None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, serving(tmp_path) as file:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if answers is None:
+            listener.close()
+        else:  # such as a proxy's, that stands between
+            threading.Thread(target=answer_all, args=(listener, answers), daemon=True).start()
+        tell_address(file, url)
+        with pytest.raises(nbruns.SetupError, match=f"server at {url} holds .* but does not answer. End it."):
+            nbruns.local(tmp_path)
+
+
+def answer_all(listener: socket.socket, answer: bytes) -> None:
+    """Give everybody the same answer, until the listener is closed."""
+    with contextlib.suppress(OSError):
+        while True:
+            with listener.accept()[0] as connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+
+def test_a_server_that_does_not_start_in_time_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_server, "_START_TIMEOUT", 0.01)  # what it imports takes longer
+    with pytest.raises(nbruns.SetupError, match=r"did not start within .* see .*server\.log") as refused:
+        nbruns.local(folder)
+    assert str(folder) in str(refused.value)
+    until(lambda: not any(thread.name == "nbruns-server-ends" for thread in threading.enumerate()))
+    assert not is_serving(folder)
+
+
+STUBBORN = """
+import signal, sys, time
+from pathlib import Path
+from nbruns.local_server import serving, tell_address
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with serving(Path(sys.argv[1])) as file:
+    tell_address(file, "http://127.0.0.1:1")
+    time.sleep(60)
+"""
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_does_not_end_is_said_with_its_process(tmp_path: Path) -> None:
+    stubborn = python(STUBBORN, tmp_path)
+    until((tmp_path / "server.json").exists)
+    try:
+        with pytest.raises(nbruns.SetupError, match=f"has not ended .* its process is {stubborn.pid}"):
+            LocalServer(tmp_path, "http://127.0.0.1:1").stop()
+        assert stubborn.poll() is None and is_serving(tmp_path)
+    finally:
+        stubborn.kill()
+        stubborn.communicate()
 
 
 READ_ONLY = """
