@@ -127,7 +127,7 @@ def _named_file(text: str) -> tuple[str, Path]:
     name, _, given = text.partition("=")
     file = Path(given).expanduser()  # not every shell does so behind a "="
     if not (name and file.is_file() and _begins(file) == b"GGUF"):
-        raise SetupError(f"--model {text}: write NAME=FILE, with a GGUF file that exists.")
+        raise SetupError(f"--model {text}: write NAME=FILE, with a GGUF file that you can read.")
     return name, file.resolve()
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def command(*arguments: object) -> list[str]:
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """What becomes of a program that calls `main` itself."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60
     )
 
 
@@ -153,6 +161,21 @@ def test_serve_ends_at_ctrl_c_without_a_traceback(tmp_path: Path) -> None:
         assert not (tmp_path / "server.json").exists()
 
 
+def test_ctrl_c_before_it_serves_is_130_without_a_traceback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a database that never answers
+        port = silent.getsockname()[1]
+        options = ["--data", tmp_path, "--port", 0, "--database-url", f"postgresql://me@127.0.0.1:{port}/x"]
+        process = subprocess.Popen(
+            command("serve", *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        silent.settimeout(60)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=30)
+    assert (process.returncode, *said) == (130, "", "")
+    assert not (tmp_path / "server.json").exists()
+
+
 def test_the_token_is_in_no_output(tmp_path: Path) -> None:
     with served(tmp_path) as (process, url, said):
         token = (tmp_path / "token").read_text()
@@ -255,7 +278,28 @@ def test_a_folder_served_already_is_one_line(tmp_path: Path) -> None:
 )
 def test_a_model_that_is_no_file_is_one_line(tmp_path: Path, model: str) -> None:
     line = is_one_line(run("serve", "--data", tmp_path, "--port", 0, "--model", model))
-    assert f"--model {model}: write NAME=FILE, with a GGUF file that exists." in line
+    assert f"--model {model}: write NAME=FILE, with a GGUF file that you can read." in line
+
+
+UNREADABLE = """
+import os, sys
+from nbruns.cli import main
+if os.geteuid() == 0:
+    os.seteuid(65534)  # root may read anything
+code = main(sys.argv[1:])
+os.seteuid(os.getuid())  # whatever measures coverage writes at the end
+sys.exit(code)
+"""
+
+
+def test_a_model_that_is_somebody_elses_is_one_line() -> None:
+    with tempfile.TemporaryDirectory() as reachable:  # pytest's own are not, for anybody but root
+        os.chmod(reachable, 0o777)
+        (model := Path(reachable) / "tiny.gguf").write_bytes(b"GGUF")
+        model.chmod(0)
+        options = ["serve", "--data", f"{reachable}/data", "--model", f"tiny={model}"]
+        line = is_one_line(python(UNREADABLE, *options))
+    assert f"--model tiny={model}: write NAME=FILE, with a GGUF file that you can read." in line
 
 
 def test_a_model_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,18 +339,17 @@ def test_options_that_cannot_be_met_are_one_line(tmp_path: Path, options: list[o
     [
         ("dbos", ["serve", "--port", "0"], "pip install 'nbruns[server]'"),
         ("uvicorn", ["serve", "--port", "0"], "pip install 'nbruns[server]'"),
+        (
+            "openai",
+            ["serve", "--port", "0", "--upstream", "http://127.0.0.1:9/v1"],
+            "pip install 'nbruns[upstream]'",
+        ),
         ("jupyterlab", ["lab"], "pip install 'nbruns[lab,server]'"),
     ],
 )
 def test_a_missing_extra_is_one_line(tmp_path: Path, missing: str, arguments: list[str], remedy: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from nbruns.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--data", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert remedy in is_one_line(done)
+    assert remedy in is_one_line(python(code, *arguments, "--data", tmp_path))
 
 
 def test_a_broken_database_is_one_line(tmp_path: Path) -> None:
