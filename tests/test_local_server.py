@@ -210,7 +210,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_folder_that_is_held_without_an_address_is_said(tmp_path: Path) -> None:
     with serving(tmp_path):
-        with pytest.raises(nbruns.SetupError, match="holds .*, but does not say where it listens. End it."):
+        with pytest.raises(nbruns.SetupError, match=r"holds .*, but does not say where it listens. End it."):
             nbruns.local(tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_a_folder_that_is_held_without_an_address_is_said(tmp_path: Path) -> Non
 def test_another_program_that_never_ends_starting_the_server_is_said(tmp_path: Path) -> None:
     with (
         FileLock(tmp_path / "starting.lock"),
-        pytest.raises(nbruns.SetupError, match="has been starting the server of .* End it"),
+        pytest.raises(nbruns.SetupError, match=r"has been starting the server of .* End it"),
     ):
         nbruns.local(tmp_path)
 
