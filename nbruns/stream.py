@@ -149,9 +149,6 @@ class RunStream:
                 if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
                     self._ended = self._is_end(name, payload)
                 yield Event(name, parse_object(payload), received.id)
-        except (errors.ConnectionError, errors.TimeoutError):
-            if not self._ended:
-                raise
         finally:
             response.close()
 

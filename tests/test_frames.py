@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,8 @@ def test_objects_without_an_id_are_not_taken_for_the_same() -> None:
     assert len(runs_frame([{"status": "queued"}, {"status": "queued"}])) == 2
 
 
-def test_texts_are_texts_where_pandas_keeps_them_without_arrow() -> None:
+def test_texts_are_texts_where_there_is_no_arrow_to_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pd.option_context("mode.string_storage", "python"):
         frame = runs_frame([RUN, {"id": "run_2"}])
         assert list(frame["id"]) == ["run_1", "run_2"] and frame["error_message"].isna().all()
