@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
         names = {*LOOPBACK, host, *(name.lower() for name in settings.allowed_hosts)}
         is_known_by_name = settings.allowed_hosts or ipaddress.ip_address(host).is_loopback
         self._gate = Gate(app, token=settings.token, hosts=names if is_known_by_name else None)
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None]
         super().__init__(
             uvicorn.Config(
                 self._gate,
@@ -103,8 +103,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.hub.close()
-        if self._watching is not None:
-            self._watching.cancel()
+        self._watching.cancel()
         await super().shutdown(sockets)
         self._db.close()
 

@@ -172,9 +172,8 @@ def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, us
 
 def complete(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
     """Complete a run with its last message. It is one write: a leg that has completed its message is not done again."""
-    if _working(tx, run_id) is not None:
-        complete_message(tx, run_id, message, step, usage)
-        end(tx, run_id, "completed")
+    complete_message(tx, run_id, message, step, usage)
+    end(tx, run_id, "completed")
 
 
 def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> None:

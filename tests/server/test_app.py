@@ -101,6 +101,29 @@ def test_assistants_are_changed_field_by_field(api: Api, script: Scripts) -> Non
     assert api.get(f"/assistants/{id}") == changed
 
 
+def test_an_assistant_keeps_its_model_where_none_is_named(api: Api, script: Scripts) -> None:
+    said = script()
+    changed = api.post(f"/assistants/{(id := said.assistant())}", {"model": None, "name": "B"})
+    assert (changed["model"], changed["name"]) == (said.name, "B")
+    assert api.get(f"/assistants/{id}") == changed
+
+
+@pytest.mark.parametrize(
+    ("path", "noun"),
+    [
+        ("/assistants/asst_none", "assistant"),
+        ("/threads/thread_none", "thread"),
+        ("/threads/{}/messages/msg_none", "message"),
+        ("/threads/{}/runs/run_none", "run"),
+    ],
+)
+def test_what_is_not_there_is_not_changed(api: Api, path: str, noun: str) -> None:
+    path = path.format(api.thread_with())
+    status, error = api.refused("POST", path, {"metadata": {"a": "b"}})
+    id = path.rpartition("/")[2]
+    assert (status, error["message"]) == (404, f"No {noun} found with id '{id}'.")
+
+
 def test_messages_and_threads_and_runs_keep_their_metadata(api: Api, script: Scripts) -> None:
     gate = threading.Event()
     assistant = script((gate, *ANSWER)).assistant()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -189,6 +191,24 @@ def test_what_is_no_request_is_refused_and_the_next_one_is_served(api: Api, head
         said = b"".join(iter(lambda: connection.recv(65536), b""))
     assert not said or said.split(b" ", 2)[1] in (b"400", b"401", b"403")
     assert api.get("/threads", limit=1)["object"] == "list"
+
+
+def test_a_request_that_is_broken_off_does_nothing_and_is_no_error(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = urlsplit(api.url)
+    newest = api.get("/threads", limit=1)["data"]
+    head = f"POST /v1/threads HTTP/1.1\r\nHost: {address.netloc}\r\napi-key: {TOKEN}\r\nContent-Length: 100\r\n\r\n"
+    with caplog.at_level(logging.INFO):
+        with socket.create_connection((address.hostname, address.port or 0), timeout=10) as connection:
+            connection.sendall(head.encode() + b'{"metadata": {')
+        deadline = time.monotonic() + 10
+        while not (told := [record for record in caplog.records if "POST" in record.getMessage()]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert [record.levelname for record in told] == ["INFO"]
+    assert "A request failed." not in caplog.messages
+    assert api.get("/threads", limit=1)["data"] == newest
 
 
 @pytest.mark.parametrize("header", ["Authorization", "api-key"])

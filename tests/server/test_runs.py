@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import Any
@@ -19,7 +20,9 @@ from served import (
     waiting_run,
 )
 
+from nbruns.server import transitions
 from nbruns.server.models import Finish, ModelError, Models, TextDelta, usage
+from nbruns.server.running import Server
 
 JSON = dict[str, Any]
 
@@ -158,6 +161,57 @@ def test_cancelling_a_run_that_works_keeps_what_it_wrote(api: Api, script: Scrip
     assert message["incomplete_details"] == {"reason": "run_cancelled"}
     status, error = api.refused("POST", f"{api.run_path(run)}/cancel")
     assert (status, error["message"]) == (400, "Cannot cancel run with status 'cancelled'.")
+
+
+def test_cancelling_a_run_in_mid_call_keeps_the_call_as_far_as_it_has_come(api: Api, script: Scripts) -> None:
+    assistant = script((*CALL[:2], threading.Event())).assistant(tools=[WEATHER])
+    stream = api.stream(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+    run = next(stream).data
+    deltas = (event for event in stream if event.name == "thread.run.step.delta")
+    next(deltas), next(deltas)
+    api.post(f"{api.run_path(run)}/cancel")
+    assert [event.name for event in stream][-3:] == [
+        "thread.run.step.cancelled",
+        "thread.run.cancelled",
+        "done",
+    ]
+    [step] = api.get(f"{api.run_path(run)}/steps")["data"]
+    [call] = step["step_details"]["tool_calls"]
+    assert (step["status"], call["id"]) == ("cancelled", "call_oslo")
+    assert call["function"] == {"name": "get_weather", "arguments": '{"city":', "output": None}
+
+
+def test_a_cancellation_that_nobody_was_told_of_is_found(api: Api, script: Scripts, server: Server) -> None:
+    assistant = script((TextDelta("Once upon"), threading.Event())).assistant()
+    stream = api.stream(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+    run = next(event for event in stream if event.name == "thread.run.in_progress").data
+    # As another server writes it, whose notice is lost with the connection that it came by.
+    asyncio.run(server.engine._db.write(transitions.cancel, run["thread_id"], run["id"]))
+    assert names(stream)[-3:] == ["thread.run.step.cancelled", "thread.run.cancelled", "done"]
+    assert api.get(api.run_path(run))["status"] == "cancelled"
+
+
+def test_a_model_that_says_nothing_completes_the_run_with_an_empty_message(api: Api, script: Scripts) -> None:
+    assistant = script((TextDelta(""), Finish("stop", usage(9, 0)))).assistant()
+    events = list(api.stream(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant}))
+    assert names(events)[-4:] == [
+        "thread.message.completed",
+        "thread.run.step.completed",
+        "thread.run.completed",
+        "done",
+    ]
+    assert "thread.message.delta" not in names(events)
+    [message] = [event.data for event in events if event.name == "thread.message.completed"]
+    assert message["content"] == []
+    assert events[-2].data["usage"]["prompt_tokens"] == 9
+
+
+def test_an_empty_text_before_a_call_is_no_message(api: Api, script: Scripts) -> None:
+    assistant = script((TextDelta(""), *CALL)).assistant(tools=[WEATHER])
+    run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+    run = api.until(run, "requires_action", "failed")
+    assert [step["type"] for step in api.get(f"{api.run_path(run)}/steps")["data"]] == ["tool_calls"]
+    assert api.get(f"/threads/{run['thread_id']}/messages", run_id=run["id"])["data"] == []
 
 
 def test_cancelling_a_run_that_waits_counts_what_it_has_used(api: Api, script: Scripts) -> None:

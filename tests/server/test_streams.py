@@ -26,6 +26,7 @@ from served import (
     waiting_run,
 )
 
+from nbruns.server import live
 from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
 from nbruns.sse import iter_events
 
@@ -151,6 +152,20 @@ def test_a_reader_that_reads_nothing_holds_back_nobody_and_misses_nothing(api: A
         events = iter_events(iter(lambda: slow.read1(65536), b""))
         text = [event for event in events if event.event == "thread.message.delta"]
     assert len(text) == 800
+
+
+def test_the_stream_of_a_run_that_is_deleted_ends(
+    api: Api, script: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "KEEP_ALIVE_SECONDS", 0.1)  # then it looks whether the run is still there
+    assistant = script((TextDelta("Once upon"), threading.Event())).assistant()
+    run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+    stream = api.rejoin(run)
+    for event in stream:
+        if event.name == "thread.message.delta":
+            break
+    api.delete(f"/threads/{run['thread_id']}")
+    assert [event.name for event in stream] == []  # nor "done": it has not come to its end
 
 
 @contextmanager

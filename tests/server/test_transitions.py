@@ -94,6 +94,32 @@ def test_a_run_that_has_ended_requires_no_action(db: Database) -> None:
     asyncio.run(scenario())
 
 
+def test_a_run_that_has_ended_ends_in_no_other_way(db: Database) -> None:
+    async def scenario() -> None:
+        run = await begun(db)
+        await db.write(transitions.cancel, run["thread_id"], run["id"])
+        await db.write(transitions.end, run["id"], "completed")
+        events = await db.read(store.last_event, run["id"])
+        message = wire.answer(run, "msg_1", store.now())
+        await db.write(transitions.complete, run["id"], message, calling(run), USAGE)
+        await db.write(transitions.expire, run["id"])
+        await db.write(transitions.expire, "run_none")
+        assert await status(db, run) == "cancelled"
+        assert await db.read(store.of_run, store.messages, run["id"]) == []
+        assert await db.read(store.last_event, run["id"]) == events
+
+    asyncio.run(scenario())
+
+
+def test_a_run_whose_time_is_not_up_does_not_expire(db: Database) -> None:
+    async def scenario() -> None:
+        run = await begun(db)
+        await db.write(transitions.expire, run["id"])
+        assert await status(db, run) == "in_progress"
+
+    asyncio.run(scenario())
+
+
 def test_a_run_that_is_being_cancelled_asks_for_no_outputs(db: Database) -> None:
     async def scenario() -> None:
         run = await begun(db)

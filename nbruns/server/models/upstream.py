@@ -95,8 +95,8 @@ class Upstream:
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the upstream's answer as it comes."""
         endpoint, left_out = self._ways.get(prompt.model, (self._api or CHAT, frozenset()))
-        attempt: Attempt | None = Attempt(prompt, endpoint, left_out)
-        while attempt is not None:
+        attempt = Attempt(prompt, endpoint, left_out)
+        while True:
             begun = False
             try:
                 async with aclosing(self._asked(attempt)) as deltas:
