@@ -40,7 +40,7 @@ ATTRIBUTES = {
     "td": {"style"},
 }
 
-_BLANK_LINES = re.compile(r"(?:[ \t]*\n)*")
+_BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 _FENCE = re.compile(r"( {0,3})(?:(`{3,})([^`\n]*)|(~{3,})([^\n]*))\n")
 # Signs at the end that may yet become a list, a heading, a rule, a table, a link or emphasis: shown once
 # they have, so that nothing is a huge heading for the twinkling of an eye.

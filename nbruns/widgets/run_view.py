@@ -249,13 +249,13 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
                 return self._submitted(run, {key: answer.output for key, answer in answers.items()})
             except NbrunsError as error:  # the form has the answers and can be submitted again
                 problem = _words(error)
-        self._open_form(run, answers, problem)
+        form = self._open_form(run, answers, problem)
         try:
             return self._answered(run)
         finally:
-            self._close_form()
+            self._close_form(form)
 
-    def _open_form(self, run: Run, answers: Mapping[str, Answer], problem: str) -> None:
+    def _open_form(self, run: Run, answers: Mapping[str, Answer], problem: str) -> ToolOutputsForm:
         form = ToolOutputsForm(
             run, tools=self._tools.values(), on_submit=lambda given: self._submit(run, given)
         )
@@ -268,13 +268,13 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._page.has_form = True
         self.children = [self._page, form]
         self._keep()
+        return form
 
-    def _close_form(self) -> None:
-        form, self._form = self._form, None
+    def _close_form(self, form: ToolOutputsForm) -> None:
+        self._form = None
         self._page.has_form = False
         self.children = [self._page]
-        if form is not None:
-            form.close()
+        form.close()
 
     def _submit(self, run: Run, outputs: dict[str, Any]) -> None:
         self._streams.put(self._submitted(run, outputs))
@@ -332,7 +332,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._page.cancellable = False
             self._save()
         finally:
-            self._ended.set()
+            with self._lock:  # a callback that is given now is called: here, or by who gives it
+                self._ended.set()
         for callback in self._callbacks:
             callback()
 

@@ -87,7 +87,7 @@ class RunsTable(anywidget.AnyWidget):
         runs: pd.DataFrame | Iterable[Run] | None = None,
         limit: int | None = None,
     ) -> None:
-        self._closed = threading.Event()
+        self._closed, self._listed = threading.Event(), threading.Event()
         self._follower = Follower(self._look)
         self._outputs = runs_saved.Outputs(self._plain)
         given = [*runs] if runs is not None and not isinstance(runs, pd.DataFrame) else []
@@ -105,7 +105,6 @@ class RunsTable(anywidget.AnyWidget):
         self._version = 0
         self._state, self._error = "loading", cast("BaseException | None", None)
         self._lists = frame is None
-        self._listed = threading.Event()
         self._asked: dict[str, float] = {}
         self._gone: set[str] = set()
         self._pages: set[str] = set()
@@ -168,6 +167,7 @@ class RunsTable(anywidget.AnyWidget):
             self._closed.set()
             self._follower.stop()
             self._outputs.close()
+            self._listed.set()  # whoever waits for the list waits no more
         super().close()
 
     def to_html(self) -> str:

@@ -186,10 +186,8 @@ def call_html(call: ToolCall, state: str) -> str:
 
 
 def _call_state(call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> str:
-    if call.output is None and (step is None or call.id in awaited):
+    if step is None or (call.output is None and call.id in awaited):
         return WAITS
-    if step is None:
-        return ""
     if step.status == "completed" and step.completed_at_utc and step.created_at_utc:
         return duration((step.completed_at_utc - step.created_at_utc).total_seconds())
     if step.status == "in_progress":

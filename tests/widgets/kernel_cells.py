@@ -103,4 +103,5 @@ def kernel() -> Iterator[Cells]:
     finally:
         if cells is not None:
             cells.client.stop_channels()
-        manager.shutdown_kernel()  # asked, not killed: what runs at a kernel's end runs here too
+        if manager.is_alive():
+            manager.shutdown_kernel()  # asked, not killed: what runs at a kernel's end runs here too

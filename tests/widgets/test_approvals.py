@@ -44,6 +44,9 @@ def test_each_call_is_approved_or_denied() -> None:
     assert "on the server docs" in text_of(form.calls[0])
     assert "rain" in text_of(form.calls[0])
     assert form.calls[0].arguments == '{"query": "rain"}'
+    with pytest.raises(AttributeError, match="error"):  # an approval reports none
+        form.calls[0].error = "the service is down"
+    assert form.calls[0].error is None
     form.calls[0]._choice.value = True
     assert form.outputs == {"call_1": True}
     with pytest.raises(NbrunsError, match=r"Not submitted: search_docs \(2nd call\) is unanswered\."):

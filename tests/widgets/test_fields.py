@@ -6,6 +6,7 @@ import datetime
 import json
 from typing import Any
 
+import ipywidgets
 import pytest
 
 from nbruns.widgets.field import Asked, Field
@@ -41,6 +42,8 @@ DEFINITIONS = {
         ({"type": "boolean"}, False, BooleanField),
         ({"enum": ["a", 1, None, [2]]}, [2], ChoiceField),
         ({"enum": ["a", 1]}, "b", JSONField),
+        ({"type": "string", "format": "date"}, "2026-08-26", DateField),
+        ({"type": "string", "format": "date"}, 26, JSONField),
         ({"enum": [1, 0]}, True, JSONField),
         ({"const": "only"}, "only", ChoiceField),
         ({"type": ["string", "null"]}, "x", TextField),
@@ -229,6 +232,21 @@ def test_what_is_said_of_a_value_stands_at_its_field() -> None:
     assert field.read() == "2026-08-26T09:30:00+02:00"
 
 
+def test_a_calendar_says_its_default_at_its_label() -> None:
+    field = field_for("day", {"type": "string", "format": "date", "default": "2026-08-26"})
+    assert "2026-08-26" in field.control.description
+    assert field.read() is MISSING
+
+
+def test_a_day_that_is_none_is_shown_as_it_came_and_can_be_mended() -> None:
+    field = field_for("day", {"type": "string", "format": "date"}, "soon")
+    assert (type(field), field.control.value) == (TextField, "soon")
+    with pytest.raises(ValueError, match="This is no date, as 2026-08-26 is"):
+        field.read()
+    field.control.value = "2026-08-27"
+    assert field.read() == "2026-08-27"
+
+
 def test_long_texts_get_several_lines() -> None:
     assert field_for("x", {"type": "string"}, "one\ntwo").control._model_name == "TextareaModel"
 
@@ -246,6 +264,20 @@ def test_users_can_teach_it_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("nbruns.widgets.fields.FIELDS", [ColourField, *FIELDS])
     assert type(field_for("x", {"type": "string", "format": "colour"}, "red")) is ColourField
+
+    class Slider(Field):
+        """What it shows is the value."""
+
+        json_type, python_types = "integer", (int,)
+
+        def make(self, value: Any) -> Any:
+            return ipywidgets.IntSlider(0 if value is MISSING else value)
+
+    monkeypatch.setattr("nbruns.widgets.fields.FIELDS", [Slider, *FIELDS])
+    field = field_for("x", {"type": "integer"}, 3)
+    assert (type(field), field.read()) == (Slider, 3)
+    field.control.value = 5
+    assert field.read() == 5
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,25 @@ def test_code_that_streams_has_its_colours_at_once_and_the_right_ones_in_the_end
     assert whole.marks == marks(whole.content, lexer_for("python"))
 
 
+@pytest.mark.parametrize("line_end", ["\n", "; "], ids=["no empty lines", "one long line"])
+def test_code_that_streams_without_a_place_to_cut_has_its_colours_too(line_end: str) -> None:
+    code = line_end.join(f"x{i} = {i}" for i in range(OPEN_END))
+    blocks, text = MarkdownBlocks("m/"), f"```python\n{code}"
+    for end in range(11, len(text), 397):
+        (block,) = blocks.update(text[:end])
+        assert sum(map(int, re.findall(r"[a-z_](\d+)", block.marks))) == len(block.content)
+        assert block.marks.count("m") >= block.content.count(line_end)  # the numbers have theirs
+    (whole,) = blocks.update(text, complete=True)
+    assert whole.marks == marks(whole.content, lexer_for("python"))
+
+
+def test_where_links_lead_is_no_text_of_its_own() -> None:
+    assert MarkdownBlocks("m/").update("[docs]: https://docs.example\n", complete=True) == []
+    blocks = MarkdownBlocks("m/").update("See [docs].\n\n[docs]: https://docs.example\n", complete=True)
+    assert [block.content for block in blocks if 'href="https://docs.example"' in block.content]
+    assert len(blocks) == 1
+
+
 def test_code_of_no_or_an_unknown_language_is_plain() -> None:
     for language in ("", "no-such-language", "../../etc"):
         (block,) = MarkdownBlocks("m/").update(f"```{language}\nx = 1\n```\n")

@@ -185,6 +185,8 @@ def test_without_a_function_json_is_any_json() -> None:
     card._answer._way.value = "json"
     card._answer.field("json").control.value = '{"any": ["thing"]}'
     assert card.output == '{"any": ["thing"]}'
+    card._answer.field("json").control.value = " \n"
+    assert card.output is None and "is unanswered" in card.problem()
 
 
 @pytest.mark.parametrize(

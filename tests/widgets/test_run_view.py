@@ -252,6 +252,41 @@ def test_on_done_is_called_once_with_the_run() -> None:
     assert [run.status for run in early + late] == ["completed", "completed"]
 
 
+def test_on_done_is_not_called_for_a_run_that_may_still_go_on() -> None:
+    called, before = list[Run](), set(threading.enumerate())
+    view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), StreamError("gone", None)))
+    view.on_done(called.append)
+    with pytest.raises(StreamError):
+        view.wait(5)
+    until(lambda: not set(threading.enumerate()) - before)
+    view.on_done(called.append)
+    assert called == []
+
+
+def test_a_callback_that_comes_just_as_the_run_ends_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_its_end, given = threading.Event(), threading.Event()
+    save = RunView._save
+
+    class Slow(list[Any]):
+        def append(self, callback: Any) -> None:
+            given.set()
+            assert not view._ended.wait(0.1)
+            super().append(callback)
+
+    def held(view: RunView) -> None:
+        save(view)
+        at_its_end.set()
+        given.wait(5)
+
+    monkeypatch.setattr(RunView, "_save", held)
+    view = RunView(ScriptedRuns(), ScriptedStream(*DONE))
+    view._callbacks = Slow()
+    assert at_its_end.wait(5)
+    called: list[Run] = []
+    view.on_done(called.append)
+    until(lambda: [run.status for run in called] == ["completed"])
+
+
 def test_an_error_in_a_callback_is_shown() -> None:
     view = RunView(ScriptedRuns(), ScriptedStream(*DONE))
     view.wait(5)

@@ -15,6 +15,7 @@ import traitlets
 from conftest import Sent
 from kernel_cells import Cells, kernel
 from scripted import WEATHER, run_json
+from socket_server import Received, SocketServer, answer
 
 import nbruns
 from nbruns.objects import Run
@@ -90,6 +91,10 @@ def test_the_filter_is_in_the_traits(table: RunsTable) -> None:
     table.since = UNTIL - timedelta(days=2)
     assert len(table.frame) == (everything["created_at"] >= UNTIL - timedelta(days=2)).sum() > 0
     assert table.since == "2026-11-18T18:00:00"
+    table.since = timedelta(days=36500)  # for so long
+    assert len(table.frame) == RUNS
+    table.since = timedelta(seconds=1)
+    assert len(table.frame) == 0 and table.since == "1s"
     table.since, table.until = None, "2026-11-01"
     assert table.frame["created_at"].max() < datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -321,6 +326,59 @@ def test_waiting_for_a_list_that_does_not_come(sent: Sent) -> None:
             table.wait(0.1)
         assert repr(table) == "RunsTable(0 runs, still being listed)"
         table.close()
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_server_that_lists_the_runs_of_threads_only_is_told_of(status: int, sent: Sent) -> None:
+    with SocketServer(answer({"error": {"message": "Invalid URL"}}, status)) as server:
+        tables = [RunsTable(nbruns.Client(server.url), *threads) for threads in ([], ["thread_1"])]
+        for table in tables:
+            with pytest.raises(nbruns.APIError, match="Invalid URL"):
+                table.wait(30)
+    assert ["name threads, RunsTable(client, threads)" in table._notes["list"] for table in tables] == [
+        True,
+        False,
+    ]
+
+
+def test_a_list_is_asked_for_once_at_a_time_and_left_when_the_table_is_closed(sent: Sent) -> None:
+    asked, go = threading.Event(), threading.Event()
+    page = answer({"data": [run_json("completed")], "has_more": True, "last_id": "run_1"})
+
+    def held(connection: socket.socket, request: Received) -> bool | None:
+        asked.set()
+        assert go.wait(10)
+        return page(connection, request)
+
+    with SocketServer(held) as server:
+        table = RunsTable(nbruns.Client(server.url))
+        assert asked.wait(10)
+        table.refresh()
+        waiting = threading.Thread(target=table.wait)
+        waiting.start()
+        table.close()
+        waiting.join(5)
+        assert not waiting.is_alive()
+        go.set()
+        until(lambda: all(thread.name != "nbruns-table-list" for thread in threading.enumerate()))
+    assert len(server.received) == 1
+    assert len(table.frame) == 0
+
+
+def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_follow, "FIRST", 0.01)
+    meanwhile = [lambda: follower.start(), lambda: (follower.stop(), follower.start()), lambda: None]
+    looks: list[Any] = []
+
+    def look() -> None:  # nothing is left to look at
+        looks.append(follower._thread)
+        meanwhile[len(looks) - 1]()
+
+    follower = runs_follow.Follower(look)
+    follower.start()
+    until(lambda: len(looks) == 3 and not follower.is_following)
+    assert looks[0] is looks[1] is not looks[2]
+    assert not any(thread.is_alive() for thread in looks[:2])
 
 
 IN_A_KERNEL = """

@@ -15,6 +15,7 @@ from test_transcript import EVIL
 
 from nbruns.errors import BadRequestError, NbrunsError
 from nbruns.objects import Run
+from nbruns.tools import as_tool
 from nbruns.widgets.run_view import RunView
 from nbruns.widgets.tool_outputs_form import ToolOutputsForm
 
@@ -184,6 +185,19 @@ def test_what_a_function_raises_is_an_error_to_report_and_to_see() -> None:
     assert form.outputs == {"call_1": "Error: get_weather raised LookupError: no such city"}
 
 
+def test_trouble_beside_the_function_is_said_and_it_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = as_tool(get_weather)
+    form = ToolOutputsForm(run(), tools=[tool])
+    with monkeypatch.context() as broken:
+        broken.setattr(tool, "call", lambda _: 1 / 0)
+        form.calls[0]._run.click()
+        until(lambda: "ZeroDivisionError: division by zero" in form.calls[0]._note.value)
+    until(lambda: not form.calls[0]._run.disabled)
+    assert form.outputs == {}
+    form.calls[0]._run.click()
+    until(lambda: form.outputs == {"call_1": "12 celsius in Oslo"})
+
+
 def test_an_empty_text_that_a_function_gives_is_an_answer() -> None:
     def get_weather(city: str) -> str:
         return ""
@@ -198,7 +212,7 @@ def test_an_empty_text_that_a_function_gives_is_an_answer() -> None:
 
 @pytest.mark.parametrize("arguments", ["not json", '["Oslo"]', '{"city": "Os', '"Oslo"'])
 def test_arguments_that_no_field_can_show_are_edited_as_they_came(arguments: str) -> None:
-    form = ToolOutputsForm(run(call_json(arguments)), tools=[get_weather])
+    form = ToolOutputsForm(run(call_json(arguments)), tools=[get_weather], on_submit=lambda _: None)
     assert form.calls[0].arguments == arguments
     form.run_tools()
     assert form.calls[0].error is not None
@@ -206,6 +220,8 @@ def test_arguments_that_no_field_can_show_are_edited_as_they_came(arguments: str
     form.calls[0]._editor._raw.value = '{"city": "Oslo"}'
     form.run_tools()
     assert form.outputs == {"call_1": "12 celsius in Oslo"}
+    form.submit()
+    assert all(control.disabled for control in controls(form))
 
 
 def test_a_wrong_field_says_so_and_the_function_is_not_run() -> None:
@@ -245,6 +261,17 @@ def test_when_the_time_is_over_it_closes_and_keeps_what_was_typed() -> None:
     assert form.outputs == {"call_1": "too late"}
     with pytest.raises(NbrunsError, match="expired"):
         form.submit()
+
+
+def test_what_comes_after_submitting_does_not_unsay_it() -> None:
+    form = ToolOutputsForm(run(expires_at=time.time() + 0.1), on_submit=lambda _: None)
+    form.calls[0].output = "in time"
+    form.submit()
+    assert form._deadline is not None
+    form._deadline.join(5)
+    form.calls[0].output = "more"
+    assert form.state == "submitted"
+    assert "Submitted." in words(form)
 
 
 def test_what_was_entered_is_not_lost_where_somebody_else_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,26 @@ def test_images_and_cited_files_are_named() -> None:
     assert text(shown["msg_1/files"]) == "[image: file-chart] [[0] file-book]"
 
 
+ODD: list[Any] = [None, 5, "x", ["y"], {"type": 7}]
+
+
+def test_what_no_server_should_send_takes_nothing_from_what_it_says() -> None:
+    code = {"input": "1 + 1", "outputs": [*ODD, {"type": "logs", "logs": "two"}]}
+    call = {"id": "call_1", "type": "code_interpreter", "code_interpreter": code}
+    content = [*ODD, {"type": "text", "text": {"value": "It is 2.", "annotations": ODD}}]
+    message = {"id": "msg_1", "object": "thread.message", "status": "completed", "role": "assistant"}
+    for odd in ODD[1:]:
+        shown = blocks(
+            step_is("failed", call, last_error=odd),
+            ("thread.message.completed", message | {"content": content}),
+            run_is("failed", last_error=odd),
+        )
+        assert "two" in text(shown["call/call_1"])
+        assert "It is 2." in "".join(shown.values())
+        assert text(shown["step_1/error"]) == "This step failed."
+        assert text(shown["ending"]) == "The run failed."
+
+
 def evil_events() -> list[Any]:
     """Hostile text in every field that a transcript shows."""
     call = {"id": EVIL, "type": "function", "function": {"name": EVIL, "arguments": EVIL, "output": EVIL}}

@@ -91,6 +91,15 @@ def test_nothing_is_sent_where_nothing_changed(sent: Sent, page: OpenPage) -> No
     assert sent == []
 
 
+@pytest.mark.parametrize("message", [None, [], "hello", 5, {}, {"unknown": 1}])
+def test_odd_messages_change_nothing(message: Any, sent: Sent) -> None:
+    heard: list[str] = []
+    view = TranscriptView(on_cancel=lambda: heard.append("cancel"), on_hello=lambda: heard.append("hello"))
+    sent.clear()
+    view._handle_custom_msg(message, [])
+    assert (heard, list(sent), view.is_seen) == ([], [], False)
+
+
 def test_blocks_that_move_come_or_go_are_told(sent: Sent, page: OpenPage) -> None:
     view = TranscriptView()
     opened = page(view)

@@ -211,6 +211,21 @@ def test_views_that_are_awaited_together_leave_the_kernel_as_it_was(asked: tuple
     assert cells.run("print('alive')") == "alive\n"
 
 
+def test_a_name_that_comes_behind_the_end_is_kept_with_the_notebook(cells: Cells) -> None:
+    named = (
+        "named = threading.Event()\nclass Late(ScriptedRuns):\n    def assistant_of(self, run):\n"
+        "        named.wait(10)\n        return super().assistant_of(run)\n"
+        "view = RunView(Late(name='Wardrobe'), ScriptedStream(*done.script))\nview.wait(20)\nview"
+    )
+    shown = cells.start(f"import threading\n{named}")
+    cells.until_idle(shown)
+    first = cells.of(shown, "display_data")[-1]
+    assert "Wardrobe" not in first["content"]["data"]["text/html"]
+    cells.run("named.set()")
+    cells.until(lambda: updates_of(cells, first), "the name")
+    assert "Wardrobe" in updates_of(cells, first)[-1]["content"]["data"]["text/html"]
+
+
 SLOW = """
 import time
 from scripted import *
