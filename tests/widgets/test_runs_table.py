@@ -366,7 +366,7 @@ def test_a_list_is_asked_for_once_at_a_time_and_left_when_the_table_is_closed(se
 
 
 def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs_follow, "FIRST", 0.01)
+    monkeypatch.setattr(runs_follow, "FIRST", 0.05)
     meanwhile = [lambda: follower.start(), lambda: (follower.stop(), follower.start()), lambda: None]
     looks: list[Any] = []
 
@@ -377,7 +377,7 @@ def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -
     follower = runs_follow.Follower(look)
     follower.start()
     until(lambda: len(looks) == 3 and not follower.is_following)
-    assert looks[0] is looks[1] is not looks[2]
+    assert looks[0] is looks[1] is not looks[2] is not None
     assert not any(thread.is_alive() for thread in looks[:2])
 
 
