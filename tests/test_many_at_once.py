@@ -192,6 +192,24 @@ def test_one_that_fails_lets_no_other_ask_again(server: KeepingServer) -> None:
     assert server.connections == 0
 
 
+def test_an_error_does_not_wait_for_what_cannot_be_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(at_once, "_BETWEEN", 0.001)
+    begun, go = threading.Event(), threading.Event()
+
+    def fetch(_: Transport, number: int) -> None:
+        if number == 0:
+            assert begun.wait(10)
+            raise LookupError("This one fails.")
+        begun.set()
+        assert go.wait(20)  # at work on what has come in, say
+
+    with pytest.raises(LookupError):
+        at_once.at_once(Client("http://127.0.0.1:9").runs._transport, fetch, range(2), "runs")
+    assert not go.is_set()
+    go.set()
+    assert_no_workers()
+
+
 def assert_no_workers() -> None:
     for worker in threading.enumerate():
         if worker.name.startswith("nbruns-list"):
