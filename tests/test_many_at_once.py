@@ -167,8 +167,11 @@ def test_one_that_fails_ends_them_all(server: KeepingServer) -> None:
     assert_no_workers()
 
 
-def test_one_that_fails_lets_no_other_ask_again(server: KeepingServer) -> None:
+def test_one_that_fails_lets_no_other_ask_again(
+    server: KeepingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are between two requests when it fails."""
+    monkeypatch.setattr(at_once, "_BETWEEN", 0.001)
     client, others, failed = Client(server.url), threading.Barrier(3), threading.Event()
     said: list[str] = []
 
@@ -194,18 +197,19 @@ def test_one_that_fails_lets_no_other_ask_again(server: KeepingServer) -> None:
 
 def test_an_error_does_not_wait_for_what_cannot_be_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(at_once, "_BETWEEN", 0.001)
-    begun, go = threading.Event(), threading.Event()
+    begun, go, done = threading.Event(), threading.Event(), threading.Event()
 
     def fetch(_: Transport, number: int) -> None:
         if number == 0:
             assert begun.wait(10)
             raise LookupError("This one fails.")
         begun.set()
-        assert go.wait(20)  # at work on what has come in, say
+        go.wait(20)  # at work on what has come in, say
+        done.set()
 
     with pytest.raises(LookupError):
         at_once.at_once(Client("http://127.0.0.1:9").runs._transport, fetch, range(2), "runs")
-    assert not go.is_set()
+    assert not done.is_set()
     go.set()
     assert_no_workers()
 
