@@ -151,7 +151,7 @@ class Database:
             self._log.forget()
             results, events = [(job, None, error) for job in jobs], []
             if any(job.done is None for job in jobs):  # of the others, whoever waits for them tells
-                log.error("Events could not be written down, and were left out.", exc_info=error)
+                log.error("Events could not be written down: %s", getattr(error, "orig", error))
         if events:
             self.on_events(events)
         for job, value, failure in results:

@@ -146,15 +146,17 @@ class Engine:
             self._legs.discard(task)
 
     async def _work(self, run: JSON, leg: Leg) -> None:
+        # What is still at it was taken for dead by another server; the run has come back, and is made anew.
+        self.abandon(run["id"])
         work = self._working[run["id"]] = asyncio.create_task(leg.work(self._models))
         if run["status"] == "cancelling":
             work.cancel()
         try:
             ending, why = await _outcome(work, run["expires_at"])
         finally:
-            if self._working.get(run["id"]) is work:  # the run's next leg may have begun
+            if current := self._working.get(run["id"]) is work:
                 del self._working[run["id"]]
-        if ending is not None:
+        if ending is not None and current:
             await self._db.write(transitions.end, run["id"], ending, leg.unfinished(), **why)
 
     async def _recover(self) -> None:

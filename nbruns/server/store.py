@@ -309,13 +309,18 @@ class EventLog:
     def _last_number(self, tx: Transaction, run_id: str, name: str) -> int | None:
         last = self._last.get(run_id)
         if last is None and run_id not in tx.gone:
-            # What a leg says without waiting is dropped when another server works on the run, or it is deleted.
-            if name.endswith(".delta") and worker_of(tx.conn, run_id) != tx.worker:
+            # What a leg says without waiting is dropped when another server works on the run, or it is over.
+            if name.endswith(".delta") and not _is_at_work(tx, run_id):
                 return None
             last = last_event(tx.conn, run_id)
             # A run's first event is written with it. None yet, and no run: it has been deleted meanwhile.
             return last if last or get(tx.conn, runs, run_id) is not None else None
         return last
+
+
+def _is_at_work(tx: Transaction, run_id: str) -> bool:
+    mine = sa.select(runs.c.seq).where(runs.c.id == run_id, runs.c.worker == tx.worker, _is_active)
+    return tx.conn.scalar(mine) is not None
 
 
 def _insert_events(conn: sa.Connection, logged: list[Event]) -> None:

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from dbos import DBOS
 from served import (
     ANSWER,
     CALL,
@@ -189,6 +190,28 @@ def test_a_cancellation_that_nobody_was_told_of_is_found(api: Api, script: Scrip
     asyncio.run(server.engine._db.write(transitions.cancel, run["thread_id"], run["id"]))
     assert names(stream)[-3:] == ["thread.run.step.cancelled", "thread.run.cancelled", "done"]
     assert api.get(api.run_path(run))["status"] == "cancelled"
+
+
+def test_a_server_that_is_given_back_a_run_that_it_is_at_work_on_makes_it_once(
+    api: Api, script: Scripts
+) -> None:
+    gate = threading.Event()
+    first = (TextDelta("Once upon"), gate, TextDelta(" a time"), Finish("stop", usage(1, 1)))
+    said = script(first, (ANSWER[0], gate, *ANSWER[1:]))
+    stream = api.stream(f"/threads/{api.thread_with()}/runs", {"assistant_id": said.assistant()})
+    run = next(event for event in stream if event.name == "thread.run.in_progress").data
+    next(event for event in stream if event.name == "thread.message.delta")
+    # As another server does that takes this one for dead; who carries on is drawn from all that live.
+    DBOS.resume_workflow(f"{run['id']}:1")
+    next(event for event in stream if event.name == "thread.message.created")  # it is made anew
+    gate.set()
+    assert names(stream)[-2:] == ["thread.run.completed", "done"]
+    DBOS.retrieve_workflow(f"{run['id']}:1").get_result()
+    assert names(api.rejoin(run))[-2:] == ["thread.run.completed", "done"]
+    [message] = api.get(f"/threads/{run['thread_id']}/messages", run_id=run["id"])["data"]
+    assert message["content"][0]["text"]["value"] == "Take a coat."
+    [step] = api.get(f"{api.run_path(run)}/steps")["data"]
+    assert (step["status"], len(said.model.prompts)) == ("completed", 2)
 
 
 def test_a_model_that_says_nothing_completes_the_run_with_an_empty_message(api: Api, script: Scripts) -> None:

@@ -104,6 +104,10 @@ def test_a_run_that_has_ended_ends_in_no_other_way(db: Database) -> None:
         await db.write(transitions.complete, run["id"], message, calling(run), USAGE)
         await db.write(transitions.expire, run["id"])
         await db.write(transitions.expire, "run_none")
+        db.emit(
+            run["id"], "thread.message.delta", {}
+        )  # streams end with the last event, so nothing comes behind it
+        await db.write(lambda tx: None)
         assert await status(db, run) == "cancelled"
         assert await db.read(store.of_run, store.messages, run["id"]) == []
         assert await db.read(store.last_event, run["id"]) == events

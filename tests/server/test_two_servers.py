@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -16,6 +18,7 @@ JSON = dict[str, Any]
 Start = Callable[..., ServerProcess]
 
 #: What a server says whose connection has been cut.
+SWEEP_FAILED = "The runs could not be looked over; trying again."
 LOST = "The connection to PostgreSQL was lost; the other servers may carry on our runs.\n"
 
 
@@ -114,6 +117,36 @@ def test_servers_go_on_when_postgresql_has_cut_their_connections(start: Start, d
     for server in (one, other):
         assert server.stop() == 0
         assert LOST in server.errors
+
+
+@contextmanager
+def away(url: str) -> Iterator[None]:
+    """PostgreSQL lets nobody into this database meanwhile, as while it is restarted."""
+    name = urlsplit(url).path[1:]
+    with psycopg.connect(url.replace(f"/{name}?", "/postgres?"), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        assert connection.execute(ended, [name]).fetchall()
+        yield
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+def test_servers_go_on_when_postgresql_was_away(start: Start, database: str) -> None:
+    one, other = start(), start()
+    waiting = started(one.api, tools=[WEATHER])
+    one.api.until(waiting, "requires_action")
+    with away(database):
+        status, error = one.api.refused("POST", "/threads", {})
+        assert (status, error["type"]) == (500, "server_error")
+        assert one.process.stderr is not None
+        lines = iter(one.process.stderr.readline, "")
+        assert any(line == f"{SWEEP_FAILED}\n" for line in lines)  # it looks after its runs, and can't
+    run = started(one.api)
+    log = list(other.api.rejoin(run))
+    assert_told_once(other.api, other.api.get(other.api.run_path(run)), log)
+    other.api.post(f"{other.api.run_path(waiting)}/submit_tool_outputs", OUTPUTS)
+    done = one.api.until(waiting, "completed", "failed")
+    assert_told_once(one.api, done, list(one.api.rejoin(waiting)))
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
