@@ -13,6 +13,8 @@ from comm.base_comm import BaseComm
 from ipywidgets import Widget
 from jupyter_client.session import json_packer
 
+import nbruns
+
 
 class Sent(list[dict[str, Any]]):
     """The messages that widgets have sent, each with the id of its widget and its type."""
@@ -132,3 +134,9 @@ def page(sent: Sent) -> Callable[[Any], Page]:
 def _close_widgets() -> Iterator[None]:
     yield
     Widget.close_all()
+
+
+@pytest.fixture
+def nowhere() -> nbruns.Client:
+    """A client of a port where nobody listens."""
+    return nbruns.Client("http://127.0.0.1:9/v1", max_retries=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from eventually import until
 from scripted import ScriptedRuns, ScriptedStream, run_is, run_json, says
 from test_transcript import EVIL
 
@@ -83,12 +84,8 @@ class AskingRuns(ScriptedRuns):
 
 
 def until_form(view: RunView) -> ToolOutputsForm:
-    import time
-
-    deadline = time.monotonic() + 5
-    while view.form is None:
-        assert time.monotonic() < deadline, "the form never came"
-        time.sleep(0.01)
+    until(lambda: view.form is not None)
+    assert view.form is not None
     return view.form
 
 

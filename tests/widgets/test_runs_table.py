@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,18 +10,22 @@ from typing import Any
 import pytest
 import traitlets
 from conftest import Sent
+from eventually import until
 from kernel_cells import Cells, kernel
-from scripted import WEATHER, run_json
-from socket_server import Received, SocketServer, answer
+from runs_page import ask, opened
+from scripted import run_json
 
 import nbruns
 from nbruns.objects import Run
-from nbruns.widgets import runs_follow
 from nbruns.widgets.runs_rows import COLUMNS
 from nbruns.widgets.runs_table import ROWS_AT_ONCE, RunsTable
 
 UNTIL = datetime(2026, 11, 20, 18, tzinfo=UTC)
+
+
 RUNS = 600
+
+
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
 
@@ -42,33 +43,6 @@ def table(client: nbruns.Client, sent: Sent) -> RunsTable:
     table = RunsTable(client)
     table.wait(30)
     return table
-
-
-@pytest.fixture
-def nowhere() -> nbruns.Client:
-    """A client of a port where nobody listens."""
-    return nbruns.Client("http://127.0.0.1:9/v1", max_retries=0)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def ask(table: RunsTable, sent: Sent, **message: Any) -> list[dict[str, Any]]:
-    """What the page gets for a message."""
-    sent.clear()
-    table._handle_custom_msg(message, [])
-    return [m["data"]["content"] for m in sent.of(table) if m["data"]["method"] == "custom"]
-
-
-def opened(table: RunsTable, run: str) -> dict[str, str]:
-    """The sections of a run that has been opened, by name."""
-    until(lambda: table._details.get("id") == run and table._details["state"] != "loading")
-    assert table._details["state"] == "ready", table._details
-    return dict(table._details["sections"])
 
 
 def test_all_runs_newest_first(table: RunsTable, client: nbruns.Client) -> None:
@@ -224,16 +198,6 @@ def test_no_runs_is_no_error(client: nbruns.Client, sent: Sent) -> None:
     assert "0 runs" in table.to_html()
 
 
-def test_runs_that_cannot_be_listed_say_so_under_the_table(nowhere: nbruns.Client, sent: Sent) -> None:
-    table = RunsTable(nowhere)
-    with pytest.raises(nbruns.ConnectionError):
-        table.wait(30)
-    assert table._facts["state"] == "error"
-    assert "127.0.0.1:9" in table._notes["list"]
-    with pytest.raises(nbruns.ConnectionError):
-        _ = table.frame
-
-
 def test_a_run_that_cannot_be_asked_for_says_so_where_it_would_be(nowhere: nbruns.Client, sent: Sent) -> None:
     table = RunsTable(nowhere, runs=[Run(run_json("completed"))])
     table.open_run("run_1")
@@ -260,127 +224,6 @@ def test_the_saved_table_has_a_few_rows_and_says_of_how_many(table: RunsTable) -
     assert len(html) < 12_000
 
 
-def test_a_run_that_goes_on_is_looked_at_until_it_has_ended(
-    client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs_follow, "FIRST", 0.05)
-    assistant = client.assistants.create("demo", tools=[{"type": "function", "function": WEATHER}])
-    thread = client.threads.create("What should I wear in Oslo?")
-    run = client.runs.wait(client.runs.create(thread, assistant), timeout=30)
-    assert run.status == "requires_action"
-
-    table = RunsTable(client, thread)
-    assert list(table.frame["status"]) == ["requires_action"]
-    assert table._facts["active"] == 1
-    until(lambda: table._follower.is_following)
-    table.open_run(run)
-    opened(table, run.id)
-    client.runs.submit_tool_outputs(run, {call.id: "rain" for call in run.tool_calls})
-    until(lambda: list(table.frame["status"]) == ["completed"])
-    until(lambda: not table._follower.is_following)  # nothing is left to look at
-    assert table._facts["active"] == 0
-    assert table.selected[0].usage is not None
-    assert "completed" in table._details["head"]  # what is open is kept up to date too
-
-
-def test_nobody_looks_when_no_page_does_or_the_table_is_closed(nowhere: nbruns.Client, sent: Sent) -> None:
-    table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
-    assert table._follower.is_following
-    ask(table, sent, hello="a")
-    ask(table, sent, hello="b")
-    ask(table, sent, bye="a")
-    assert table._follower.is_following
-    ask(table, sent, bye="b")
-    assert not table._follower.is_following
-    ask(table, sent, hello="c")
-    assert table._follower.is_following
-    table.close()
-    assert not table._follower.is_following
-    until(lambda: all(thread.name != "nbruns-table-follow" for thread in threading.enumerate()))
-
-
-def test_what_keeps_it_from_looking_is_said_and_taken_back(
-    nowhere: nbruns.Client, client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs_follow, "FIRST", 0.05)
-    table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
-    until(lambda: "follow" in table._notes)
-    assert table._notes["follow"].startswith("Runs that go on could not be looked at. ")
-    table._runs = client.runs  # the server is back, but knows nothing of this run any more
-    until(lambda: "follow" not in table._notes)
-    until(lambda: not table._follower.is_following)
-
-
-def test_refresh_of_given_runs_looks_again_at_those_that_go_on(nowhere: nbruns.Client, sent: Sent) -> None:
-    table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
-    table._follower.stop()
-    ask(table, sent, refresh=True)
-    assert table._follower.is_following
-    assert len(table.frame) == 1  # and nothing is listed
-
-
-def test_waiting_for_a_list_that_does_not_come(sent: Sent) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question and never answers
-        table = RunsTable(nbruns.Client(f"http://127.0.0.1:{silent.getsockname()[1]}", max_retries=0))
-        with pytest.raises(nbruns.TimeoutError, match=r"still being listed after 0\.1 s"):
-            table.wait(0.1)
-        assert repr(table) == "RunsTable(0 runs, still being listed)"
-        table.close()
-
-
-@pytest.mark.parametrize("status", [404, 405])
-def test_a_server_that_lists_the_runs_of_threads_only_is_told_of(status: int, sent: Sent) -> None:
-    with SocketServer(answer({"error": {"message": "Invalid URL"}}, status)) as server:
-        tables = [RunsTable(nbruns.Client(server.url), *threads) for threads in ([], ["thread_1"])]
-        for table in tables:
-            with pytest.raises(nbruns.APIError, match="Invalid URL"):
-                table.wait(30)
-    assert ["name threads, RunsTable(client, threads)" in table._notes["list"] for table in tables] == [
-        True,
-        False,
-    ]
-
-
-def test_a_list_is_asked_for_once_at_a_time_and_left_when_the_table_is_closed(sent: Sent) -> None:
-    asked, go = threading.Event(), threading.Event()
-    page = answer({"data": [run_json("completed")], "has_more": True, "last_id": "run_1"})
-
-    def held(connection: socket.socket, request: Received) -> bool | None:
-        asked.set()
-        assert go.wait(10)
-        return page(connection, request)
-
-    with SocketServer(held) as server:
-        table = RunsTable(nbruns.Client(server.url))
-        assert asked.wait(10)
-        table.refresh()
-        waiting = threading.Thread(target=table.wait)
-        waiting.start()
-        table.close()
-        waiting.join(5)
-        assert not waiting.is_alive()
-        go.set()
-        until(lambda: all(thread.name != "nbruns-table-list" for thread in threading.enumerate()))
-    assert len(server.received) == 1
-    assert len(table.frame) == 0
-
-
-def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs_follow, "FIRST", 0.05)
-    meanwhile = [lambda: follower.start(), lambda: (follower.stop(), follower.start()), lambda: None]
-    looks: list[Any] = []
-
-    def look() -> None:  # nothing is left to look at
-        looks.append(follower._thread)
-        meanwhile[len(looks) - 1]()
-
-    follower = runs_follow.Follower(look)
-    follower.start()
-    until(lambda: len(looks) == 3 and not follower.is_following)
-    assert looks[0] is looks[1] is not looks[2] is not None
-    assert not any(thread.is_alive() for thread in looks[:2])
-
-
 IN_A_KERNEL = """
 import os
 import nbruns
@@ -390,6 +233,8 @@ for name in [name for name in os.environ if name.startswith("VSCODE_")]:
 runs = [Run({"id": f"run_{s}", "thread_id": "t", "status": s}) for s in ("completed", "failed")]
 table = nbruns.RunsTable(nbruns.Client("http://127.0.0.1:9/v1", max_retries=0), runs=runs)
 """
+
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Sent
+from eventually import until
 from ipywidgets import Widget
 from scripted import ScriptedRuns, ScriptedStream, call_json, needs, run_is
 from test_transcript import EVIL
@@ -29,13 +30,6 @@ def get_weather(city: str, unit: str = "celsius", days: int = 1) -> str:
 
 def run(*calls: dict[str, Any], **fields: Any) -> Run:
     return Run(needs(*(calls or [call_json()]), **fields)[1])
-
-
-def until(condition: Any, seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
 
 
 def words(form: ToolOutputsForm) -> str:

@@ -1,0 +1,24 @@
+"""What a page asks of a table of runs, and what it gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import Sent
+from eventually import until
+
+from nbruns.widgets.runs_table import RunsTable
+
+
+def ask(table: RunsTable, sent: Sent, **message: Any) -> list[dict[str, Any]]:
+    """What the page gets for a message."""
+    sent.clear()
+    table._handle_custom_msg(message, [])
+    return [m["data"]["content"] for m in sent.of(table) if m["data"]["method"] == "custom"]
+
+
+def opened(table: RunsTable, run: str) -> dict[str, str]:
+    """The sections of a run that has been opened, by name."""
+    until(lambda: table._details.get("id") == run and table._details["state"] != "loading")
+    assert table._details["state"] == "ready", table._details
+    return dict(table._details["sections"])
