@@ -124,6 +124,7 @@ SCHEMAS: dict[str, Any] = {
     "oneOf": VEHICLES,
     "oneOf that overlap": one(oneOf=[{"type": "integer"}, {"type": "integer", "minimum": 5}]),
     "allOf": one(allOf=[{"type": "integer", "minimum": 3}, {"minimum": 80}]),
+    "allOf of which one is no more than true": one(allOf=[True, {"type": "integer", "minimum": 3}]),
     "allOf of objects": {
         "allOf": [
             {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
@@ -233,6 +234,8 @@ SAID: list[tuple[str, dict[str, Any], Any]] = [
     ("Where is order 4711?", {"order_id": S}, {"order_id": "4711"}),
     ("In fahrenheit", {"unit": {"enum": ["celsius", "fahrenheit"]}}, {"unit": "fahrenheit"}),
     ("Oslo, Bergen and Tromsø", {"cities": STRINGS}, {"cities": ["Oslo", "Bergen", "Tromsø"]}),
+    ("Oslo, then Rome", {"stops": {**STRINGS, "description": "the cities"}}, {"stops": ["Oslo", "Rome"]}),
+    ("Please write to Ada Lovelace", {"recipient": S}, {"recipient": "Ada Lovelace"}),
     ("Mean of 3, 4 and 5", {"values": INTEGERS}, {"values": [3, 4, 5]}),
     ("cats and dogs", {"query": S}, {"query": "cats and dogs"}),
     ("Weather in Oslo", {"city": {"type": "string", "default": "Paris"}}, {"city": "Oslo"}),

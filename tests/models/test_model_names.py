@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,24 @@ def test_a_model_is_built_once() -> None:
     models = Models()
     assert isinstance(models.resolve("demo"), Scripted)
     assert models.resolve("demo") is models.resolve("demo")
+
+
+def test_a_model_that_many_ask_for_at_once_is_built_once() -> None:
+    models, built, askers = Models(), list[Scripted](), threading.Barrier(8)
+
+    def build() -> Scripted:
+        time.sleep(0.05)  # the others ask meanwhile
+        built.append(Scripted())
+        return built[-1]
+
+    def ask(_: int) -> object:
+        askers.wait(30)
+        return models.resolve("slow to build")
+
+    models._builders["slow to build"] = build
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(ask, range(8)))
+    assert found == built * 8 and len(built) == 1
 
 
 def test_an_unknown_name_says_which_there_are_and_how_to_add_others() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from nbruns.errors import excerpt
 from nbruns.server.models.contract import ModelError
 from nbruns.server.models.schemas import Schema
 
@@ -41,7 +42,11 @@ def generate(engine: Any, request: dict[str, Any], on_chunk: Callable[[Chunk], b
     grammar = request.get("grammar", "")
     if grammar.startswith("%llguidance") and not _binds(engine, grammar):
         request = {**request, "grammar": object_grammar({})}
-    engine.handle_chat_completions({**request, "id_slot": ANSWERS}, on_chunk)
+    try:
+        engine.handle_chat_completions({**request, "id_slot": ANSWERS}, on_chunk)
+    except ValueError as error:  # what the file's chat template has against the messages comes last
+        why = str(error).strip().rpartition("\n")[2]
+        raise ModelError("invalid_prompt", f"The model failed: {excerpt(why, 300)}") from error
 
 
 def load(path: Path, context: int, threads: int) -> Any:
