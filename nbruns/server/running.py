@@ -105,6 +105,7 @@ class Server(uvicorn.Server):
         self.hub.close()
         self._watching.cancel()
         await super().shutdown(sockets)
+        await self._settings.models.close()
         self._db.close()
 
     @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from nbruns.server.models import Models
 
 DEFAULT_PORT = 8765
+#: Objects made, and then collections, before Python looks for circles of them among ever older ones. By its own
+#: measure it would do so all the time while hundreds of runs stream, and each look halts them all.
+_GC_THRESHOLDS = (100_000, 50, 100)
 
 
 def serve(
@@ -52,6 +56,7 @@ def serve(
             settings = running.Settings(
                 database_url, token, models or Models(), idle_timeout, run_lifetime, allowed_hosts
             )
+            gc.set_threshold(*_GC_THRESHOLDS)
             running.Server(listener, settings, on_ready or print).run(sockets=[listener])
 
 

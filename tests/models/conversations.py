@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbruns.server.models import Delta, Finish, Model, Prompt, RefusalDelta, TextDelta, ToolCallDelta
+
+if TYPE_CHECKING:
+    from nbruns.server.models.upstream import Upstream
+
+T = TypeVar("T")
+_LOOP = asyncio.Runner()
+opened: list[Upstream] = []
 
 WEATHER = {
     "name": "get_weather",
@@ -91,4 +98,17 @@ async def folded(deltas: AsyncIterator[Delta]) -> Answer:
 
 def answer(model: Model, prompt: Prompt) -> Answer:
     """Let the model answer, to the end."""
-    return asyncio.run(folded(model.answer(prompt)))
+    return run(folded(model.answer(prompt)))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Do it in the one event loop of these tests: an upstream's connections belong to theirs."""
+    return _LOOP.run(work)
+
+
+def upstream(url: str, api: str | None = None, max_retries: int = 0, timeout: float = 600) -> Upstream:
+    """The models of an endpoint, until the test is over (see conftest)."""
+    from nbruns.server.models.upstream import Upstream
+
+    opened.append(Upstream(url, api=api, max_retries=max_retries, timeout=timeout))
+    return opened[-1]

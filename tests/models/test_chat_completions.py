@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from conversations import MULTIPLY, WEATHER, Answer, answer, asked, followed
+from conversations import MULTIPLY, WEATHER, Answer, answer, asked, followed, upstream
 from upstream_server import CHAT, call, chat, chunk, upstream_server
 
 from nbruns.server.models import Finish
@@ -14,22 +14,16 @@ from nbruns.server.models import Finish
 pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="needs the package openai")
 
 
-def upstream(url: str) -> Any:
-    from nbruns.server.models.upstream import Upstream
-
-    return Upstream(url, api="chat", max_retries=0)
-
-
 def said(content: list[Any], *functions: dict[str, Any]) -> Answer:
     """What is made of an answer."""
     with upstream_server((200, content)) as server:
-        return answer(upstream(server.url), asked("Weather in Oslo, and 2 times 3", *functions))
+        return answer(upstream(server.url, "chat"), asked("Weather in Oslo, and 2 times 3", *functions))
 
 
 def sent(prompt: Any) -> dict[str, Any]:
     """What is sent for a prompt."""
     with upstream_server((200, chat({"content": "A"}))) as server:
-        answer(upstream(server.url), prompt)
+        answer(upstream(server.url, "chat"), prompt)
         request: dict[str, Any] = server.requests[0]
     assert request.pop("path") == CHAT
     del request["key"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -10,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from conversations import MULTIPLY, WEATHER, Answer, answer, asked, followed
+from conversations import MULTIPLY, WEATHER, Answer, answer, asked, followed, run, upstream
 from templates import WITH_TOOLS
 
 from nbruns.server.models import ModelError, Prompt, TextDelta, ToolCallDelta
@@ -44,10 +43,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["chat", "responses"])
 def model(request: pytest.FixtureRequest, llama: str) -> Callable[[], Any]:
-    """It as an upstream, by either of its endpoints; made anew for each event loop, which connections belong to."""
-    from nbruns.server.models.upstream import Upstream
-
-    return lambda: Upstream(llama, api=request.param, max_retries=0)
+    """It as an upstream, by either of its endpoints."""
+    return lambda: upstream(llama, request.param)
 
 
 def test_it_answers_in_pieces_with_its_usage(model: Callable[[], Any]) -> None:
@@ -86,12 +83,10 @@ def test_it_calls_tools_in_pieces_and_reads_their_outputs(model: Callable[[], An
 
 
 def test_it_gives_json_of_a_schema(llama: str) -> None:
-    from nbruns.server.models.upstream import Upstream
-
     schema = {"type": "object", "properties": {"it": {"enum": ["north", "south"]}}, "required": ["it"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
     # Its Responses endpoint passes over the format. Unless it is set, the other one is asked.
-    said = answer(Upstream(llama), asked("Where to?", response_format=wanted, max_completion_tokens=40))
+    said = answer(upstream(llama), asked("Where to?", response_format=wanted, max_completion_tokens=40))
     assert json.loads(said.text)["it"] in ("north", "south")
 
 
@@ -109,23 +104,21 @@ def test_a_conversation_that_is_too_long_is_shortened_until_it_fits(model: Calla
 
 
 def test_it_refuses_another_key(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbruns.server.models.upstream import Upstream
-
     monkeypatch.setenv("NBRUNS_UPSTREAM_API_KEY", "sk-another")
     with pytest.raises(ModelError, match=r"refused the key \(401\): set NBRUNS_UPSTREAM_API_KEY") as caught:
-        answer(Upstream(llama), asked("Hi"))
+        answer(upstream(llama), asked("Hi"))
     assert caught.value.code == "server_error" and "sk-another" not in str(caught.value)
 
 
 def test_it_can_be_stopped_and_asked_again(model: Callable[[], Any]) -> None:
     async def stopped() -> Answer:
-        upstream = model()
-        async with aclosing(upstream.answer(asked("Tell me a very long story"))) as deltas:
+        llama = model()
+        async with aclosing(llama.answer(asked("Tell me a very long story"))) as deltas:
             await anext(deltas)
         said = Answer()
-        async for delta in upstream.answer(asked("Hi", max_completion_tokens=16)):
+        async for delta in llama.answer(asked("Hi", max_completion_tokens=16)):
             said.add(delta)
         return said
 
     # It has one slot: it answers again only when it has given up the story.
-    assert asyncio.run(stopped()).finish is not None
+    assert run(stopped()).finish is not None

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from conversations import MULTIPLY, WEATHER, Answer, answer, asked, followed
+from conversations import MULTIPLY, WEATHER, Answer, answer, asked, followed, upstream
 from upstream_server import (
     RESPONSES,
     call_added,
@@ -23,24 +23,19 @@ from nbruns.server.models import Finish, ModelError, Prompt
 pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="needs the package openai")
 
 
-def upstream(url: str) -> Any:
-    from nbruns.server.models.upstream import Upstream
-
-    return Upstream(url, api="responses", max_retries=0)
-
-
 def said(content: list[Any], **parameters: Any) -> Answer:
     """What is made of an answer."""
     with upstream_server((200, content)) as server:
         return answer(
-            upstream(server.url), asked("Weather in Oslo, and 2 times 3", WEATHER, MULTIPLY, **parameters)
+            upstream(server.url, "responses"),
+            asked("Weather in Oslo, and 2 times 3", WEATHER, MULTIPLY, **parameters),
         )
 
 
 def sent(prompt: Prompt) -> dict[str, Any]:
     """What is sent for a prompt."""
     with upstream_server((200, response(text_event("A")))) as server:
-        answer(upstream(server.url), prompt)
+        answer(upstream(server.url, "responses"), prompt)
         request: dict[str, Any] = server.requests[0]
     assert request.pop("path") == RESPONSES
     del request["key"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from contextlib import aclosing
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from conversations import WEATHER, answer, asked
+from conversations import WEATHER, answer, asked, run, upstream
 from upstream_server import (
     CHAT,
     RESPONSES,
@@ -35,12 +36,6 @@ HELLO = response(text_event("Hello"))
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("NBRUNS_UPSTREAM_API_KEY", KEY)
-
-
-def upstream(url: str, api: str | None = None, max_retries: int = 0) -> Any:
-    from nbruns.server.models.upstream import Upstream
-
-    return Upstream(url, api=api, max_retries=max_retries)
 
 
 def test_chat_completions_is_asked_first() -> None:
@@ -273,8 +268,20 @@ def test_the_key_of_openai_is_the_second_choice(monkeypatch: pytest.MonkeyPatch)
 def test_nobody_there() -> None:
     with upstream_server() as server:
         url = server.url
-    with pytest.raises(ModelError, match=r"127\.0\.0\.1:\d+ failed: Connection error"):
+    with pytest.raises(ModelError, match=r"127\.0\.0\.1:\d+ failed: Connection error: Connection refused\.$"):
         answer(upstream(url), asked("Hi"))
+
+
+def test_a_name_that_nobody_has() -> None:
+    with pytest.raises(ModelError, match=r"^The upstream nowhere\.invalid failed: Connection error: \w"):
+        answer(upstream("http://nowhere.invalid/v1"), asked("Hi"))
+
+
+def test_one_that_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        model = upstream(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout=0.2)
+        with pytest.raises(ModelError, match=r"failed: Request timed out\.$"):
+            answer(model, asked("Hi"))
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
@@ -302,7 +309,7 @@ def test_stopping_closes_the_connection(api: str, how: str) -> None:
         assert task.cancelled()
 
     with upstream_server((200, endless)) as server:
-        asyncio.run(stop(server))
+        run(stop(server))
         assert server.gone.wait(10)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Lock
 
 from nbruns.server.models.contract import (
+    Closing,
     Delta,
     Finish,
     Model,
@@ -87,6 +88,12 @@ class Models:
         if self._upstream_url:
             self._upstream_for("")
 
+    async def close(self) -> None:
+        """Let models close what they hold open, if they do: the upstream its connections."""
+        for model in [*self._built.values(), self._upstream]:
+            if isinstance(model, Closing):
+                await model.close()
+
     def _upstream_for(self, name: str) -> Model:
         if not self._upstream_url:
             raise UnknownModelError(self._unknown(name))
@@ -95,7 +102,7 @@ class Models:
                 from nbruns.server.models.upstream import Upstream
 
                 self._upstream = Upstream(self._upstream_url, api=self._upstream_api)
-        return self._upstream
+            return self._upstream
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(repr(known) for known in self.names)

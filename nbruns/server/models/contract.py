@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 FinishReason = Literal["stop", "tool_calls", "length", "content_filter"]
 ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
@@ -74,6 +74,13 @@ class Model(Protocol):
     def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the answer's deltas, the last of them a `Finish`."""
         ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """What a model can have besides: it is called when the server ends."""
+
+    async def close(self) -> None: ...
 
 
 class ModelError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -86,13 +87,24 @@ def failure(error: Exception, host: str, key: str, mend: str) -> ModelError:
     status = getattr(error, "status_code", None)
     if status in (401, 403):
         return ModelError("server_error", f"The upstream {host} refused the key ({status}): {mend}.")
-    said = text(_detail(error).get("message")) or str(error) or type(error).__name__
+    said = text(_detail(error).get("message")) or _broken(error) or str(error) or type(error).__name__
     return Failure(host, _hidden(said[:READ], key), error)
 
 
 def _detail(error: Exception) -> Mapping[str, Any]:
     """The error object, where there is one."""
     return mapping(error.error if isinstance(error, Said) else getattr(error, "body", None))
+
+
+def _broken(error: Exception) -> str:
+    """What the system says of a connection that failed, if one did; openai says of all of them that time was over."""
+    said, cause = "", error.__cause__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            reason = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
+            said = f"Connection error: {reason}."
+        cause = cause.__cause__
+    return said
 
 
 def _hidden(said: str, key: str) -> str:

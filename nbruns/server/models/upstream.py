@@ -67,11 +67,12 @@ class Upstream:
     def __init__(
         self, base_url: str, *, api: str | None = None, max_retries: int = 2, timeout: float = 600
     ) -> None:
-        if find_spec("openai") is None:
+        if missing := [name for name in ("openai", "aiohttp") if find_spec(name) is None]:
             raise SetupError(
-                "An upstream is asked through the package openai, which is missing: pip install 'nbruns[upstream]'"
+                f"An upstream is asked through the package {missing[0]}, which is missing: "
+                "pip install 'nbruns[upstream]'"
             )
-        from openai import AsyncOpenAI, Timeout
+        from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
 
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -90,7 +91,13 @@ class Upstream:
             api_key=self._key or "none",
             max_retries=0,
             timeout=Timeout(timeout, connect=CONNECT_SECONDS),
+            # Of all that is done for a token, openai's own HTTP client would take as much time as the rest together.
+            http_client=DefaultAioHttpClient(),
         )
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.close()
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the upstream's answer as it comes."""
