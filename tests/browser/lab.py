@@ -163,11 +163,10 @@ def _stop_local_server(data: Path) -> None:
 
 def _environment(folder: Path, python: str) -> dict[str, str]:
     """Every folder that Jupyter, IPython, Matplotlib or nbruns may look into, moved below `folder`."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not re.match("JUPYTER|IPYTHON|NBRUNS|OPENAI", name)
-    }
+    others = "JUPYTER|IPYTHON|NBRUNS|OPENAI"
+    if python != sys.executable:
+        others += "|PYTHONPATH"  # which would lead it to this environment's packages
+    kept = {name: value for name, value in os.environ.items() if not re.match(others, name)}
     variables = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR IPYTHONDIR MPLCONFIGDIR NBRUNS_DATA"
     variables += " XDG_CONFIG_HOME XDG_DATA_HOME XDG_CACHE_HOME XDG_STATE_HOME XDG_RUNTIME_DIR HOME"
     own = {variable: str(folder / variable.lower()) for variable in variables.split()}
