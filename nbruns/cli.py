@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from nbruns import __version__
 from nbruns.errors import NbrunsError, SetupError
-from nbruns.local_server import data_folder, local, server_of, serving, tell_address, token_of
+from nbruns.local_server import data_folder, local, server_of, serving, shown, tell_address, token_of
 from nbruns.server.logs import FORMATS, LEVELS, configure
 from nbruns.server.serve import DEFAULT_PORT
 
@@ -74,11 +74,9 @@ def _serve(asked: argparse.Namespace) -> int:
 
         def tell(url: str) -> None:
             tell_address(address, url)
-            print(f"Serving {url}/v1\nData in {folder}", flush=True)
-            print(
-                "No token is asked for." if asked.no_token else f"The API key is in {folder / 'token'}",
-                flush=True,
-            )
+            print(f"Serving {url}/v1\nData in {shown(folder)}", flush=True)
+            key = f"The API key is in {shown(folder / 'token')}"
+            print("No token is asked for." if asked.no_token else key, flush=True)
 
         serve(
             host=asked.host,
@@ -104,7 +102,7 @@ def _stop(asked: argparse.Namespace) -> int:
     server = server_of(folder)
     if server is not None:
         server.stop()
-    print(f"No server serves {folder}." if server is None else f"Ended: {server!r}")
+    print(f"No server serves {shown(folder)}." if server is None else f"Ended: {server!r}")
     return 0
 
 

@@ -45,7 +45,7 @@ class LocalServer:
         self._folder = folder
 
     def __repr__(self) -> str:
-        return f"LocalServer({self.url}, data in {self._folder})"
+        return f"LocalServer({self.url}, data in {shown(self._folder)})"
 
     def stop(self) -> None:
         """End the server. Runs that were active go on when it is started again; nothing is lost."""
@@ -96,7 +96,7 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
             server = _joined(folder) or _started(folder, idle_timeout)
     except Timeout:
         raise SetupError(
-            f"Another program has been starting the server of {folder} for minutes. End it."
+            f"Another program has been starting the server of {shown(folder)} for minutes. End it."
         ) from None
     client = Client(f"{server.url}/v1", token_of(folder), **options)  # type: ignore[arg-type]  # max_retries is whole
     client.server = server
@@ -116,11 +116,20 @@ def data_folder(data: str | Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise SetupError(
-            f"{folder}: {error.strerror}. Name another folder, with --data or NBRUNS_DATA."
+            f"{shown(folder)}: {error.strerror}. Name another folder, with --data or NBRUNS_DATA."
         ) from None
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise SetupError(f"{folder} can't be written. Name another folder, with --data or NBRUNS_DATA.")
+        raise SetupError(
+            f"{shown(folder)} can't be written. Name another folder, with --data or NBRUNS_DATA."
+        )
     return folder.resolve()
+
+
+def shown(path: Path) -> str:
+    """A path as people write it, their home as ~: outputs with it are passed on, and whose they are is not said."""
+    home = Path(os.path.expanduser("~")).resolve()  # where nobody knows it, this is no folder above any
+    at_home = path.is_relative_to(home) and home != home.parent
+    return f"~/{path.relative_to(home).as_posix()}" if at_home else str(path)
 
 
 def token_of(folder: Path) -> str:
@@ -150,7 +159,7 @@ def serving(folder: Path) -> Iterator[Path]:
     except Timeout:
         url = (_address(folder) or {}).get("url", "an address of its own")
         raise SetupError(
-            f"{folder} is served already, at {url}. Use that server, end it (nbruns stop), "
+            f"{shown(folder)} is served already, at {url}. Use that server, end it (nbruns stop), "
             "or name another --data."
         ) from None
     address.unlink(missing_ok=True)  # of a server that was killed
@@ -194,7 +203,7 @@ def _joined(folder: Path) -> LocalServer | None:
             _await_health(server.url)
             return server
         if time.monotonic() > deadline:
-            raise SetupError(f"A server holds {folder}, but does not say where it listens. End it.")
+            raise SetupError(f"A server holds {shown(folder)}, but does not say where it listens. End it.")
         time.sleep(0.05)  # it is starting or ending
     return None
 
@@ -225,7 +234,7 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
         if time.monotonic() > deadline:
             process.kill()
             raise SetupError(
-                f"The local server did not start within {_START_TIMEOUT:.0f} s; see {folder}/server.log."
+                f"The local server did not start within {_START_TIMEOUT:.0f} s; see {shown(folder)}/server.log."
             )
         time.sleep(0.02)
     return LocalServer(folder, address["url"])

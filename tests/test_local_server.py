@@ -93,6 +93,22 @@ def test_a_server_that_was_killed_is_replaced(folder: Path) -> None:
     assert not is_serving(folder)
 
 
+@pytest.mark.parametrize(
+    ("home", "folder", "shown"),
+    [
+        ("/people/ann", "/people/ann/.local/share/nbruns", "~/.local/share/nbruns"),
+        ("/people/ann", "/people/anna/nbruns", "/people/anna/nbruns"),
+        ("/", "/var/lib/nbruns", "/var/lib/nbruns"),
+    ],
+)
+def test_whose_home_it_is_is_not_shown(
+    home: str, folder: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    server = LocalServer(Path(folder), "http://127.0.0.1:1")
+    assert repr(server) == f"LocalServer(http://127.0.0.1:1, data in {shown})"
+
+
 def test_the_token_and_the_data_are_for_their_owner_alone(tmp_path: Path, folder: Path) -> None:
     client = nbruns.local(folder)
     client.threads.create("Private.")

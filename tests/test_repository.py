@@ -34,8 +34,10 @@ HOSTS = [
         ("esm", "sh"),
     )
 ]
-#: Somebody's folders: a home, a kernel's scratch files, a place for checkouts.
-PRIVATE_PATHS = re.compile(r"(?<![\w.])(?:/home|/Users|/root|/work|/opt|/tmp/ipykernel_\d+)/[\w.]")
+#: Somebody's folders: a home, a kernel's or test's scratch files, a place for checkouts.
+PRIVATE_PATHS = re.compile(
+    r"(?<![\w.])(?:/home|/Users|/root|/work|/opt|/tmp/ipykernel_\d+|/tmp/pytest-[\w-]+)/[\w.]"
+)
 
 
 def _git(*arguments: str) -> list[str]:

@@ -167,11 +167,12 @@ def _environment(folder: Path, python: str) -> dict[str, str]:
     if python != sys.executable:
         others += "|PYTHONPATH"  # which would lead it to this environment's packages
     kept = {name: value for name, value in os.environ.items() if not re.match(others, name)}
-    variables = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR IPYTHONDIR MPLCONFIGDIR NBRUNS_DATA"
+    variables = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR IPYTHONDIR MPLCONFIGDIR"
     variables += " XDG_CONFIG_HOME XDG_DATA_HOME XDG_CACHE_HOME XDG_STATE_HOME XDG_RUNTIME_DIR HOME"
     own = {variable: str(folder / variable.lower()) for variable in variables.split()}
+    own["NBRUNS_DATA"] = f"{own['HOME']}/.local/share/nbruns"
     for path in own.values():
-        Path(path).mkdir(mode=0o700)
+        Path(path).mkdir(mode=0o700, parents=True)
     _write_json(Path(own["JUPYTER_CONFIG_DIR"], "labconfig", "default_setting_overrides.json"), OVERRIDES)
     kernel = {
         "argv": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
