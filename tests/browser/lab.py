@@ -142,7 +142,7 @@ def running_lab(folder: Path, python: str = sys.executable) -> Iterator[Lab]:
             yield lab
         finally:
             _end(process)
-            _stop_local_server(Path(environment["NBRUNS_DATA"]))
+            _stop_local_servers(folder)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -155,10 +155,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _stop_local_server(data: Path) -> None:
-    """End the server that notebooks may have started: it outlives their kernels."""
-    if is_serving(data):
-        local(data).server.stop()
+def _stop_local_servers(folder: Path) -> None:
+    """End the servers that notebooks have started: they outlive their kernels."""
+    for address in folder.rglob("server.json"):
+        if is_serving(address.parent):
+            local(address.parent).server.stop()
 
 
 def _environment(folder: Path, python: str) -> dict[str, str]:
