@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from nbruns import __version__
 from nbruns.server import answers, parameters, routes
 from nbruns.server.call import Call, Operation
 from nbruns.server.checks import labels
@@ -87,4 +88,4 @@ VOCABULARY = Vocabulary(
     events=answers.EVENTS,
     error=answers.ERROR,
 )
-_DOCUMENT = encode(document(OPERATIONS, VOCABULARY, routes.VERSION))
+_DOCUMENT = encode(document(OPERATIONS, VOCABULARY, __version__))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sqlalchemy import Table
 from starlette.responses import Response, StreamingResponse
 
+from nbruns import __version__
 from nbruns.server import store, transitions, wire
 from nbruns.server.call import Call
 from nbruns.server.database import encode
@@ -21,14 +21,9 @@ JSON = dict[str, Any]
 #: How long pollers are asked to wait between two looks at a run.
 POLL_AFTER_MS = "250"
 
-try:
-    VERSION = version("nbruns")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    VERSION = "unknown"
-
 
 async def health(call: Call) -> JSON:
-    return {"status": "ok", "version": VERSION}
+    return {"status": "ok", "version": __version__}
 
 
 async def create_assistant(call: Call) -> JSON:
