@@ -12,17 +12,9 @@ from nbruns.client import Client
 from nbruns.stream import RunStream
 
 IDS = {"thread_id": "thread_1", "assistant_id": "asst_1"}
-
-
 RUN = {"id": "run_1", "object": "thread.run", "status": "in_progress", **IDS}
-
-
 DONE = {**RUN, "status": "completed"}
-
-
 STEP = {"id": "step_1", "object": "thread.run.step", "type": "message_creation", "run_id": "run_1"}
-
-
 MESSAGE = {
     "id": "msg_1",
     "object": "thread.message",
@@ -51,8 +43,6 @@ EVENTS = [
     ("thread.run.step.completed", {**STEP, "status": "completed"}),
     ("thread.run.completed", DONE),
 ]
-
-
 LAST = {payload["id"]: payload for name, payload in EVENTS if not name.endswith("delta")}
 
 
@@ -65,8 +55,6 @@ def wire(events: list[tuple[str, dict[str, Any]]], first_id: int | None = None) 
 
 
 DONE_EVENT = b"event: done\ndata: [DONE]\n\n"
-
-
 BODY, NUMBERED = wire(EVENTS) + DONE_EVENT, wire(EVENTS, 1) + DONE_EVENT
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from kept_run import DONE, MESSAGE, RUN
 from socket_server import Answer, Received, SocketServer, answer, stream
 
 from nbruns import sse
@@ -17,16 +18,6 @@ from nbruns.client import Client
 from nbruns.stream import Event, RunStream
 
 Wire = list[tuple[str, dict[str, Any]]]
-IDS = {"thread_id": "thread_1", "assistant_id": "asst_1"}
-RUN = {"id": "run_1", "object": "thread.run", "status": "in_progress", **IDS}
-DONE = {**RUN, "status": "completed"}
-MESSAGE = {
-    "id": "msg_1",
-    "object": "thread.message",
-    "role": "assistant",
-    "run_id": "run_1",
-    "status": "in_progress",
-}
 STEP = {
     "id": "step_1",
     "object": "thread.run.step",

@@ -9,6 +9,8 @@ import pytest
 from postgresql_server import NewDatabase, cluster
 from served import Api, Registry, Script, Scripted, Turn, thread_server
 
+from nbruns.server import migrations, store
+from nbruns.server.database import Database
 from nbruns.server.models import Models
 from nbruns.server.running import Server
 
@@ -52,3 +54,18 @@ def script(api: Api, models: Models) -> Callable[..., Script]:
         return Script(api, name, model)
 
     return make
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], Database]]:
+    """opened(url): a database with its tables, closed when the test is over."""
+    databases: list[Database] = []
+
+    def open_(url: str) -> Database:
+        databases.append(Database(url, store.EventLog()))
+        migrations.prepare(databases[-1].engine)
+        return databases[-1]
+
+    yield open_
+    for database in databases:
+        database.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,6 @@ Open = Callable[[str], Database]
 
 #: Does away with the connection that it is done on, as a restart of PostgreSQL does.
 _CUT = sa.text("SELECT pg_terminate_backend(pg_backend_pid())")
-
-
-@pytest.fixture
-def opened() -> Iterator[Open]:
-    databases: list[Database] = []
-
-    def open_(url: str) -> Database:
-        databases.append(Database(url, store.EventLog()))
-        migrations.prepare(databases[-1].engine)
-        return databases[-1]
-
-    yield open_
-    for database in databases:
-        database.close()
 
 
 @asynccontextmanager

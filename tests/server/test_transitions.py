@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from postgresql_server import NewDatabase
 from test_store import run_on
 
-from nbruns.server import migrations, peers, store, transitions, wire
+from nbruns.server import peers, store, transitions, wire
 from nbruns.server.database import Database
 from nbruns.server.refusal import Refused
 
@@ -19,20 +19,6 @@ JSON = dict[str, Any]
 Open = Callable[[str], Database]
 
 USAGE = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
-
-
-@pytest.fixture
-def opened() -> Iterator[Open]:
-    databases: list[Database] = []
-
-    def open_(url: str) -> Database:
-        databases.append(Database(url, store.EventLog()))
-        migrations.prepare(databases[-1].engine)
-        return databases[-1]
-
-    yield open_
-    for database in databases:
-        database.close()
 
 
 @pytest.fixture

@@ -101,6 +101,16 @@ def cut_all_connections(url: str) -> int:
         return len(ended.fetchall())
 
 
+def assert_both_go_on(one: ServerProcess, other: ServerProcess, waiting: JSON) -> None:
+    """A new run of one is seen at the other; the run that waited is answered there, and seen here."""
+    run = started(one.api)
+    log = list(other.api.rejoin(run))
+    assert_told_once(other.api, other.api.get(other.api.run_path(run)), log)
+    other.api.post(f"{other.api.run_path(waiting)}/submit_tool_outputs", OUTPUTS)
+    done = one.api.until(waiting, "completed", "failed")
+    assert_told_once(one.api, done, list(one.api.rejoin(waiting)))
+
+
 def test_servers_go_on_when_postgresql_has_cut_their_connections(start: Start, database: str) -> None:
     one, other = start(), start()
     waiting = started(one.api, tools=[WEATHER])
@@ -108,12 +118,7 @@ def test_servers_go_on_when_postgresql_has_cut_their_connections(start: Start, d
     assert cut_all_connections(database) >= 4
     for api in (one.api, other.api):
         assert api.get(api.run_path(waiting))["status"] == "requires_action"
-    run = started(one.api)
-    log = list(other.api.rejoin(run))
-    assert_told_once(other.api, other.api.get(other.api.run_path(run)), log)
-    other.api.post(f"{other.api.run_path(waiting)}/submit_tool_outputs", OUTPUTS)
-    done = one.api.until(waiting, "completed", "failed")
-    assert_told_once(one.api, done, list(one.api.rejoin(waiting)))
+    assert_both_go_on(one, other, waiting)
     for server in (one, other):
         assert server.stop() == 0
         assert LOST in server.errors
@@ -141,12 +146,7 @@ def test_servers_go_on_when_postgresql_was_away(start: Start, database: str) -> 
         assert one.process.stderr is not None
         lines = iter(one.process.stderr.readline, "")
         assert any(line == f"{SWEEP_FAILED}\n" for line in lines)  # it looks after its runs, and can't
-    run = started(one.api)
-    log = list(other.api.rejoin(run))
-    assert_told_once(other.api, other.api.get(other.api.run_path(run)), log)
-    other.api.post(f"{other.api.run_path(waiting)}/submit_tool_outputs", OUTPUTS)
-    done = one.api.until(waiting, "completed", "failed")
-    assert_told_once(one.api, done, list(one.api.rejoin(waiting)))
+    assert_both_go_on(one, other, waiting)
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
