@@ -53,9 +53,12 @@ class SavedDisplays:
         self._filled = list(self._copies)
 
     def replace(self, bundle: dict[str, str]) -> None:
-        """Put a bundle in the place of every display so far; copies are not needed any more."""
-        _update(self._ids, bundle)
+        """Put a bundle in the place of every display so far; copies are not needed any more.
+
+        They go first: one that is left without its live view shows itself and hides what is above it.
+        """
         _update(self._filled, {})
+        _update(self._ids, bundle)
         self._copies, self._filled = [], []
 
 
