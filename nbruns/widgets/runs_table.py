@@ -312,8 +312,7 @@ class RunsTable(anywidget.AnyWidget):
         try:
             details = fetch(self._runs, self._transport, run_id, self._thread_of(run_id))
             wire = {"state": "ready", **details.to_wire()}
-            with self._lock:
-                self._known[run_id] = details.run
+            self._hear([details.run])
         except Exception as error:  # whatever it was, it is shown
             wire = {"id": run_id, "state": "error", "words": _words(error)}
         with self._lock:
@@ -329,7 +328,7 @@ class RunsTable(anywidget.AnyWidget):
 
     def _run(self, run_id: str) -> Run:
         if run_id not in self._known:
-            self._known[run_id] = self._runs.retrieve(run_id, self._thread_of(run_id))
+            self._hear([self._runs.retrieve(run_id, self._thread_of(run_id))])
         return self._known[run_id]
 
     # Runs that have not ended.
@@ -341,31 +340,37 @@ class RunsTable(anywidget.AnyWidget):
         if not active or self._closed.is_set():
             return None
         turn = sorted(active, key=lambda place: self._asked.get(place[0], 0.0))[:AT_ONCE]
-        changed: list[Run] = []
+        heard: list[Run] = []
         problem = ""
         for run_id, thread_id in turn:
             self._asked[run_id] = time.monotonic()
             try:
-                run = self._runs.retrieve(run_id, thread_id)
+                heard.append(self._runs.retrieve(run_id, thread_id))
             except NotFoundError:
                 self._gone.add(run_id)
             except Exception as error:
                 problem = f"Runs that go on could not be looked at. {_words(error)}"
                 break
-            else:
-                changed += [run] if run != self._known.get(run_id) else []
         self._note("follow", problem)
-        if changed:
-            self._change(changed)
+        changed = self._hear(heard)
         if self._details.get("id") in dict(turn):
             self._fetch(self._details["id"])
-        return bool(changed)
+        return changed
 
-    def _change(self, runs: list[Run]) -> None:
+    def _hear(self, runs: list[Run]) -> bool:
+        """Keep what the server has just said of runs; whether it is new to the rows of those that go on.
+
+        Whoever asks, the rows are told: a look for news would find none in what is known already.
+        """
         with self._lock:
-            self._known |= {run.id: run for run in runs}
-            self._rows = Rows(updated(self._rows.frame, runs_frame(runs)))
-            self._arrange()
+            active = dict(self._rows.active())
+            news = {run.id: run for run in runs if _is_news(run, self._known.get(run.id))}
+            self._known |= news
+            shown = [run for run_id, run in news.items() if run_id in active]
+            if shown:
+                self._rows = Rows(updated(self._rows.frame, runs_frame(shown)))
+                self._arrange()
+            return bool(shown)
 
     def _note(self, name: str, words: str) -> None:
         """Show words under the table, in the place of those of the same name."""
@@ -374,6 +379,11 @@ class RunsTable(anywidget.AnyWidget):
             wanted = {**others, **({name: words} if words else {})}
             if wanted != self._notes:
                 self._notes = wanted
+
+
+def _is_news(run: Run, known: Run | None) -> bool:
+    """Whether it says more than what is known: two threads ask, and the older answer may come last."""
+    return known is None or (run != known and (run.is_terminal or not known.is_terminal))
 
 
 def _several(threads: str | Thread | Iterable[str | Thread]) -> list[str | Thread]:

@@ -52,6 +52,38 @@ def test_a_run_that_goes_on_is_looked_at_until_it_has_ended(
     assert "completed" in table._details["head"]  # what is open is kept up to date too
 
 
+@pytest.mark.parametrize("by", ["opening", "selecting"])
+def test_an_end_that_is_heard_of_by_the_way_shows_in_the_rows(
+    by: str, client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_follow, "FIRST", 3600.0)  # nobody looks by themselves
+    assistant = client.assistants.create("demo")
+    thread = client.threads.create("Hello")
+    run = client.runs.wait(client.runs.create(thread, assistant), timeout=30)
+    table = RunsTable(client, runs=nbruns.runs_frame([run.to_dict() | {"status": "in_progress"}]))
+    assert table._facts["active"] == 1
+    if by == "opening":
+        table.open_run(run)
+        opened(table, run.id)
+    else:
+        ask(table, sent, choose=[table._version, 0, 0])
+        assert table.selected == [run]
+    assert list(table.frame["status"]) == ["completed"]
+    assert table._facts["active"] == 0
+    assert table._look() is None
+    table.close()
+
+
+def test_an_answer_that_comes_late_does_not_take_an_end_back(nowhere: nbruns.Client, sent: Sent) -> None:
+    ended = Run(run_json("completed"))
+    table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
+    assert table._hear([ended])
+    assert not table._hear([Run(run_json("in_progress"))])
+    assert list(table.frame["status"]) == ["completed"]
+    table._chosen = [ended.id]
+    assert table.selected == [ended]
+
+
 def test_nobody_looks_when_no_page_does_or_the_table_is_closed(nowhere: nbruns.Client, sent: Sent) -> None:
     table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
     assert table._follower.is_following
