@@ -251,7 +251,7 @@ class NotebookPage:
         page.goto(f"{lab.url}/{place}")
         self._open(kernel)
         if kernel:
-            wait_until(lambda: lab.is_connected(path), f"a kernel that is connected to {path}")
+            wait_until(self._is_connected, f"a kernel that is connected to {path}")
 
     def _open(self, kernel: bool = True) -> None:
         self.page.wait_for_function("window.jupyterapp")
@@ -270,7 +270,13 @@ class NotebookPage:
         """Restart the kernel and wait until it can run cells again."""
         page_code = "async () => await jupyterapp.shell.currentWidget.sessionContext.restartKernel()"
         self.page.evaluate(page_code)
-        wait_until(lambda: self.lab.is_connected(self.path), "the kernel to be there again")
+        wait_until(self._is_connected, "the kernel to be there again")
+
+    def _is_connected(self) -> bool:
+        """Tell whether page and server both know of the kernel: a page that doesn't yet clears the cells that it
+        should run, and says that it has run them."""
+        kernel = "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus"
+        return self.page.evaluate(kernel) == "connected" and self.lab.is_connected(self.path)
 
     def start(self, command: str, **arguments: object) -> None:
         """Start a command of JupyterLab; `finish` waits for its end."""
