@@ -273,10 +273,13 @@ class NotebookPage:
         wait_until(self._is_connected, "the kernel to be there again")
 
     def _is_connected(self) -> bool:
-        """Tell whether page and server both know of the kernel: a page that doesn't yet clears the cells that it
-        should run, and says that it has run them."""
-        kernel = "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus"
-        return self.page.evaluate(kernel) == "connected" and self.lab.is_connected(self.path)
+        """Tell whether the page, too, knows of its kernel and has heard that it is idle.
+
+        A page that doesn't yet clears the cells that it should run, and says that it has run them.
+        """
+        context = "jupyterapp.shell.currentWidget.sessionContext"
+        heard = self.page.evaluate(f"{context}.isReady && {context}.session?.kernel?.status === 'idle'")
+        return heard and self.lab.is_connected(self.path)
 
     def start(self, command: str, **arguments: object) -> None:
         """Start a command of JupyterLab; `finish` waits for its end."""
