@@ -15,6 +15,16 @@ import requests
 from requests.adapters import HTTPAdapter
 
 
+class Session(requests.Session):
+    """A session that follows no redirection: requests would take an api-key header along to another host.
+
+    Nor is one read: with `allow_redirects=False` requests does that, however long it is and whoever hangs up.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None, whatever it says."""
+
+
 class Connections(HTTPAdapter):
     """A pool of connections, at most `size` of them kept per server."""
 

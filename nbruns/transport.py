@@ -17,7 +17,7 @@ import requests
 import urllib3
 
 from nbruns import errors
-from nbruns.connections import Connections
+from nbruns.connections import Connections, Session
 from nbruns.credentials import Credentials, TokenProvider
 from nbruns.errors import EXCERPT, APIError, excerpt
 from nbruns.headers import REQUEST_IDS, retry_after
@@ -78,7 +78,7 @@ class Transport:
         self.timeout = timeout
         self.max_retries = max_retries
         self._credentials = Credentials(base_url, api_key, token_provider)
-        self._session = requests.Session()
+        self._session = Session()
         self._session.auth = self._credentials
         self._session.headers.update({"User-Agent": "nbruns", "OpenAI-Beta": "assistants=v2"})
         self._connections = Connections(_POOL)
@@ -208,7 +208,6 @@ class Transport:
                 headers=dict(headers or {}),
                 timeout=(seconds, seconds),
                 stream=True,
-                allow_redirects=False,  # requests would take an api-key header along to another host
             )
         except requests.RequestException as error:
             raise self._unsent(error, method, urlsplit(self.base_url).path + path) from error

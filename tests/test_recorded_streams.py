@@ -185,6 +185,7 @@ def test_cut_around_each_event(scenario: str, rejoins: bool) -> None:
                 assert read(client, run.legs) == whole, f"leg {number} cut after {run.cuts[number]} bytes"
 
 
+@pytest.mark.timeout(600)  # thousands of connections, on a slow machine too
 @pytest.mark.parametrize("rejoins", [True, False], ids=["rejoining", "asking"])
 def test_cut_after_every_single_byte(rejoins: bool) -> None:
     with kept("stream_tool_call", rejoins) as (client, run):

@@ -154,6 +154,15 @@ def test_a_redirection_is_not_followed() -> None:
     assert other.received == []
 
 
+def test_a_redirection_is_not_read_either() -> None:
+    def moved(connection: socket.socket, request: Received) -> None:
+        connection.sendall(b"HTTP/1.1 307 Moved\r\nLocation: /elsewhere\r\nContent-Length: 9\r\n\r\n")
+        connection.recv(1)  # what it has announced never comes
+
+    with SocketServer(moved) as server, pytest.raises(errors.APIError, match="not followed"):
+        Client(server.url, timeout=2, max_retries=0).runs.retrieve("run_1", "thread_1")
+
+
 def test_netrc_does_not_replace_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
