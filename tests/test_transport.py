@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from socket_server import Answer, Received, SocketServer, answer, hang_up, stream
@@ -13,7 +12,7 @@ from socket_server import Answer, Received, SocketServer, answer, hang_up, strea
 import nbruns
 from nbruns import errors
 from nbruns.client import Client
-from nbruns.transport import Transport, path_of
+from nbruns.transport import path_of
 
 RUN = {
     "id": "run_1",
@@ -163,31 +162,8 @@ def test_a_redirection_is_not_read_either() -> None:
         Client(server.url, timeout=2, max_retries=0).runs.retrieve("run_1", "thread_1")
 
 
-def test_netrc_does_not_replace_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with SocketServer(answer(RUN)) as server:
-        client(server).runs.retrieve("run_1", "thread_1")
-        Transport(server.url).request("GET", "/x")
-    assert [r.headers.get("authorization") for r in server.received] == [f"Bearer {KEY}", None]
-
-
-def test_the_key_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(0)
-    with SocketServer(answer(ERROR, 401)) as server:
-        mine = client(server)
-        with pytest.raises(errors.AuthenticationError) as caught:
-            mine.runs.retrieve("run_1", "thread_1")
-    shown = [
-        repr(mine),
-        repr(mine.runs),
-        str(caught.value),
-        repr(caught.value),
-        repr(caught.value.__dict__),
-        caplog.text,
-    ]
-    assert mine.api_key == KEY and not any(KEY in text for text in shown)
-    assert "user:secret" not in repr(Client("http://user:secret@127.0.0.1:1/v1"))
+def test_a_password_in_the_address_is_not_shown() -> None:
+    assert repr(Client("http://user:secret@127.0.0.1:1/v1")) == "Client(http://127.0.0.1:1/v1)"
 
 
 @pytest.mark.parametrize("status", [409, 429, 503])
@@ -281,11 +257,8 @@ def test_nobody_listens() -> None:
         Client(f"http://127.0.0.1:{port}/v1").runs.create("thread_1", "asst_1")
 
 
-def test_an_answer_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(connection: socket.socket, request: Received) -> None:
-        connection.recv(1)  # until the client gives up
-
-    with SocketServer(silent) as server, pytest.raises(errors.TimeoutError, match="no answer in time"):
+def test_an_answer_that_does_not_come() -> None:
+    with SocketServer(mute) as server, pytest.raises(errors.TimeoutError, match="no answer in time"):
         client(server, timeout=0.1, max_retries=0).runs.retrieve("run_1", "thread_1")
 
 
@@ -346,9 +319,7 @@ def test_an_error_near_the_deadline_is_told_at_once() -> None:
     assert len(server.received) == 1
 
 
-def test_a_long_wait_does_not_wait_longer_for_an_answer_than_the_client(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_long_wait_does_not_wait_longer_for_an_answer_than_the_client() -> None:
     with SocketServer(mute, answer({**RUN, "status": "completed"})) as server:
         assert client(server, timeout=0.2).runs.wait("run_1", timeout=60, thread="thread_1").is_terminal
     assert len(server.received) == 2
