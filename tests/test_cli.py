@@ -337,7 +337,7 @@ def test_options_that_cannot_be_met_are_one_line(tmp_path: Path, options: list[o
 @pytest.mark.parametrize(
     ("missing", "arguments", "remedy"),
     [
-        ("dbos", ["serve", "--port", "0"], "pip install 'nbruns[server]'"),
+        ("sqlalchemy", ["serve", "--port", "0"], "pip install 'nbruns[server]'"),
         ("uvicorn", ["serve", "--port", "0"], "pip install 'nbruns[server]'"),
         (
             "openai",

@@ -54,7 +54,7 @@ SOLE_IMPORTERS = {"sseclient": "nbruns.sse"}
 #: What a notebook that only wants a client should not wait for.
 HEAVY = {
     *("ipywidgets", "anywidget", "IPython", "matplotlib", "markdown_it", "pydantic"),
-    *("starlette", "uvicorn", "sqlalchemy", "dbos", "openai", "xllamacpp"),
+    *("starlette", "uvicorn", "sqlalchemy", "openai", "xllamacpp"),
 }
 
 

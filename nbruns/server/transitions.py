@@ -53,10 +53,11 @@ class Made(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A run, the leg that is to be started, and the number of the event that its stream comes behind."""
+    """A run, the leg that is to begin (None: one is at work already), and the number of the event that its stream
+    comes behind."""
 
     run: JSON
-    leg: int
+    leg: int | None
     after: int
 
 
@@ -137,15 +138,6 @@ def take_over(tx: Transaction, work: store.Work) -> bool:
     return True
 
 
-def replace_leg(tx: Transaction, run_id: str, leg: int) -> bool:
-    """Begin another leg in the place of one that has died, if it is still the run's."""
-    run = store.get(tx.conn, store.runs, run_id, lock=True)
-    dead = run is not None and run["status"] in WORKING and store.leg_of(tx.conn, run_id) == leg
-    if dead:
-        store.assign(tx, run_id, leg + 1)
-    return dead
-
-
 def save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
     """Store what a leg has made, with an event for each name, if this server still works on the run."""
     if _working(tx, run_id) is not None:
@@ -217,9 +209,9 @@ def cancel(tx: Transaction, thread_id: str, run_id: str) -> Started:
     run = _existing(tx, thread_id, run_id)
     if run["status"] not in CANCELLABLE:
         raise Refused(f"Cannot cancel run with status '{run['status']}'.")
-    leg = store.leg_of(tx.conn, run_id)
+    leg = None
     if run["status"] == "requires_action":
-        leg += 1
+        leg = store.leg_of(tx.conn, run_id) + 1
         store.assign(tx, run_id, leg)
     tx.to_stop.add(run_id)
     return Started(_set(tx, run, status="cancelling", required_action=None), leg, 0)

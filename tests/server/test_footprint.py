@@ -1,18 +1,15 @@
-"""What the server keeps: nothing of runs that wait for outputs, and what legs leave behind only for a while."""
+"""What the server keeps in memory: nothing of runs that wait for outputs."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import itertools
 import threading
-from datetime import timedelta
+import time
 from typing import Any, TypeVar
 
-from dbos import DBOS
 from served import OUTPUTS, Api, Scripts, waiting_run
 
-from nbruns.server.engine import forget_legs
 from nbruns.server.leg import Leg
 from nbruns.server.live import Hub
 from nbruns.server.models import Finish, TextDelta, usage
@@ -23,10 +20,9 @@ T = TypeVar("T")
 
 
 def parked(api: Api, script: Scripts) -> JSON:
-    """A run that requires action, whose leg is over, and whose stream has been read to its end."""
+    """A run that requires action, and whose stream has been read to its end."""
     run = waiting_run(api, script)
     assert [*api.rejoin(run)][-1].name == "done"
-    DBOS.retrieve_workflow(f"{run['id']}:1").get_result()
     return run
 
 
@@ -37,10 +33,11 @@ def test_nothing_in_memory_is_for_a_run_that_requires_action(
     before = threading.active_count()
     runs = [first, *(parked(api, script) for _ in range(10))]
     ids = {run["id"] for run in runs}  # other tests' runs may still be at work at the same server
-    assert [leg for leg in alive(Leg) if leg._run["id"] in ids] == []
+    deadline = time.monotonic() + 10  # a leg ends just behind the event that tells of its end
+    while legs := [leg for leg in alive(Leg) if leg._run["id"] in ids]:
+        assert time.monotonic() < deadline, legs
     assert [hub for hub in alive(Hub) if not ids.isdisjoint(hub._feeds)] == []
-    assert ids.isdisjoint(server.engine._working)
-    assert threading.active_count() <= before + 1  # DBOS starts its few threads one by one
+    assert threading.active_count() <= before + 1  # a pool of threads may still be growing
     for run in runs:
         api.post(f"{api.run_path(run)}/submit_tool_outputs", OUTPUTS)
         assert api.until(run, "completed")["usage"]["total_tokens"] == 30 + 35
@@ -67,15 +64,3 @@ def test_a_long_answer_is_held_as_its_text_and_not_as_its_pieces(api: Api, scrip
     assert list(deltas) == []
     [message] = api.get(f"/threads/{thread}/messages", run_id=run["id"])["data"]
     assert message["content"][0]["text"]["value"] == "".join(words)
-
-
-def test_legs_that_are_over_are_forgotten_and_their_runs_go_on(
-    server: Server, api: Api, script: Scripts
-) -> None:
-    run = parked(api, script)
-    asyncio.run(forget_legs(timedelta(hours=1)))
-    assert len(DBOS.list_workflows(workflow_ids=[f"{run['id']}:1"])) == 1
-    asyncio.run(forget_legs(timedelta(0)))
-    assert DBOS.list_workflows(workflow_ids=[f"{run['id']}:1"]) == []
-    api.post(f"{api.run_path(run)}/submit_tool_outputs", OUTPUTS)
-    assert api.until(run, "completed")["usage"]["total_tokens"] == 30 + 35

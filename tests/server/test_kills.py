@@ -150,10 +150,14 @@ MESSAGE = {"role": "user", "content": "What should I wear in Oslo?"}
 ARGUMENTS = ("--words", str(WORDS), "--pause", "0.02", "--lifetime", "86400")
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 @pytest.mark.timeout(120 + 20 * KILLS)
-def test_whenever_it_is_killed_every_run_is_carried_on_once(tmp_path: Path) -> None:
+def test_whenever_it_is_killed_every_run_is_carried_on_once(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    database = tmp_path / "db" if kind == "sqlite" else request.getfixturevalue("postgresql")()
     chance, began = random.Random(SEED), time.monotonic()
-    server = ServerProcess(tmp_path / "db", *ARGUMENTS)
+    server = ServerProcess(database, *ARGUMENTS)
     load = Load(
         {
             tools: server.api.post("/assistants", {"model": "slow", "tools": [WEATHER] if tools else []})[
@@ -168,7 +172,7 @@ def test_whenever_it_is_killed_every_run_is_carried_on_once(tmp_path: Path) -> N
         time.sleep(chance.uniform(0.0, 3.0))
         load.serve_at(None)
         server.kill()
-        server = ServerProcess(tmp_path / "db", *ARGUMENTS)
+        server = ServerProcess(database, *ARGUMENTS)
     load.serve_at(server.url)
     load.finish()
     stored = settled(server.api)

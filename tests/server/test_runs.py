@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from dbos import DBOS
+import sqlalchemy as sa
 from served import (
     ANSWER,
     CALL,
@@ -21,7 +21,8 @@ from served import (
     waiting_run,
 )
 
-from nbruns.server import transitions
+from nbruns.server import engine, store, transitions
+from nbruns.server.database import Transaction
 from nbruns.server.models import Finish, ModelError, Models, TextDelta, usage
 from nbruns.server.running import Server
 
@@ -192,21 +193,25 @@ def test_a_cancellation_that_nobody_was_told_of_is_found(api: Api, script: Scrip
     assert api.get(api.run_path(run))["status"] == "cancelled"
 
 
+def given_to_another(tx: Transaction, run_id: str) -> None:
+    tx.conn.execute(sa.update(store.runs).where(store.runs.c.id == run_id).values(worker="another"))
+
+
 def test_a_server_that_is_given_back_a_run_that_it_is_at_work_on_makes_it_once(
-    api: Api, script: Scripts
+    server: Server, api: Api, script: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "SWEEP_SECONDS", 0.02)
     gate = threading.Event()
     first = (TextDelta("Once upon"), gate, TextDelta(" a time"), Finish("stop", usage(1, 1)))
     said = script(first, (ANSWER[0], gate, *ANSWER[1:]))
     stream = api.stream(f"/threads/{api.thread_with()}/runs", {"assistant_id": said.assistant()})
     run = next(event for event in stream if event.name == "thread.run.in_progress").data
     next(event for event in stream if event.name == "thread.message.delta")
-    # As another server does that takes this one for dead; who carries on is drawn from all that live.
-    DBOS.resume_workflow(f"{run['id']}:1")
+    # As another server does that takes over the run while this one is cut off from the database, and then dies.
+    asyncio.run(server.engine._db.write(given_to_another, run["id"]))
     next(event for event in stream if event.name == "thread.message.created")  # it is made anew
     gate.set()
     assert names(stream)[-2:] == ["thread.run.completed", "done"]
-    DBOS.retrieve_workflow(f"{run['id']}:1").get_result()
     assert names(api.rejoin(run))[-2:] == ["thread.run.completed", "done"]
     [message] = api.get(f"/threads/{run['thread_id']}/messages", run_id=run["id"])["data"]
     assert message["content"][0]["text"]["value"] == "Take a coat."
