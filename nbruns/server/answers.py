@@ -68,10 +68,16 @@ _CALLED = _fields(
     type=_one_of("function"),
     function=_fields(name=_TEXT, arguments=_TEXT, output=nullable(_TEXT)),
 )
+_HOSTED: JSON = {
+    "type": "object",
+    "properties": {"id": _TEXT, "type": {"type": "string", "not": {"const": "function"}}},
+    "required": ["type"],
+}
+_TOOL: JSON = {"anyOf": [TOOL.schema, _HOSTED]}
 _DETAILS: JSON = {
     "oneOf": [
         _fields(type=_one_of("message_creation"), message_creation=_fields(message_id=_TEXT)),
-        _fields(type=_one_of("tool_calls"), tool_calls=_list(_CALLED)),
+        _fields(type=_one_of("tool_calls"), tool_calls=_list({"anyOf": [_CALLED, _HOSTED]})),
     ]
 }
 _SAMPLING: dict[str, JSON] = {
@@ -95,7 +101,7 @@ ASSISTANT = _kind(
     description=nullable(_TEXT),
     model=_TEXT,
     instructions=nullable(_TEXT),
-    tools=_list(TOOL.schema),
+    tools=_list(_TOOL),
     tool_resources=TOOL_RESOURCES.schema,
     metadata=labels.schema,
     **_SAMPLING,
@@ -131,7 +137,7 @@ RUN = _owned(
     last_error=_error("server_error", "rate_limit_exceeded", "invalid_prompt"),
     model=_TEXT,
     instructions=nullable(_TEXT),
-    tools=_list(TOOL.schema),
+    tools=_list(_TOOL),
     tool_resources=TOOL_RESOURCES.schema,
     metadata=labels.schema,
     max_completion_tokens=nullable(_COUNT),
@@ -139,7 +145,7 @@ RUN = _owned(
     truncation_strategy=TRUNCATION_STRATEGY.schema,
     incomplete_details=nullable(_fields(reason=_one_of("max_completion_tokens", "max_prompt_tokens"))),
     usage=nullable(USAGE),
-    tool_choice=TOOL_CHOICE.schema,
+    tool_choice={"anyOf": [TOOL_CHOICE.schema, _HOSTED]},
     parallel_tool_calls=_BOOLEAN,
     **_SAMPLING,
 )

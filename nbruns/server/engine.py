@@ -52,7 +52,7 @@ class Engine:
         #: The legs that this server works on, by run and number.
         self._legs: dict[tuple[str, int], asyncio.Task[None]] = {}
         #: By run, what can be cancelled without ending the leg: the model's answer.
-        self._answering: dict[str, asyncio.Task[None]] = {}
+        self._answering: dict[str, asyncio.Task[int | None]] = {}
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -113,25 +113,30 @@ class Engine:
     async def _leg(self, run_id: str, number: int) -> None:
         try:
             run = await self._db.write(transitions.begin_leg, run_id, number)
-            if run is not None:
-                await self._work(run, Leg(self._db, run, number))
+            if (
+                run is not None
+                and (following := await self._work(run, Leg(self._db, run, number))) is not None
+            ):
+                self._begin(run_id, following)
         except Exception:
             # The database could not be written. The next sweep that finds the run begins the leg anew.
             log.exception(
                 "Leg %d of a run ended early; trying again.", number, extra={"known": {"run_id": run_id}}
             )
 
-    async def _work(self, run: JSON, leg: Leg) -> None:
+    async def _work(self, run: JSON, leg: Leg) -> int | None:
+        """Do a leg; the number of the next one where the run goes on at once."""
         answering = self._answering[run["id"]] = asyncio.create_task(leg.work(self._models))
         if run["status"] == "cancelling":
             answering.cancel()
         try:
-            ending, why = await _outcome(answering, run["expires_at"])
+            following, ending, why = await _outcome(answering, run["expires_at"])
         finally:
             if self._answering.get(run["id"]) is answering:
                 del self._answering[run["id"]]
         if ending is not None:
             await self._db.write(transitions.end, run["id"], ending, leg.unfinished(), **why)
+        return following
 
     async def _recover(self) -> None:
         """Begin the legs that nobody works on: those of this server's last process, those that ended early, and those
@@ -170,21 +175,22 @@ class Engine:
                 await self._db.write(transitions.expire, run["id"])
 
 
-async def _outcome(answering: asyncio.Task[None], expires_at: int) -> tuple[transitions.Ending | None, JSON]:
-    """How a leg ended, where it has not said so itself."""
+async def _outcome(
+    answering: asyncio.Task[int | None], expires_at: int
+) -> tuple[int | None, transitions.Ending | None, JSON]:
+    """The leg that follows, and how the run ended where the leg has not said so itself."""
     try:
         async with asyncio.timeout(max(0.0, expires_at - time.time())) as deadline:
-            await answering
+            return await answering, None, {}
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise  # the server stops; the leg is done again after the next start
-        return "cancelled", {}
+        return None, "cancelled", {}
     except Exception as error:
         if isinstance(error, TimeoutError) and deadline.expired():
-            return "expired", {}
-        return "failed", {"last_error": _last_error(error)}
-    return None, {}
+            return None, "expired", {}
+        return None, "failed", {"last_error": _last_error(error)}
 
 
 def _last_error(error: Exception) -> JSON:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from nbruns.server import prompt, store, transitions, wire
+from nbruns.server import hosted, prompt, store, transitions, wire
 from nbruns.server.database import Database, Transaction
 from nbruns.server.models import Delta, Finish, ModelError, Models, RefusalDelta, TextDelta, ToolCallDelta
 from nbruns.server.transitions import Made
@@ -35,13 +35,19 @@ class Leg:
         self._messages_made = 0
         self._tool_step: JSON | None = None
         self._calls: dict[int, JSON] = {}
+        self._types = hosted.declared(run["tools"])[1]
+        #: The calls of hosted tools, by id: what the model wrote.
+        self._hosted: dict[str, JSON] = {}
         self._deltas = 0
 
-    async def work(self, models: Models) -> None:
-        """Ask the model, and take the run to requires_action or to its end."""
+    async def work(self, models: Models) -> int | None:
+        """Run the hosted calls that the last leg left, then ask the model. Return the number of the next leg where
+        the model has called hosted tools; otherwise the run has ended or requires action."""
+        if not await self._run_hosted():
+            return None
         if (reason := await self._db.read(prompt.exhausted, self._run)) is not None:
             await self._end("incomplete", incomplete_details={"reason": reason})
-            return
+            return None
         question = await self._db.read(prompt.build, self._run)
         # In a thread: the first question to a model may import what takes a second, and others stream meanwhile.
         model = await asyncio.to_thread(models.resolve, question.model)
@@ -61,6 +67,21 @@ class Leg:
         if self._tool_step is not None:
             made.append(Made(store.steps, self._called(), usage))
         return made
+
+    async def _run_hosted(self) -> bool:
+        """Run the hosted calls that the last leg left, each whose output is not stored; whether the leg goes on."""
+        run_id = self._run["id"]
+        id = wire.derived_id("step", run_id, self._number - 1, "tool_calls")
+        step = await self._db.read(store.get, store.steps, id)
+        if step is None or step["status"] != "in_progress":
+            return True
+        asked = await self._db.read(store.hosted_calls, run_id)
+        for call in step["step_details"]["tool_calls"]:
+            if call["id"] in asked and asked[call["id"]]["output"] is None:
+                result = await hosted.TOOLS[call["type"]].run(self._run, asked[call["id"]]["arguments"])
+                if await self._db.write(transitions.answer_hosted, run_id, id, call["id"], result) is None:
+                    return False
+        return await self._db.write(transitions.complete_hosted, run_id)
 
     async def _take(self, delta: Delta) -> None:
         if isinstance(delta, TextDelta | RefusalDelta):
@@ -86,30 +107,61 @@ class Leg:
         call = self._calls.get(delta.index)
         if call is None:
             call = self._calls[delta.index] = self._new_call(delta)
-            opening = {"index": len(self._calls) - 1, **call, "function": dict(call["function"])}
+            opening = {"index": len(self._calls) - 1, **call, call["type"]: dict(call[call["type"]])}
             await self._emit("thread.run.step.delta", wire.tool_call_delta(step["id"], opening))
         if delta.arguments:
-            call["function"]["arguments"] += delta.arguments
-            index = list(self._calls).index(delta.index)
-            more = {"index": index, "type": "function", "function": {"arguments": delta.arguments}}
-            await self._emit("thread.run.step.delta", wire.tool_call_delta(step["id"], more))
+            index, type = list(self._calls).index(delta.index), call["type"]
+            if type == "function":
+                call["function"]["arguments"] += delta.arguments
+                shown: JSON = {"arguments": delta.arguments}
+            else:
+                shown = self._more_of(call, delta.arguments)
+            if shown:
+                more = {"index": index, "type": type, type: shown}
+                await self._emit("thread.run.step.delta", wire.tool_call_delta(step["id"], more))
 
-    async def _finish(self, finish: Finish) -> None:
+    def _more_of(self, call: JSON, arguments: str) -> JSON:
+        asked, type = self._hosted[call["id"]], call["type"]
+        asked["arguments"] += arguments
+        before, call[type] = call[type], hosted.TOOLS[type].describe(asked["arguments"])
+        return wire.newly_shown(before, call[type])
+
+    async def _finish(self, finish: Finish) -> int | None:
         if finish.reason == "length":
-            return await self._end(
+            await self._end(
                 "incomplete", finish.usage, incomplete_details={"reason": "max_completion_tokens"}
             )
+            return None
         if finish.reason == "content_filter":
             error = {"code": "invalid_prompt", "message": "The model's content filter stopped the answer."}
-            return await self._end("failed", finish.usage, message_reason="content_filter", last_error=error)
+            await self._end("failed", finish.usage, message_reason="content_filter", last_error=error)
+            return None
         if self._tool_step is not None:
             await self._complete_message(wire.NO_USAGE)
             run_id, step = self._run["id"], self._called()
-            return await self._db.write(transitions.require_action, run_id, step, finish.usage)
+            if self._hosted:
+                return await self._db.write(transitions.call_hosted, run_id, step, self._hosted, finish.usage)
+            await self._db.write(transitions.require_action, run_id, step, finish.usage)
+            return None
         if self._message is None:
             await self._open_message()
         run_id, message, step = self._run["id"], self._written(), self._message_step
+        if self._types:
+            message = await self._cited(message)
         await self._db.write(transitions.complete, run_id, message, step, finish.usage)
+        return None
+
+    async def _cited(self, message: JSON) -> JSON:
+        """The message with the marks that the run's hosted tools make to its text."""
+        details: dict[str, list[JSON]] = {}
+        for step in await self._db.read(store.of_run, store.steps, self._run["id"]):
+            for call in step["step_details"].get("tool_calls", []):
+                if call["type"] != "function":
+                    details.setdefault(call["type"], []).append(call[call["type"]])
+        for part in message["content"]:
+            if part["type"] == "text":
+                part["text"]["annotations"] = hosted.citations(part["text"]["value"], details)
+        return message
 
     async def _end(self, ending: transitions.Ending, usage: JSON | None = None, **why: Any) -> None:
         await self._db.write(transitions.end, self._run["id"], ending, self.unfinished(usage), **why)
@@ -146,6 +198,10 @@ class Leg:
         taken = {call["id"] for call in self._calls.values()}
         derived = wire.derived_id("call", self._run["id"], self._number, len(self._calls))
         id = delta.id if delta.id and delta.id not in taken else derived
+        type = self._types.get(delta.name or "", "function")
+        if type != "function":
+            self._hosted[id] = {"name": delta.name, "arguments": "", "output": None}
+            return {"id": id, "type": type, type: hosted.TOOLS[type].describe("")}
         return {
             "id": id,
             "type": "function",

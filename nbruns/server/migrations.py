@@ -25,6 +25,7 @@ STEPS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX runs_of_assistant_with_status ON runs (assistant_id, status, seq)",
         "CREATE INDEX runs_of_model_with_status ON runs (model, status, seq)",
     ),
+    3: ("ALTER TABLE steps ADD COLUMN hosted JSON",),
 }
 VERSION = max(STEPS)
 

@@ -6,7 +6,7 @@ Limits are those of the OpenAPI description of the Assistants API, messages and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nbruns.server.checks import (
@@ -24,6 +24,7 @@ from nbruns.server.checks import (
     text_or,
     then,
 )
+from nbruns.server.hosted import TOOLS
 from nbruns.server.refusal import Refused
 from nbruns.server.wire import ACTIVE, ENDED
 
@@ -32,11 +33,21 @@ JSON = dict[str, Any]
 HOSTED = ("code_interpreter", "file_search")
 
 
-def _or_hosted(check: Check) -> Check:
-    """What passes a check; where it names a hosted tool, a refusal that says why: nothing here could run it."""
+def _named(tool: JSON, name: str) -> JSON:
+    return {"type": tool["type"]}
+
+
+def _entry(tool: JSON, name: str) -> JSON:
+    return TOOLS[tool["type"]].check(tool, name)
+
+
+def _or_hosted(check: Check, kept: Callable[[JSON, str], JSON] = _named) -> Check:
+    """What passes a check, or names a hosted tool that this server offers. Others are refused, and told why."""
 
     def take(value: Any, name: str) -> Any:
         kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind in TOOLS:
+            return kept(value, name)
         if kind in HOSTED:
             message = (
                 f"'{name}': this server does not run the hosted tool '{kind}'. Pass function tools instead: "
@@ -108,7 +119,8 @@ TOOL = _or_hosted(
             {"function": mapping({"type": choice("function"), "function": _FUNCTION}, "type", "function")}
         ),
         _filled_tool,
-    )
+    ),
+    _entry,
 )
 _JSON_SCHEMA = then(
     mapping({"name": _NAME, "description": text(), "schema": anything, "strict": boolean}, "name"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nbruns.server import store, wire
+from nbruns.server import hosted, store, wire
 from nbruns.server.models import Prompt, truncation
 
 JSON = dict[str, Any]
@@ -20,11 +20,12 @@ def build(conn: sa.Connection, run: JSON) -> Prompt:
     thread = [_message(message) for message in store.conversation(conn, run, last)]
     so_far = _turns(conn, run)
     messages = [*system, *(message for message in thread if message["content"]), *so_far]
+    tools, names = hosted.declared(run["tools"])
     return Prompt(
         model=run["model"],
         messages=_within_limit(conn, run, messages),
-        tools=run["tools"],
-        tool_choice=_tool_choice(run, begun=bool(so_far)),
+        tools=tools,
+        tool_choice=_tool_choice(run, names, begun=bool(so_far)),
         parallel_tool_calls=run["parallel_tool_calls"],
         response_format=run["response_format"],
         temperature=run["temperature"],
@@ -44,6 +45,7 @@ def _within_limit(conn: sa.Connection, run: JSON, messages: list[JSON]) -> list[
 
 
 def _turns(conn: sa.Connection, run: JSON) -> list[JSON]:
+    hosted_calls = store.hosted_calls(conn, run["id"])
     texts = {message["id"]: text_of(message) for message in store.of_run(conn, store.messages, run["id"])}
     turns: list[JSON] = []
     for step in _of_earlier_legs(store.of_run(conn, store.steps, run["id"])):
@@ -52,7 +54,8 @@ def _turns(conn: sa.Connection, run: JSON) -> list[JSON]:
             text = texts.get(details["message_creation"]["message_id"], "")
             turns.append({"role": "assistant", "content": text})
         else:
-            turns += _tool_turns(details["tool_calls"], turns)
+            calls = [hosted_calls.get(call["id"]) or call["function"] for call in details["tool_calls"]]
+            turns += _tool_turns([call["id"] for call in details["tool_calls"]], calls, turns)
     return turns
 
 
@@ -67,18 +70,14 @@ def _is_completed(step: JSON) -> bool:
     return bool(step["status"] == "completed")
 
 
-def _tool_turns(calls: list[JSON], before: list[JSON]) -> list[JSON]:
+def _tool_turns(ids: list[str], calls: list[JSON], before: list[JSON]) -> list[JSON]:
     asked = [
-        {
-            "id": call["id"],
-            "type": "function",
-            "function": {k: call["function"][k] for k in ("name", "arguments")},
-        }
-        for call in calls
+        {"id": id, "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+        for id, call in zip(ids, calls, strict=True)
     ]
     answered = [
-        {"role": "tool", "tool_call_id": call["id"], "content": call["function"]["output"] or ""}
-        for call in calls
+        {"role": "tool", "tool_call_id": id, "content": call["output"] or ""}
+        for id, call in zip(ids, calls, strict=True)
     ]
     # What a model says and the tools that it calls with it are one message.
     said = before.pop()["content"] if before and before[-1]["role"] == "assistant" else None
@@ -121,11 +120,16 @@ def _part(part: JSON) -> str:
             return f"[{other} {part[other].get('file_id')}]"
 
 
-def _tool_choice(run: JSON, *, begun: bool) -> str | JSON | None:
+def _tool_choice(run: JSON, names: dict[str, str], *, begun: bool) -> str | JSON | None:
     # A tool that was asked for by name, or "required", has been called when there are outputs: asking for it
     # again would never end.
     choice: str | JSON | None = run["tool_choice"]
-    return choice if choice == "none" or not begun else "auto"
+    if choice != "none" and begun:
+        return "auto"
+    if isinstance(choice, dict) and choice["type"] != "function":
+        name = next(name for name, type in names.items() if type == choice["type"])
+        return {"type": "function", "function": {"name": name}}
+    return choice
 
 
 def exhausted(conn: sa.Connection, run: JSON) -> str | None:

@@ -210,9 +210,14 @@ async def _check_run(call: Call) -> None:
 
 def _check_tool_choice(choice: str | JSON | None, tools: list[JSON]) -> None:
     if isinstance(choice, dict):
-        name = choice["function"]["name"]
-        if name not in [tool["function"]["name"] for tool in tools]:
-            message = f"Invalid value for 'tool_choice': the run has no function tool '{name}'."
+        if choice["type"] == "function":
+            wanted = f"function tool '{choice['function']['name']}'"
+            has = any(choice["function"]["name"] == tool.get("function", {}).get("name") for tool in tools)
+        else:
+            wanted = f"tool '{choice['type']}'"
+            has = any(choice["type"] == tool["type"] for tool in tools)
+        if not has:
+            message = f"Invalid value for 'tool_choice': the run has no {wanted}."
             raise Refused(message, param="tool_choice", code="invalid_value")
 
 

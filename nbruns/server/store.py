@@ -82,6 +82,8 @@ steps = _kind(
     _owner("run_id"),
     # Known when the model has finished; shown in the body only when the step has.
     sa.Column("usage", sa.JSON(none_as_null=True)),
+    # The calls of hosted tools, by id: name and arguments as the model wrote them, and the output that it reads.
+    sa.Column("hosted", sa.JSON(none_as_null=True)),
     sa.Index("steps_of_run", "run_id", "seq"),
     sa.Index("steps_of_thread", "thread_id"),
 )
@@ -254,6 +256,14 @@ def step_usages(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
     """What the steps of a run have used, as far as that is known."""
     rows = conn.execute(sa.select(steps.c.id, steps.c.usage).where(steps.c.run_id == run_id))
     return {row.id: row.usage for row in rows if row.usage}
+
+
+def hosted_calls(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
+    """The calls of hosted tools in a run, by id."""
+    rows = conn.scalars(
+        sa.select(steps.c.hosted).where(steps.c.run_id == run_id, steps.c.hosted.is_not(None))
+    )
+    return {id: call for calls in rows for id, call in calls.items()}
 
 
 def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from nbruns.server import peers, store, wire
+from nbruns.server import hosted, peers, store, wire
 from nbruns.server.database import Transaction
 from nbruns.server.refusal import Refused, not_found
 
@@ -177,9 +177,65 @@ def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> Non
     if run["status"] == "cancelling":
         return _end(tx, run, "cancelled", {})
     _close_unfinished(tx, run, _UNFINISHED["completed"], spared=step["id"])
-    calls = [_asked_for(call) for call in step["step_details"]["tool_calls"]]
+    _require(tx, run, [_asked_for(call) for call in _calls(step)])
+
+
+def _require(tx: Transaction, run: JSON, calls: list[JSON]) -> None:
     action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
     _set(tx, run, status="requires_action", required_action=action)
+
+
+def call_hosted(tx: Transaction, run_id: str, step: JSON, hosted: JSON, usage: JSON) -> int | None:
+    """Store the calls of a leg that the server is to run itself, and return the number of the next leg, which runs
+    them; None where the run is not to go on here."""
+    run = _working(tx, run_id)
+    if run is None:
+        return None
+    store.put(tx.conn, store.steps, step, usage=usage, hosted=hosted)
+    if run["status"] == "cancelling":
+        _end(tx, run, "cancelled", {})
+        return None
+    _close_unfinished(tx, run, _UNFINISHED["completed"], spared=step["id"])
+    leg = store.leg_of(tx.conn, run_id) + 1
+    store.assign(tx, run_id, leg)
+    return leg
+
+
+def answer_hosted(
+    tx: Transaction, run_id: str, step_id: str, call_id: str, result: hosted.Result
+) -> JSON | None:
+    """Store what a hosted tool gave, and return the step; None where the run is not to go on here."""
+    if _working(tx, run_id) is None:
+        return None
+    step = store.get(tx.conn, store.steps, step_id)
+    assert step is not None
+    calls = step["step_details"]["tool_calls"]
+    index = next(index for index, call in enumerate(calls) if call["id"] == call_id)
+    type = calls[index]["type"]
+    shown = wire.newly_shown(calls[index][type], result.details)
+    calls[index][type] = result.details
+    asked = store.hosted_calls(tx.conn, run_id)
+    of_step = {call["id"]: asked[call["id"]] for call in calls if call["id"] in asked}
+    of_step[call_id] |= {"output": result.output}
+    store.put(tx.conn, store.steps, step, hosted=of_step)
+    delta = {"index": index, "id": call_id, "type": type, type: shown}
+    tx.emit(run_id, "thread.run.step.delta", wire.tool_call_delta(step_id, delta))
+    return step
+
+
+def complete_hosted(tx: Transaction, run_id: str) -> bool:
+    """Complete the step whose hosted calls have all been run, or require action where it has function calls too;
+    whether the leg is to go on."""
+    run = _working(tx, run_id)
+    if run is None:
+        return False
+    steps = [step for step in store.of_run(tx.conn, store.steps, run_id) if step["status"] == "in_progress"]
+    asked = [_asked_for(call) for step in steps for call in _calls(step) if call["type"] == "function"]
+    if not asked or run["status"] == "cancelling":
+        _complete_calls(tx, run, {})
+        return True
+    _require(tx, run, asked)
+    return False
 
 
 def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]) -> Started:
@@ -270,12 +326,18 @@ def _asked_for(call: JSON) -> JSON:
     return {"id": call["id"], "type": "function", "function": function}
 
 
+def _calls(step: JSON) -> list[JSON]:
+    calls: list[JSON] = step["step_details"].get("tool_calls", [])
+    return calls
+
+
 def _complete_calls(tx: Transaction, run: JSON, outputs: Mapping[str, str]) -> None:
     usages = store.step_usages(tx.conn, run["id"])
     for step in store.of_run(tx.conn, store.steps, run["id"]):
         if step["status"] == "in_progress":
-            for call in step["step_details"]["tool_calls"]:
-                call["function"]["output"] = outputs[call["id"]]
+            for call in _calls(step):
+                if call["type"] == "function":
+                    call["function"]["output"] = outputs[call["id"]]
             used = usages.get(step["id"], wire.NO_USAGE)
             step |= {"status": "completed", "completed_at": store.now(), "usage": wire.usage(used)}
             _save(tx, run["id"], [Made(store.steps, step, used)], "thread.run.step.completed")

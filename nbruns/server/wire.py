@@ -219,6 +219,22 @@ def tool_call_delta(step_id: str, call: JSON) -> JSON:
     return {"id": step_id, "object": "thread.run.step.delta", "delta": {"step_details": details}}
 
 
+def newly_shown(before: JSON, now: JSON) -> JSON:
+    """What a delta says of a hosted call's details: the rest of texts and lists that have grown, else the value."""
+    shown = {}
+    for name, value in now.items():
+        known = before.get(name)
+        if value == known:
+            continue
+        if isinstance(value, str) and isinstance(known, str) and value.startswith(known):
+            value = value[len(known) :]
+        elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            start = len(known) if isinstance(known, list) else 0
+            value = [{"index": index, **item} for index, item in enumerate(value) if index >= start]
+        shown[name] = value
+    return shown
+
+
 def page(items: list[JSON], has_more: bool) -> JSON:
     """A list of objects."""
     return {

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
 
+from nbruns.server import hosted
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
 from nbruns.server.serve import serve
 
@@ -25,15 +28,50 @@ class Slow:
         self._words, self._pause = words, pause
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        if prompt.tools and prompt.messages[-1]["role"] != "tool":
+        if [tool["function"]["name"] for tool in prompt.tools] == ["tally"] and len(prompt.messages) == 1:
+            for index, mark in enumerate(("quick", "slow")):
+                yield ToolCallDelta(index, f"call_{mark}", "tally", mark)
+            yield Finish("tool_calls", usage(20, 10))
+        elif prompt.tools and prompt.messages[-1]["role"] != "tool":
             await asyncio.sleep(self._pause)
             for delta in CALL:
                 yield delta
-            return
+        else:
+            async for delta in self._count():
+                yield delta
+
+    async def _count(self) -> AsyncIterator[Delta]:
         for word in range(self._words):
             yield TextDelta(f"{word} ")
             await asyncio.sleep(self._pause)
         yield Finish("stop", usage(10, self._words))
+
+
+class Tally:
+    """A hosted tool that writes a line to a file at each call. The first "slow" one takes longer than any test."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def check(self, tool: dict[str, Any], name: str) -> dict[str, Any]:
+        return tool
+
+    def declare(self, tool: dict[str, Any]) -> dict[str, Any]:
+        return {"name": "tally"}
+
+    def describe(self, arguments: str) -> dict[str, Any]:
+        return {"input": arguments, "outputs": []}
+
+    async def run(self, run: dict[str, Any], arguments: str) -> hosted.Result:
+        with self._file.open("a") as file:
+            file.write(f"{arguments}\n")
+        if self._file.read_text().split().count("slow") == 1 and arguments == "slow":
+            await asyncio.sleep(600)
+        outputs = [{"type": "logs", "logs": "counted"}]
+        return hosted.Result("counted", {"input": arguments, "outputs": outputs})
+
+    def cite(self, text: str, details: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return []
 
 
 def main() -> None:
@@ -44,7 +82,9 @@ def main() -> None:
     parser.add_argument("--idle-timeout", type=float)
     parser.add_argument("--words", type=int, default=10)
     parser.add_argument("--pause", type=float, default=0.05)
+    parser.add_argument("--tally", type=Path, default=Path("/dev/null"))
     asked = parser.parse_args()
+    hosted.TOOLS["tally"] = Tally(asked.tally)
     models = Models()
     models.add("slow", Slow(asked.words, asked.pause))
     serve(

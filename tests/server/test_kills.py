@@ -215,6 +215,11 @@ def all_runs(api: Api) -> Iterator[JSON]:
 
 def assert_told_once(api: Api, run: JSON, log: list[SentEvent]) -> None:
     """A run has one set of steps and messages, and its events, without a gap, fold to just that."""
+    SHAPES[run["status"]](run, *assert_same_state(api, run, log))
+
+
+def assert_same_state(api: Api, run: JSON, log: list[SentEvent]) -> tuple[list[JSON], list[JSON]]:
+    """A run's events, without a gap, fold to its stored state; returns its steps and messages."""
     assert log[-1].name == "done"
     assert [event.id for event in log[:-1]] == list(range(1, len(log)))
     steps = api.get(f"{api.run_path(run)}/steps", order="asc")["data"]
@@ -226,7 +231,7 @@ def assert_told_once(api: Api, run: JSON, log: list[SentEvent]) -> None:
     assert snapshot.run.to_dict() == run
     assert [step.to_dict() for step in snapshot.steps] == steps
     assert [m.to_dict() for m in snapshot.messages if m.run_id == run["id"]] == messages
-    SHAPES[run["status"]](run, steps, messages)
+    return steps, messages
 
 
 def completed(run: JSON, steps: list[JSON], messages: list[JSON]) -> None:
