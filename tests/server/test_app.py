@@ -35,6 +35,8 @@ def test_every_object_has_the_shape_of_the_recordings(
     for exchanges in recorded.values():
         for exchange in exchanges:
             for payload in objects_in(exchange):
+                if payload.get("object") not in SHOWN:
+                    continue  # of operations that are not supported
                 known = real.setdefault(payload["object"], {})
                 known |= {k: v for k, v in payload.items() if v is not None or k not in known}
     ours = list(one_of_each(api, script))
@@ -221,4 +223,4 @@ def objects_in(exchange: JSON) -> Iterable[JSON]:
     payloads = [event.data for event in as_events(body)[:-1]] if isinstance(body, str) else [body]
     for payload in payloads:
         yield payload
-        yield from payload.get("data", ()) if payload["object"] == "list" else ()
+        yield from payload.get("data", ()) if payload.get("object") == "list" else ()
