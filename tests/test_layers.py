@@ -45,8 +45,6 @@ LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 SERVER_MAY_IMPORT = {"errors", "objects", "sse"}
 MAY_IMPORT_SERVER = {"local_server", "cli"}
 
-#: Imports from one module to the next that an import may set off, counted in steps.
-LONGEST_CHAIN = 5
 
 #: Third-party packages that one module alone knows.
 SOLE_IMPORTERS = {"sseclient": "nbruns.sse"}
@@ -147,19 +145,6 @@ def test_imports_go_downward(module: str) -> None:
 def test_no_cycles() -> None:
     graph = {module: own_imports(module) for module in PATHS}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
-
-
-@pytest.mark.parametrize("module", PATHS)
-def test_importing_a_module_sets_off_a_short_chain(module: str) -> None:
-    chain = longest_chain(module)
-    assert len(chain) - 1 <= LONGEST_CHAIN, " -> ".join(chain)
-
-
-@cache
-def longest_chain(module: str) -> tuple[str, ...]:
-    """The longest way down from a module along the imports that run when it is imported."""
-    below = (longest_chain(target) for target in own_imports(module, lazy=False) if target in PATHS)
-    return (module, *max(below, key=len, default=()))
 
 
 @pytest.mark.parametrize(("package", "importer"), SOLE_IMPORTERS.items())

@@ -15,11 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from nbruns.server.call import Call, Operation, Rooms
 from nbruns.server.database import encode
 from nbruns.server.exchange import Exchange
-from nbruns.server.parameters import query
+from nbruns.server.operation import Call, Operation, Services
 from nbruns.server.refusal import Refused
+from nbruns.server.schemas.base import parse, parse_query
 
 JSON = dict[str, Any]
 
@@ -28,25 +28,27 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-def create_app(rooms: Rooms, operations: Iterable[Operation]) -> Starlette:
+def create_app(services: Services, operations: Iterable[Operation]) -> Starlette:
     """The ASGI app; its lifespan starts and stops the engine."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        rooms.hub.connect()
-        await rooms.engine.start()
+        services.hub.connect()
+        await services.engine.start()
         yield
-        await rooms.engine.stop()
+        await services.engine.stop()
 
-    routes = [Route(each.path, _endpoint(rooms, each), methods=[each.method]) for each in operations]
+    # "{" comes behind all letters: /threads/runs is asked before /threads/{thread_id}.
+    operations = sorted(operations, key=lambda operation: operation.path)
+    routes = [Route(each.path, _endpoint(services, each), methods=[each.method]) for each in operations]
     handlers = {HTTPException: _http_error}
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
 
 
-def _endpoint(rooms: Rooms, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(services: Services, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            answer = await operation.handler(await _call(rooms, operation, request))
+            answer = await operation.handler(await _call(services, operation, request))
             return answer if isinstance(answer, Response) else _json(answer)
         except Refused as refusal:
             return _json(refusal.body, refusal.status)
@@ -58,13 +60,13 @@ def _endpoint(rooms: Rooms, operation: Operation) -> Callable[[Request], Awaitab
     return endpoint
 
 
-async def _call(rooms: Rooms, operation: Operation, request: Request) -> Call:
+async def _call(services: Services, operation: Operation, request: Request) -> Call:
     path = request.path_params
     if "\0" in "".join(path.values()):
         raise Refused("No id has the character NUL.", code="invalid_value")
-    asked = query(operation.query, request.query_params.multi_items())
-    params = operation.body(_parsed(await _read(request)), "") if operation.body else {}
-    return Call(rooms, path, asked, request.headers, params, request.scope["exchange"])
+    asked = parse_query(operation.query, request.query_params.multi_items())
+    params = parse(operation.body, _parsed(await _read(request))) if operation.body else {}
+    return Call(services, path, asked, request.headers, params, request.scope["exchange"])
 
 
 async def _read(request: Request) -> bytes:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from nbruns.server import migrations, store, wire
 from nbruns.server.database import Database
 from nbruns.server.scenes import FILLINGS, MODELS, SCENES, Call, Scene
+from nbruns.server.schemas.threads import text_content
 
 JSON = dict[str, Any]
 
@@ -118,7 +119,7 @@ class _History:
         while now < self.end - _MARGIN and len(self.made[store.runs]) < self.runs:
             fillings = {name: self._random.choice(values) for name, values in FILLINGS.items()}
             question = self._random.choice(scene.questions).format(**fillings)
-            asked = wire.message({"role": "user", "content": [wire.text_part(question)]}, thread["id"], now)
+            asked = wire.message({"role": "user", "content": [text_content(question)]}, thread["id"], now)
             self.add(store.messages, "msg", asked)
             turn = _Turn(self, scene, self._run(scene, assistant, thread, now), now + 1, said, fillings)
             now = turn.play()
@@ -287,7 +288,7 @@ class _Turn:
         if cut_off:
             reason = {"reason": "max_tokens"}
             over = {"status": "incomplete", "incomplete_at": int(self.now), "incomplete_details": reason}
-        body = wire.answer(self.run, "", begun) | over | {"content": [wire.text_part(text)]}
+        body = wire.answer(self.run, "", begun) | over | {"content": [text_content(text)]}
         return self.history.add(store.messages, "msg", body)
 
     def _step(self, details: JSON, begun: int, usage: JSON, status: str, ending: JSON) -> None:

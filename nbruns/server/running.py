@@ -18,12 +18,11 @@ from nbruns.errors import SetupError
 from nbruns.server import migrations, store
 from nbruns.server.access import LOOPBACK, Gate
 from nbruns.server.app import create_app
-from nbruns.server.call import Rooms
 from nbruns.server.database import Database
 from nbruns.server.engine import LIFETIME_SECONDS, Engine
 from nbruns.server.live import Hub
 from nbruns.server.models import Models
-from nbruns.server.operations import OPERATIONS
+from nbruns.server.routes import OPERATIONS, Services
 
 #: How long open requests may take to end when the server stops. Streams are ended at once.
 STOP_SECONDS = 3
@@ -74,7 +73,7 @@ class Server(uvicorn.Server):
             raise
         self.hub = Hub(self._db)
         self.engine = Engine(self._db, settings.models, settings.run_lifetime, self.hub.catch_up)
-        app = create_app(Rooms(self._db, self.engine, self.hub, settings.models), OPERATIONS)
+        app = create_app(Services(self._db, self.engine, self.hub, settings.models), OPERATIONS)
         host, port = listener.getsockname()[:2]
         # Inherited by its connections. asyncio sets it only on sockets that were made for TCP by number, and without
         # it each answer waits 40 ms for the acknowledgement of its head.

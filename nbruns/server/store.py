@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from nbruns.server.database import Event, Transaction, encode
 from nbruns.server.refusal import Refused
-from nbruns.server.wire import ACTIVE, ENDED
+from nbruns.server.schemas.runs import ACTIVE, ENDED
 
 JSON = dict[str, Any]
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from nbruns.server import hosted, peers, store, wire
 from nbruns.server.database import Transaction
 from nbruns.server.refusal import Refused, not_found
+from nbruns.server.schemas.runs import ACTIVE
 
 JSON = dict[str, Any]
 Ending = Literal["completed", "incomplete", "failed", "cancelled", "expired"]
@@ -276,7 +277,7 @@ def cancel(tx: Transaction, thread_id: str, run_id: str) -> Started:
 def expire(tx: Transaction, run_id: str) -> None:
     """End a run whose time is up."""
     run = store.get(tx.conn, store.runs, run_id, lock=True)
-    if run is not None and run["status"] in wire.ACTIVE and run["expires_at"] <= store.now():
+    if run is not None and run["status"] in ACTIVE and run["expires_at"] <= store.now():
         _end(tx, run, "expired", {})
 
 

@@ -6,13 +6,14 @@ import hashlib
 import secrets
 from typing import Any
 
+from nbruns.server.schemas.assistants import AssistantObject
+from nbruns.server.schemas.runs import RunObject, RunStepObject
+from nbruns.server.schemas.threads import MessageObject, ThreadObject, text_content
+
 JSON = dict[str, Any]
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 24
-#: The statuses of runs that go on, and of those that have ended.
-ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
-ENDED = ("cancelled", "failed", "completed", "incomplete", "expired")
 #: Set by the run, never by who creates it.
 NO_USAGE: JSON = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 _USAGE_DETAILS: dict[str, JSON] = {
@@ -38,155 +39,64 @@ def derived_id(prefix: str, *path: object) -> str:
 
 def assistant(params: JSON, now: int) -> JSON:
     """A new assistant."""
-    return {
-        "id": new_id("asst"),
-        "object": "assistant",
-        "created_at": now,
-        "name": params.get("name"),
-        "description": params.get("description"),
-        "model": params["model"],
-        "instructions": params.get("instructions"),
-        "tools": params.get("tools") or [],
-        "top_p": _or(params.get("top_p"), 1.0),
-        "temperature": _or(params.get("temperature"), 1.0),
-        "reasoning_effort": params.get("reasoning_effort"),
-        "tool_resources": params.get("tool_resources") or {},
-        "metadata": params.get("metadata") or {},
-        "response_format": params.get("response_format") or "auto",
-    }
-
-
-#: What a null in an update sets, where that is not null.
-ASSISTANT_DEFAULTS: JSON = {
-    "tools": [],
-    "top_p": 1.0,
-    "temperature": 1.0,
-    "tool_resources": {},
-    "metadata": {},
-    "response_format": "auto",
-}
+    given = {name: value for name, value in params.items() if value is not None}
+    return AssistantObject.new(id=new_id("asst"), created_at=now, **given)
 
 
 def thread(params: JSON, now: int) -> JSON:
     """A new thread."""
-    return {
-        "id": new_id("thread"),
-        "object": "thread",
-        "created_at": now,
-        "metadata": params.get("metadata") or {},
-        "tool_resources": params.get("tool_resources") or {},
-    }
+    given = {name: params.get(name) or {} for name in ("metadata", "tool_resources")}
+    return ThreadObject.new(id=new_id("thread"), created_at=now, **given)
 
 
 def message(params: JSON, thread_id: str, now: int) -> JSON:
     """A message that a user put on a thread."""
-    return {
-        "id": new_id("msg"),
-        "object": "thread.message",
-        "created_at": now,
-        "assistant_id": None,
-        "thread_id": thread_id,
-        "run_id": None,
-        "status": "completed",
-        "incomplete_details": None,
-        "incomplete_at": None,
-        "completed_at": now,
-        "role": params["role"],
-        "content": params["content"],
-        "attachments": params.get("attachments") or [],
-        "metadata": params.get("metadata") or {},
-    }
+    given = {name: value for name, value in params.items() if value is not None}
+    return MessageObject.new(id=new_id("msg"), created_at=now, thread_id=thread_id, completed_at=now, **given)
 
 
 def answer(run: JSON, id: str, now: int) -> JSON:
     """A message that a run has begun to write."""
-    return {
-        "id": id,
-        "object": "thread.message",
-        "created_at": now,
-        "assistant_id": run["assistant_id"],
-        "thread_id": run["thread_id"],
-        "run_id": run["id"],
-        "status": "in_progress",
-        "incomplete_details": None,
-        "incomplete_at": None,
-        "completed_at": None,
-        "role": "assistant",
-        "content": [],
-        "attachments": [],
-        "metadata": {},
-    }
+    owner = {name: run[name] for name in ("assistant_id", "thread_id")}
+    return MessageObject.new(
+        id=id, created_at=now, run_id=run["id"], status="in_progress", role="assistant", content=[], **owner
+    )
 
 
 def run(assistant: JSON, params: JSON, thread_id: str, now: int, lifetime: int) -> JSON:
-    """A new run: the assistant's settings, as far as `params` does not override them."""
-    overrides = {name: value for name, value in params.items() if value is not None}
-    chosen = {**assistant, **overrides}
-    instructions = [chosen["instructions"], overrides.get("additional_instructions")]
-    return {
-        "id": new_id("run"),
-        "object": "thread.run",
-        "created_at": now,
-        "assistant_id": assistant["id"],
-        "thread_id": thread_id,
-        "status": "queued",
-        "started_at": None,
-        "expires_at": now + lifetime,
-        "cancelled_at": None,
-        "failed_at": None,
-        "completed_at": None,
-        "required_action": None,
-        "last_error": None,
-        "model": chosen["model"],
-        "instructions": "\n".join(part for part in instructions if part) or chosen["instructions"],
-        "tools": chosen["tools"],
-        "tool_resources": chosen["tool_resources"],
-        "metadata": overrides.get("metadata", {}),
-        "temperature": chosen["temperature"],
-        "top_p": chosen["top_p"],
-        "reasoning_effort": chosen["reasoning_effort"],
-        "max_completion_tokens": overrides.get("max_completion_tokens"),
-        "max_prompt_tokens": overrides.get("max_prompt_tokens"),
-        "truncation_strategy": overrides.get("truncation_strategy", {"type": "auto", "last_messages": None}),
-        "incomplete_details": None,
-        "usage": None,
-        "response_format": chosen["response_format"],
-        "tool_choice": overrides.get("tool_choice", "auto"),
-        "parallel_tool_calls": overrides.get("parallel_tool_calls", True),
-    }
+    """A new run: the assistant's settings, as far as `params` doesn't override them."""
+    given = {name: value for name, value in params.items() if value is not None}
+    instructions = [
+        given.get("instructions", assistant["instructions"]),
+        given.get("additional_instructions"),
+    ]
+    shared = RunObject.model_fields.keys() & {*assistant, *given} - {"id", "object", "created_at"}
+    chosen = {**assistant, "metadata": {}, **given}
+    return RunObject.new(
+        **{name: chosen[name] for name in shared}
+        | {
+            "id": new_id("run"),
+            "created_at": now,
+            "thread_id": thread_id,
+            "assistant_id": assistant["id"],
+            "expires_at": now + lifetime,
+            "instructions": "\n".join(part for part in instructions if part) or instructions[0],
+        }
+    )
 
 
 def step(run: JSON, id: str, details: JSON, now: int) -> JSON:
     """A step that a run has begun; `details` is its `step_details`."""
-    return {
-        "id": id,
-        "object": "thread.run.step",
-        "created_at": now,
-        "run_id": run["id"],
-        "assistant_id": run["assistant_id"],
-        "thread_id": run["thread_id"],
-        "type": details["type"],
-        "status": "in_progress",
-        "cancelled_at": None,
-        "completed_at": None,
-        "expired_at": None,
-        "expires_at": run["expires_at"],
-        "failed_at": None,
-        "last_error": None,
-        "step_details": details,
-        "usage": None,
-        "metadata": {},
-    }
-
-
-def text_part(text: str) -> JSON:
-    """A part of a message's content."""
-    return {"type": "text", "text": {"value": text, "annotations": []}}
+    owner = {name: run[name] for name in ("assistant_id", "thread_id", "expires_at")}
+    kind = details["type"]
+    return RunStepObject.new(
+        id=id, created_at=now, run_id=run["id"], type=kind, step_details=details, **owner
+    )
 
 
 def content_part(kind: str, text: str) -> JSON:
     """A part of what a run wrote: `text`, or a `refusal`."""
-    return text_part(text) if kind == "text" else {"type": "refusal", "refusal": text}
+    return text_content(text) if kind == "text" else {"type": "refusal", "refusal": text}
 
 
 def usage(counts: JSON) -> JSON:
@@ -233,23 +143,3 @@ def newly_shown(before: JSON, now: JSON) -> JSON:
             value = [{"index": index, **item} for index, item in enumerate(value) if index >= start]
         shown[name] = value
     return shown
-
-
-def page(items: list[JSON], has_more: bool) -> JSON:
-    """A list of objects."""
-    return {
-        "object": "list",
-        "data": items,
-        "first_id": items[0]["id"] if items else None,
-        "last_id": items[-1]["id"] if items else None,
-        "has_more": has_more,
-    }
-
-
-def deleted(object: str, id: str) -> JSON:
-    """The answer to a deletion."""
-    return {"id": id, "object": object + ".deleted", "deleted": True}
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

@@ -11,10 +11,10 @@ import requests
 from jsonschema import Draft202012Validator
 
 from nbruns.server.openapi import document
-from nbruns.server.operations import OPERATIONS, VOCABULARY
+from nbruns.server.routes import OPERATIONS
 
 JSON = dict[str, Any]
-DOCUMENT = document(OPERATIONS, VOCABULARY, "of the tests")
+DOCUMENT = document(OPERATIONS, "of the tests")
 _PATHS = {
     re.compile(re.sub(r"{\w+}", "[^/]+", path)): described for path, described in DOCUMENT["paths"].items()
 }

@@ -6,10 +6,11 @@ import argparse
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nbruns.server import hosted
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
+from nbruns.server.schemas.base import Schema
 from nbruns.server.serve import serve
 
 TOKEN = "correct horse"
@@ -47,14 +48,17 @@ class Slow:
         yield Finish("stop", usage(10, self._words))
 
 
+class TallyTool(Schema):
+    type: Literal["tally"]
+
+
 class Tally:
     """A hosted tool that writes a line to a file at each call. The first "slow" one takes longer than any test."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def check(self, tool: dict[str, Any], name: str) -> dict[str, Any]:
-        return tool
+    schema = TallyTool
 
     def declare(self, tool: dict[str, Any]) -> dict[str, Any]:
         return {"name": "tally"}

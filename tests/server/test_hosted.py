@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from served import ANSWER, OUTPUTS, WEATHER, Api, Scripts, ServerProcess, names
@@ -16,10 +16,14 @@ from test_kills import assert_same_state
 from nbruns.server import hosted
 from nbruns.server.hosted import Result
 from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
-from nbruns.server.refusal import Refused
+from nbruns.server.schemas.base import Schema
 
 JSON = dict[str, Any]
 ABACUS: JSON = {"type": "abacus"}
+
+
+class AbacusTool(Schema):
+    type: Literal["abacus"]
 
 
 class Abacus:
@@ -31,10 +35,7 @@ class Abacus:
         self.go.set()
         self.cancelled = threading.Event()
 
-    def check(self, tool: JSON, name: str) -> JSON:
-        if tool.keys() != {"type"}:
-            raise Refused(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
-        return dict(ABACUS)
+    schema = AbacusTool
 
     def declare(self, tool: JSON) -> JSON:
         numbers = {"type": "array", "items": {"type": "number"}}
@@ -241,6 +242,6 @@ def test_a_function_of_the_users_keeps_its_name_beside_a_hosted_tool(
 def test_a_hosted_tool_checks_its_own_entry_and_others_are_refused(api: Api, abacus: Abacus) -> None:
     body = {"model": "demo", "tools": [{"type": "abacus", "beads": 9}]}
     status, error = api.refused("POST", "/assistants", body)
-    assert (status, error["param"]) == (400, "tools[0]")
+    assert (status, error["param"]) == (400, "tools[0].beads")
     status, error = api.refused("POST", "/assistants", {"model": "demo", "tools": [{"type": "file_search"}]})
     assert (status, error["code"]) == (400, "unsupported_tool")

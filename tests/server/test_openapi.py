@@ -12,8 +12,8 @@ from described import DOCUMENT
 from jsonschema import Draft202012Validator
 from served import Api
 
-from nbruns.server.operations import OPERATIONS
-from nbruns.server.parameters import HOSTED
+from nbruns.server.routes import OPERATIONS
+from nbruns.server.schemas.tools import HOSTED
 
 JSON = dict[str, Any]
 
@@ -69,10 +69,10 @@ def test_every_operation_is_in_it() -> None:
     for operation in OPERATIONS:
         described = DOCUMENT["paths"][operation.path][operation.method.lower()]
         in_query = {each["name"] for each in described["parameters"] if each["in"] == "query"}
-        assert in_query == operation.query.keys()
+        assert in_query == {field.alias or name for name, field in operation.query.model_fields.items()}
         body = body_of(DOCUMENT, described)
         assert body.get("properties", {}).keys() == (
-            operation.body.schema["properties"].keys() if operation.body else set()
+            operation.body.model_fields.keys() if operation.body else set()
         )
 
 

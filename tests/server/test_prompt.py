@@ -11,6 +11,7 @@ import pytest
 
 from nbruns.server import migrations, prompt, store, transitions, wire
 from nbruns.server.database import Database
+from nbruns.server.schemas.threads import text_content
 from nbruns.server.transitions import Made
 
 JSON = dict[str, Any]
@@ -38,9 +39,7 @@ async def run_in_progress(db: Database, messages: list[JSON]) -> JSON:
 
 def test_a_leg_that_is_done_again_is_asked_what_it_was_asked_the_first_time(db: Database) -> None:
     async def scenario() -> None:
-        run = await run_in_progress(
-            db, [{"role": "user", "content": [wire.text_part("What should I wear?")]}]
-        )
+        run = await run_in_progress(db, [{"role": "user", "content": [text_content("What should I wear?")]}])
         await assert_asked_again(db, run, 1)
         call = {
             "id": "call_1",
@@ -65,7 +64,7 @@ def test_a_leg_that_is_done_again_is_asked_what_it_was_asked_the_first_time(db: 
 async def assert_asked_again(db: Database, run: JSON, leg: int) -> list[JSON]:
     """What a leg has made before it is cut off is no part of what the next attempt is asked."""
     before = await db.read(prompt.build, run)
-    message = wire.answer(run, f"msg_{leg}", 1) | {"content": [wire.text_part("Let me see.")]}
+    message = wire.answer(run, f"msg_{leg}", 1) | {"content": [text_content("Let me see.")]}
     details: JSON = {"type": "message_creation", "message_creation": {"message_id": f"msg_{leg}"}}
     step = wire.step(run, f"step_{leg}", details, 1)
     await db.write(transitions.complete_message, run["id"], message, step, wire.NO_USAGE)
@@ -79,7 +78,7 @@ def test_what_is_no_text_is_named(db: Database) -> None:
     async def scenario() -> None:
         content = [
             {"type": "image_file", "image_file": {"file_id": "file_1", "detail": "auto"}},
-            wire.text_part("What is this?"),
+            text_content("What is this?"),
         ]
         attached = [{"file_id": "file_2", "tools": []}]
         run = await run_in_progress(db, [{"role": "user", "content": content, "attachments": attached}])

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydantic import BaseModel
+
 JSON = dict[str, Any]
 
 
@@ -25,10 +27,8 @@ class Result:
 class HostedTool(Protocol):
     """A tool that the server runs."""
 
-    def check(self, tool: JSON, name: str) -> JSON:
-        """Return an entry of `tools` as it is to be kept. Raise Refused for what is wrong with it; `name` is the
-        parameter's name, for example `tools[0]`."""
-        ...
+    #: What an entry of `tools` may be.
+    schema: type[BaseModel]
 
     def declare(self, tool: JSON) -> JSON:
         """Return the function that the model sees for an entry of `tools`: name, description, parameters."""

@@ -1,0 +1,31 @@
+"""What the server says about itself."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from starlette.responses import Response
+
+from nbruns import __version__
+from nbruns.server.database import encode
+from nbruns.server.openapi import document
+from nbruns.server.operation import OPERATIONS, Call, operation
+from nbruns.server.schemas.base import Document, Health
+
+JSON = dict[str, Any]
+
+
+@operation("GET", "/health", Health)
+async def health(call: Call) -> JSON:
+    return Health.new(version=__version__)
+
+
+@operation("GET", "/openapi.json", Document)
+async def describe(call: Call) -> Response:
+    return Response(_document(), 200, media_type="application/json")
+
+
+@cache
+def _document() -> str:
+    return encode(document(OPERATIONS, __version__))

@@ -1,0 +1,76 @@
+"""Assistants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbruns.server import store, wire
+from nbruns.server.models import UnknownModelError
+from nbruns.server.operation import (
+    Call,
+    change_object,
+    delete_object,
+    get_object,
+    list_objects,
+    operation,
+)
+from nbruns.server.refusal import Refused
+from nbruns.server.schemas.assistants import (
+    AssistantObject,
+    CreateAssistantRequest,
+    DeleteAssistantResponse,
+    ModifyAssistantRequest,
+)
+from nbruns.server.schemas.base import ListQuery, Page
+
+JSON = dict[str, Any]
+
+_ASSISTANT = "/v1/assistants/{assistant_id}"
+
+
+@operation("POST", "/v1/assistants", AssistantObject, CreateAssistantRequest)
+async def create_assistant(call: Call) -> JSON:
+    check_model(call, call.params["model"])
+    assistant = wire.assistant(call.params, store.now())
+    await call.db.write(lambda tx: store.add(tx.conn, store.assistants, assistant))
+    return assistant
+
+
+@operation("GET", "/v1/assistants", Page[AssistantObject], query=ListQuery)
+async def list_assistants(call: Call) -> JSON:
+    return await list_objects(call, store.assistants)
+
+
+@operation("GET", _ASSISTANT, AssistantObject)
+async def get_assistant(call: Call) -> JSON:
+    return await get_object(call, store.assistants, "assistant", call.path["assistant_id"])
+
+
+@operation("POST", _ASSISTANT, AssistantObject, ModifyAssistantRequest)
+async def update_assistant(call: Call) -> JSON:
+    if call.params.get("model") is not None:
+        check_model(call, call.params["model"])
+    # A null sets what leaving it out at creation means; a model there must be.
+    defaults = AssistantObject.defaults()
+    change = {
+        name: defaults[name] if value is None else value
+        for name, value in call.params.items()
+        if value is not None or name != "model"
+    }
+    return await change_object(call, store.assistants, "assistant", call.path["assistant_id"], change)
+
+
+@operation("DELETE", _ASSISTANT, DeleteAssistantResponse)
+async def delete_assistant(call: Call) -> JSON:
+    id = call.path["assistant_id"]
+    await delete_object(call, store.assistants, "assistant", id)
+    return DeleteAssistantResponse.new(id=id)
+
+
+def check_model(call: Call, name: str) -> None:
+    """Refuse the name of a model that isn't there."""
+    if not call.services.models.knows(name):
+        try:
+            call.services.models.resolve(name)
+        except UnknownModelError as error:
+            raise Refused(str(error), param="model", code="model_not_found") from None

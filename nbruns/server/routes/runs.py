@@ -1,0 +1,145 @@
+"""Runs, their streams and their steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+
+from nbruns.server import store
+from nbruns.server.database import encode
+from nbruns.server.operation import Call, change_object, get_object, list_objects, operation
+from nbruns.server.refusal import Refused
+from nbruns.server.routes.assistants import check_model
+from nbruns.server.routes.threads import changed_fields, get_thread
+from nbruns.server.schemas.base import ListQuery, Page
+from nbruns.server.schemas.runs import (
+    CreateRunRequest,
+    CreateThreadAndRunRequest,
+    IncludeQuery,
+    ListRunsQuery,
+    ListRunStepsQuery,
+    RunObject,
+    RunStepObject,
+    SubmitToolOutputsRunRequest,
+)
+from nbruns.server.schemas.threads import ModifyRequest
+from nbruns.server.transitions import Started
+
+JSON = dict[str, Any]
+
+#: How long pollers are asked to wait between two looks at a run.
+POLL_AFTER_MS = "250"
+
+_RUNS = "/v1/threads/{thread_id}/runs"
+_RUN = _RUNS + "/{run_id}"
+
+
+@operation("POST", _RUNS, RunObject, CreateRunRequest, IncludeQuery)
+async def create_run(call: Call) -> JSON | Response:
+    await _check_run(call)
+    return _started(call, await call.services.engine.create(call.thread_id, call.params))
+
+
+@operation("POST", "/v1/threads/runs", RunObject, CreateThreadAndRunRequest)
+async def create_thread_and_run(call: Call) -> JSON | Response:
+    await _check_run(call)
+    return _started(call, await call.services.engine.create_thread_and_run(call.params))
+
+
+@operation("GET", _RUNS, Page[RunObject], query=ListQuery)
+async def list_runs(call: Call) -> JSON:
+    await get_thread(call)
+    return await list_objects(call, store.runs, {"thread_id": call.thread_id})
+
+
+@operation("GET", "/v1/runs", Page[RunObject], query=ListRunsQuery)
+async def list_all_runs(call: Call) -> JSON:
+    filters = ("thread_id", "assistant_id", "model", "status")
+    return await list_objects(call, store.runs, {name: call.query[name] for name in filters})
+
+
+@operation("GET", _RUN, RunObject)
+async def get_run(call: Call) -> Response:
+    run = await _get_run(call)
+    return Response(encode(run), 200, {"openai-poll-after-ms": POLL_AFTER_MS}, "application/json")
+
+
+@operation("POST", _RUN, RunObject, ModifyRequest)
+async def update_run(call: Call) -> JSON:
+    change = changed_fields(call)
+    return await change_object(call, store.runs, "run", call.run_id, change, thread_id=call.thread_id)
+
+
+@operation("POST", _RUN + "/cancel", RunObject)
+async def cancel_run(call: Call) -> JSON:
+    return await call.services.engine.cancel(call.thread_id, call.run_id)
+
+
+@operation("POST", _RUN + "/submit_tool_outputs", RunObject, SubmitToolOutputsRunRequest)
+async def submit_tool_outputs(call: Call) -> JSON | Response:
+    outputs = call.params["tool_outputs"]
+    return _started(call, await call.services.engine.submit(call.thread_id, call.run_id, outputs))
+
+
+@operation("GET", _RUN + "/stream", None)
+async def rejoin_run(call: Call) -> Response:
+    """The run's stream from behind the event that Last-Event-ID names, or from its beginning."""
+    run = await _get_run(call)
+    last = await call.db.read(store.last_event, run["id"])
+    named = call.headers.get("last-event-id", "")
+    after = min(int(named), last) if named.isascii() and named.isdigit() else 0
+    working = run["status"] in ("queued", "in_progress", "cancelling")
+    return _stream(call, run["id"], after, last + 1 if working else last)
+
+
+@operation("GET", _RUN + "/steps", Page[RunStepObject], query=ListRunStepsQuery)
+async def list_steps(call: Call) -> JSON:
+    await _get_run(call)
+    return await list_objects(call, store.steps, {"run_id": call.run_id})
+
+
+@operation("GET", _RUN + "/steps/{step_id}", RunStepObject, query=IncludeQuery)
+async def get_step(call: Call) -> JSON:
+    owner = {"thread_id": call.thread_id, "run_id": call.run_id}
+    return await get_object(call, store.steps, "run step", call.path["step_id"], **owner)
+
+
+async def _get_run(call: Call) -> JSON:
+    return await get_object(call, store.runs, "run", call.run_id, thread_id=call.thread_id)
+
+
+async def _check_run(call: Call) -> None:
+    params = call.params
+    assistant = await get_object(call, store.assistants, "assistant", params["assistant_id"])
+    check_model(call, params.get("model") or assistant["model"])
+    _check_tool_choice(params.get("tool_choice"), params.get("tools", assistant["tools"]) or [])
+
+
+def _check_tool_choice(choice: str | JSON | None, tools: list[JSON]) -> None:
+    if isinstance(choice, dict):
+        if choice["type"] == "function":
+            wanted = f"function tool '{choice['function']['name']}'"
+            has = any(choice["function"]["name"] == tool.get("function", {}).get("name") for tool in tools)
+        else:
+            wanted = f"tool '{choice['type']}'"
+            has = any(choice["type"] == tool["type"] for tool in tools)
+        if not has:
+            message = f"Invalid value for 'tool_choice': the run has no {wanted}."
+            raise Refused(message, param="tool_choice", code="invalid_value")
+
+
+def _started(call: Call, started: Started) -> JSON | Response:
+    call.exchange.run_id = started.run["id"]
+    if not call.params.get("stream"):
+        return started.run
+    return _stream(call, started.run["id"], started.after, started.after + 1)
+
+
+def _stream(call: Call, run_id: str, after: int, until: int) -> Response:
+    headers = {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",
+    }
+    return StreamingResponse(call.services.hub.stream(run_id, after, until), headers=headers)

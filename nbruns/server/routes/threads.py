@@ -1,0 +1,101 @@
+"""Threads and their messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbruns.server import store, transitions
+from nbruns.server.operation import (
+    Call,
+    change_object,
+    delete_object,
+    get_object,
+    list_objects,
+    operation,
+)
+from nbruns.server.refusal import not_found
+from nbruns.server.schemas.base import ListQuery, Page
+from nbruns.server.schemas.threads import (
+    CreateMessageRequest,
+    CreateThreadRequest,
+    DeleteMessageResponse,
+    DeleteThreadResponse,
+    ListMessagesQuery,
+    MessageObject,
+    ModifyRequest,
+    ModifyThreadRequest,
+    ThreadObject,
+)
+
+JSON = dict[str, Any]
+
+_THREAD = "/v1/threads/{thread_id}"
+_MESSAGES = _THREAD + "/messages"
+_MESSAGE = _MESSAGES + "/{message_id}"
+
+
+@operation("POST", "/v1/threads", ThreadObject, CreateThreadRequest)
+async def create_thread(call: Call) -> JSON:
+    return await call.db.write(transitions.create_thread, call.params)
+
+
+@operation("GET", "/v1/threads", Page[ThreadObject], query=ListQuery)
+async def list_threads(call: Call) -> JSON:
+    return await list_objects(call, store.threads)
+
+
+@operation("GET", _THREAD, ThreadObject)
+async def get_thread(call: Call) -> JSON:
+    return await get_object(call, store.threads, "thread", call.thread_id)
+
+
+@operation("POST", _THREAD, ThreadObject, ModifyThreadRequest)
+async def update_thread(call: Call) -> JSON:
+    return await change_object(call, store.threads, "thread", call.thread_id, changed_fields(call))
+
+
+@operation("DELETE", _THREAD, DeleteThreadResponse)
+async def delete_thread(call: Call) -> JSON:
+    active = await call.db.read(store.active_run, call.thread_id)
+    if not await call.db.write(lambda tx: store.delete_thread(tx, call.thread_id)):
+        raise not_found("thread", call.thread_id)
+    if active is not None:
+        call.services.engine.abandon(active["id"])
+    return DeleteThreadResponse.new(id=call.thread_id)
+
+
+@operation("POST", _MESSAGES, MessageObject, CreateMessageRequest)
+async def create_message(call: Call) -> JSON:
+    return await call.db.write(transitions.add_message, call.thread_id, call.params)
+
+
+@operation("GET", _MESSAGES, Page[MessageObject], query=ListMessagesQuery)
+async def list_messages(call: Call) -> JSON:
+    await get_thread(call)
+    return await list_objects(
+        call, store.messages, {"thread_id": call.thread_id, "run_id": call.query["run_id"]}
+    )
+
+
+@operation("GET", _MESSAGE, MessageObject)
+async def get_message(call: Call) -> JSON:
+    id = call.path["message_id"]
+    return await get_object(call, store.messages, "message", id, thread_id=call.thread_id)
+
+
+@operation("POST", _MESSAGE, MessageObject, ModifyRequest)
+async def update_message(call: Call) -> JSON:
+    id, change = call.path["message_id"], changed_fields(call)
+    return await change_object(call, store.messages, "message", id, change, thread_id=call.thread_id)
+
+
+@operation("DELETE", _MESSAGE, DeleteMessageResponse)
+async def delete_message(call: Call) -> JSON:
+    id = call.path["message_id"]
+    await delete_object(call, store.messages, "message", id, thread_id=call.thread_id)
+    return DeleteMessageResponse.new(id=id)
+
+
+def changed_fields(call: Call) -> JSON:
+    """What an update of metadata or tool resources sets; a null empties them."""
+    return {name: value or {} for name, value in call.params.items()}

@@ -1,0 +1,55 @@
+"""Assistants."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nbruns.server.schemas.base import Chars, Id, Metadata, Object, Text, Time, empty
+from nbruns.server.schemas.tools import (
+    AssistantToolsFunction,
+    HostedTool,
+    ResponseFormat,
+    Sampling,
+    Tool,
+    ToolResources,
+    ToolResourcesObject,
+)
+
+
+class ModifyAssistantRequest(Sampling):
+    model: Id | None = None
+    name: Annotated[str, Chars(256)] | None = None
+    description: Annotated[str, Chars(512)] | None = None
+    instructions: Text | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_resources: ToolResources | None = None
+    metadata: Metadata | None = None
+
+
+class CreateAssistantRequest(ModifyAssistantRequest):
+    model: Id
+
+
+class AssistantObject(Object):
+    id: str
+    object: Literal["assistant"] = "assistant"
+    created_at: Time
+    name: str | None = None
+    description: str | None = None
+    model: str
+    instructions: str | None = None
+    tools: list[AssistantToolsFunction | HostedTool] = Field(default_factory=list)
+    top_p: float = 1.0
+    temperature: float = 1.0
+    reasoning_effort: str | None = None
+    tool_resources: ToolResourcesObject = Field(default_factory=empty)
+    metadata: Metadata = Field(default_factory=dict)
+    response_format: ResponseFormat = "auto"
+
+
+class DeleteAssistantResponse(Object):
+    id: str
+    object: Literal["assistant.deleted"] = "assistant.deleted"
+    deleted: Literal[True] = True

@@ -1,0 +1,171 @@
+"""Tools, and the settings that assistants and runs share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+
+from nbruns.server.hosted import TOOLS
+from nbruns.server.schemas.base import (
+    BY_TYPE,
+    JSON,
+    MAX_NUMBER,
+    AnyObject,
+    Id,
+    Name,
+    Schema,
+    Text,
+    plain,
+    refused,
+    tag_of,
+)
+
+#: The hosted tools of the original. Those that this server doesn't offer are refused, and the refusal says why.
+HOSTED = ("code_interpreter", "file_search")
+
+
+def _tag_of_tool(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else None
+    is_hosted = isinstance(kind, str) and (kind in TOOLS or kind in HOSTED)
+    return "(hosted)" if is_hosted else tag_of(value)
+
+
+class HostedTool(Schema, extra="allow"):
+    """A tool that the server runs, or a call of it."""
+
+    type: Annotated[str, Field(json_schema_extra={"not": {"const": "function"}})]
+
+
+def _offered(tool: HostedTool) -> HostedTool:
+    if (kind := tool.type) not in TOOLS:
+        message = (
+            f"'{{name}}': this server does not run the hosted tool '{kind}'. Pass function tools instead: "
+            "your own program runs those and submits their outputs."
+        )
+        raise refused(message, "unsupported_tool", ".type")
+    return tool
+
+
+def _checked(tool: HostedTool) -> JSON:
+    return plain(TOOLS[tool.type].schema.model_validate(tool.model_dump()))
+
+
+def _named(tool: HostedTool) -> JSON:
+    return {"type": tool.type}
+
+
+class FunctionObject(Schema):
+    name: Name
+    description: Text | None = None
+    parameters: AnyObject | None = None
+    strict: bool | None = None
+
+
+class AssistantToolsFunction(Schema):
+    type: Literal["function"]
+    function: FunctionObject
+
+
+def _filled(tool: AssistantToolsFunction) -> JSON:
+    function = tool.function
+    function.parameters = function.parameters or {"type": "object", "properties": {}}
+    function.strict = function.strict or False
+    return plain(tool)
+
+
+_BY_TOOL = Discriminator(_tag_of_tool)
+Tool = Annotated[
+    Annotated[AssistantToolsFunction, AfterValidator(_filled), Tag("<function>")]
+    | Annotated[HostedTool, AfterValidator(_offered), AfterValidator(_checked), Tag("(hosted)")],
+    _BY_TOOL,
+]
+#: A tool of a message's attachment: hosted, without settings.
+AttachmentTool = Annotated[HostedTool, AfterValidator(_offered), AfterValidator(_named)]
+
+
+class FunctionName(Schema):
+    name: Name
+
+
+class AssistantsNamedToolChoice(Schema):
+    type: Literal["function"]
+    function: FunctionName
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("(str)")]
+    | Annotated[AssistantsNamedToolChoice, AfterValidator(plain), Tag("<function>")]
+    | Annotated[HostedTool, AfterValidator(_offered), AfterValidator(_named), Tag("(hosted)")],
+    _BY_TOOL,
+]
+
+
+class ResponseFormatText(Schema):
+    type: Literal["text"]
+
+
+class ResponseFormatJsonObject(Schema):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Schema):
+    name: Name
+    description: Text | None = None
+    schema_: AnyObject | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormatJsonSchema(Schema):
+    type: Literal["json_schema"]
+    json_schema: JsonSchemaFormat
+
+
+ResponseFormat = Annotated[
+    Annotated[Literal["auto"], Tag("(str)")]
+    | Annotated[ResponseFormatText, AfterValidator(plain), Tag("<text>")]
+    | Annotated[ResponseFormatJsonObject, AfterValidator(plain), Tag("<json_object>")]
+    | Annotated[ResponseFormatJsonSchema, AfterValidator(plain), Tag("<json_schema>")],
+    BY_TYPE,
+]
+
+
+class CodeInterpreterResources(Schema):
+    file_ids: Annotated[list[Id], Field(max_length=20)] | None = None
+
+
+class FileSearchResources(Schema):
+    vector_store_ids: Annotated[list[Id], Field(max_length=1)] | None = None
+
+
+class ToolResourcesObject(Schema):
+    code_interpreter: CodeInterpreterResources | None = None
+    file_search: FileSearchResources | None = None
+
+
+ToolResources = Annotated[ToolResourcesObject, AfterValidator(plain)]
+
+
+class TruncationObject(Schema):
+    type: Literal["auto", "last_messages"]
+    last_messages: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
+
+
+def _truncation(strategy: TruncationObject) -> JSON:
+    if strategy.type == "last_messages" and strategy.last_messages is None:
+        code = "missing_required_parameter"
+        raise refused("Missing required parameter: '{name}.last_messages'.", code, ".last_messages")
+    return strategy.model_dump()
+
+
+TruncationStrategy = Annotated[TruncationObject, AfterValidator(_truncation)]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Sampling(Schema):
+    """How a model is to answer."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, json_schema_extra={"default": 1})
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, json_schema_extra={"default": 1})
+    reasoning_effort: ReasoningEffort | None = None
+    response_format: ResponseFormat | None = None
