@@ -41,7 +41,7 @@ MAX_NUMBER = 2**53 - 1
 class Schema(BaseModel):
     """A request, or a part of one or of an object. Unknown fields are refused, no type is converted into another."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 class Object(Schema):
