@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from nbruns import __version__
-from nbruns.errors import NbrunsError, SetupError
+from nbruns.errors import NbrunsError, SetupError, install_command
 from nbruns.local_server import data_folder, local, server_of, serving, shown, tell_address, token_of
 from nbruns.server.logs import FORMATS, LEVELS, configure
 from nbruns.server.serve import DEFAULT_PORT
@@ -85,6 +85,7 @@ def _serve(asked: argparse.Namespace) -> int:
             token=token,
             allowed_hosts=asked.allow_host,
             idle_timeout=asked.idle_timeout,
+            run_lifetime=asked.run_lifetime,
             on_ready=tell,
             models=models,
         )
@@ -142,9 +143,7 @@ def _lab(asked: argparse.Namespace) -> int:
     try:
         import jupyterlab  # noqa: F401
     except ModuleNotFoundError:
-        raise SetupError(
-            "JupyterLab is not installed. Install it with: pip install 'nbruns[lab,server]'"
-        ) from None
+        raise SetupError(f"JupyterLab is not installed. Install it with: {install_command('lab')}") from None
     notebook = asked.notebook if asked.notebook.exists() else Path()
     print(
         f"{local(folder).server}\nOpening {notebook.resolve()} in JupyterLab; end it with Ctrl-C, twice.",
@@ -163,6 +162,14 @@ def _demo(asked: argparse.Namespace) -> int:
         demonstrate(client)
     print("\nNext: `make lab` opens the tour in JupyterLab, against this same server.")
     return 0
+
+
+def _seconds(text: str) -> int:
+    """A number of seconds, at least 1 and at most a year."""
+    seconds = int(text)
+    if not 1 <= seconds <= 366 * 24 * 3600:
+        raise argparse.ArgumentTypeError(f"{text}: write a number of seconds from 1 to {366 * 24 * 3600}")
+    return seconds
 
 
 class _Manual(NamedTuple):
@@ -239,6 +246,12 @@ _SERVE: dict[str, dict[str, dict[str, Any]]] = {
             "type": float,
             "metavar": "SECONDS",
             "help": "end when nobody has asked and no run was active for so long (default: never)",
+        },
+        "--run-lifetime": {
+            "type": _seconds,
+            "metavar": "SECONDS",
+            "default": 600,
+            "help": "a run that has not ended so long after its creation expires (default: %(default)s)",
         },
         "--log-format": {
             "choices": [*FORMATS],

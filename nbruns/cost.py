@@ -9,15 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from nbruns.errors import SetupError, excerpt
+from nbruns.errors import SetupError, excerpt, install_command
 
 #: Model → price of a million tokens: (input, output), (input, output, cached input), or {"input": …, "output": …}.
 Prices = Mapping[str, Sequence[float] | Mapping[str, float]]
-
-_NEEDED = (
-    "The prices of models are in the package genai-prices: pip install 'nbruns[cost]'. "
-    "Or say what a million tokens cost: cost({'gpt-4o': (2.50, 10.00)}), input and output."
-)
 
 
 class Rates(NamedTuple):
@@ -82,7 +77,10 @@ def _rates_known(model: Any, moment: pd.Timestamp) -> Rated:
     try:
         from genai_prices import Usage, calc_price
     except ImportError as error:
-        raise SetupError(_NEEDED) from error
+        raise SetupError(
+            f"The prices of models are in the package genai-prices: {install_command('cost')}. "
+            "Or say what a million tokens cost: cost({'gpt-4o': (2.50, 10.00)}), input and output."
+        ) from error
     if not isinstance(model, str):
         return None
     at: datetime | None = None if pd.isna(moment) else moment.to_pydatetime()

@@ -21,6 +21,7 @@ NbrunsError
 from __future__ import annotations
 
 import re
+import shlex
 import traceback
 from itertools import takewhile
 from pathlib import Path
@@ -185,6 +186,15 @@ class ToolError(NbrunsError):
 
 class SetupError(NbrunsError):
     """Something is missing on this machine; the message says what, and how to mend it."""
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs what an extra needs. It names the packages: nbruns itself is in no index."""
+    from importlib.metadata import requires
+
+    needed = (line.partition(";") for line in requires("nbruns") or ())
+    names = [name.strip() for name, _, marker in needed if f'extra == "{extra}"' in marker.replace("'", '"')]
+    return f"pip install {' '.join(map(shlex.quote, names))}"
 
 
 def excerpt(text: object, limit: int = EXCERPT) -> str:

@@ -24,7 +24,7 @@ import pandas as pd
 from filelock import FileLock
 
 from nbruns.at_once import at_once
-from nbruns.errors import APIError, BadRequestError, NotFoundError, SetupError
+from nbruns.errors import APIError, BadRequestError, NotFoundError, SetupError, install_command
 from nbruns.frames import runs_frame
 from nbruns.objects import JSON, TERMINAL_STATUSES, Run, utc
 from nbruns.pages import iter_pages
@@ -199,4 +199,4 @@ def _require_pyarrow() -> None:
     try:
         import pyarrow  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
-        raise SetupError("Parquet files need the package pyarrow: pip install 'nbruns[parquet]'.") from error
+        raise SetupError(f"Parquet files need the package pyarrow: {install_command('parquet')}") from error

@@ -91,14 +91,20 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
     from nbruns.client import Client
 
     folder = data_folder(data)
+    token = token_of(folder)
     try:
-        with FileLock(folder / "starting.lock", timeout=2 * _START_TIMEOUT):
+        starting = FileLock(folder / "starting.lock", timeout=2 * _START_TIMEOUT)
+        with _writing(folder):
+            starting.acquire()
+        try:
             server = _joined(folder) or _started(folder, idle_timeout)
+        finally:
+            starting.release()
     except Timeout:
         raise SetupError(
             f"Another program has been starting the server of {shown(folder)} for minutes. End it."
         ) from None
-    client = Client(f"{server.url}/v1", token_of(folder), **options)  # type: ignore[arg-type]  # max_retries is whole
+    client = Client(f"{server.url}/v1", token, **options)  # type: ignore[arg-type]  # max_retries is whole
     client.server = server
     return client
 
@@ -133,17 +139,45 @@ def shown(path: Path) -> str:
 
 
 def token_of(folder: Path) -> str:
-    """The token of a folder's server: made once, kept in the folder for its owner to read."""
+    """Return the token of a folder's server: made once, kept in the folder for its owner to read.
+
+    Raises SetupError where the file can't be written or read, or holds no token."""
     kept = folder / "token"
-    if not kept.exists():
-        # Written first and then named: nobody ever reads half a token, and of two writers one wins.
-        draft = folder / f"token.{os.getpid()}"
+    with _writing(folder):
+        if not kept.exists():
+            _write_token(kept)
+        token = kept.read_text(errors="replace").strip()
+    if not (token and token.isascii() and token.isprintable()):
+        raise SetupError(f"{shown(kept)} holds no token. Delete it: the next start makes a new one.")
+    return token
+
+
+def _write_token(kept: Path) -> None:
+    # Written first and then named: nobody ever reads half a token, and of two writers one wins.
+    draft = kept.with_name(f"token.{os.getpid()}")
+    try:
         with open(draft, "w", opener=_private) as file:
             file.write(f"nbruns-{secrets.token_urlsafe(32)}")
+            file.flush()
+            os.fsync(file.fileno())  # a name without its text would be an empty token after a power cut
         with contextlib.suppress(FileExistsError):
             os.link(draft, kept)
-        draft.unlink()
-    return kept.read_text().strip()
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in a SetupError what keeps a file from being written: a full disk, most of all."""
+    try:
+        yield
+    except Timeout:  # an OSError too
+        raise
+    except OSError as error:
+        raise SetupError(
+            f"{shown(folder)} can't be written ({error.strerror}). Free some space there, or name another folder, "
+            "with --data or NBRUNS_DATA."
+        ) from None
 
 
 def _private(path: str, flags: int) -> int:
@@ -155,7 +189,10 @@ def serving(folder: Path) -> Iterator[Path]:
     """Hold a folder while serving it; gives the file to tell the address in. Raises SetupError if another does."""
     lock, address = FileLock(folder / "serving.lock"), folder / "server.json"
     try:
-        lock.acquire(timeout=0.5)  # not at once: whoever asks whether it is_serving() holds it for a moment
+        with _writing(folder):
+            lock.acquire(
+                timeout=0.5
+            )  # not at once: whoever asks whether it is_serving() holds it for a moment
     except Timeout:
         url = (_address(folder) or {}).get("url", "an address of its own")
         raise SetupError(
@@ -175,15 +212,17 @@ def serving(folder: Path) -> Iterator[Path]:
 def tell_address(file: Path, url: str) -> None:
     """Write down where a folder's server listens, for `local()` to join it."""
     draft = file.with_suffix(".new")
-    draft.write_text(json.dumps({"url": url, "pid": os.getpid(), "version": __version__}))
-    draft.replace(file)
+    with _writing(file.parent):
+        draft.write_text(json.dumps({"url": url, "pid": os.getpid(), "version": __version__}))
+        draft.replace(file)
 
 
 def is_serving(folder: Path) -> bool:
     """Whether a server holds this folder."""
     lock = FileLock(folder / "serving.lock")
     try:
-        lock.acquire(timeout=0)
+        with _writing(folder):
+            lock.acquire(timeout=0)
     except Timeout:
         return True
     lock.release()
@@ -214,7 +253,9 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
     command += ["--idle-timeout", str(idle_timeout), "--log-level", "warning"]
     # A session of its own: a kernel's restart ends the kernel's processes, and this one is to stay.
     own = {"creationflags": 0x00000008} if sys.platform == "win32" else {"start_new_session": True}
-    with open(folder / "server.log", "wb", opener=_private) as log:
+    with _writing(folder):
+        log = open(folder / "server.log", "wb", opener=_private)  # noqa: SIM115
+    with log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -228,7 +269,9 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
     deadline = time.monotonic() + _START_TIMEOUT
     while (address := _address(folder)) is None or address["pid"] != process.pid:
         if process.poll() is not None:
-            told = (folder / "server.log").read_text(errors="replace").strip().splitlines() or ["no word"]
+            told = (folder / "server.log").read_text(errors="replace").strip().splitlines() or [
+                "no word of it in server.log; is the disk full?"
+            ]
             why = told[-1].removeprefix("nbruns: ")
             raise SetupError(f"The local server did not start: {excerpt(why, 500)}")
         if time.monotonic() > deadline:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from nbruns.errors import SetupError, excerpt
+from nbruns.errors import SetupError, excerpt, install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +118,7 @@ def _new_axes(height: float) -> Axes:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise SetupError("Pictures need the package matplotlib: pip install 'nbruns[plot]'.") from error
+        raise SetupError(f"Pictures need the package matplotlib: {install_command('plot')}") from error
     _, ax = plt.subplots(figsize=(9, height), layout="constrained")
     return ax
 

@@ -208,6 +208,32 @@ def test_a_token_is_made_once_however_many_ask_for_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["token"]
 
 
+@pytest.mark.parametrize("kept", ["", "\n", " \t\n", "né", "a\nb"])
+def test_a_file_without_a_token_is_said_with_the_way_out(folder: Path, kept: str) -> None:
+    folder.mkdir()
+    (folder / "token").write_text(kept)
+    with pytest.raises(nbruns.SetupError, match=r"token holds no token\. Delete it"):
+        nbruns.local(folder)
+    assert not is_serving(folder)
+    (folder / "token").unlink()
+    assert nbruns.local(folder).threads.create().id
+
+
+def test_a_full_disk_is_said_in_a_line(folder: Path) -> None:
+    """No byte can be written: what a full disk does, too."""
+    code = """
+import resource, sys, nbruns
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try: nbruns.local(sys.argv[1])
+except nbruns.SetupError as error: print(error)
+"""
+    process = python(code, folder)
+    told, errors = process.communicate(timeout=60)
+    assert errors == ""
+    assert "can't be written" in told and "Free some space" in told
+    assert not list(folder.glob("token*"))
+
+
 def test_a_file_in_the_folders_place_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(nbruns.SetupError, match=r"^\S+file: File exists. Name another folder, with --data"):

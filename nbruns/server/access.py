@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -36,6 +37,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        # Azure's clients ask under /openai, with and without the version.
+        scope["path"] = re.sub(r"^/openai(/v1)?(?=/)", "/v1", scope["path"])
         exchange = Exchange(scope, send)
         self._open += 1
         try:
@@ -70,7 +73,8 @@ class Gate:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             given = headers.get("api-key", "")
-        return hmac.compare_digest(given.strip().encode(), str(self._token).encode())
+        given = given.strip()
+        return bool(given) and hmac.compare_digest(given.encode(), str(self._token).encode())
 
 
 def _name(host: str) -> str:

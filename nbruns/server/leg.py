@@ -169,7 +169,7 @@ class Leg:
     async def _open_message(self) -> JSON:
         self._messages_made += 1
         path = (self._run["id"], self._number, "message", self._messages_made)
-        now = store.now()
+        now = max(store.now(), await self._db.read(store.earliest_time, self._run))
         message = wire.answer(self._run, wire.derived_id("msg", *path), now)
         details = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
         self._message_step = wire.step(self._run, wire.derived_id("step", *path), details, now)

@@ -22,6 +22,7 @@ from nbruns.server.database import Database
 from nbruns.server.engine import LIFETIME_SECONDS, Engine
 from nbruns.server.live import Hub
 from nbruns.server.models import Models
+from nbruns.server.protocol import BoundedProtocol
 from nbruns.server.routes import OPERATIONS, Services
 
 #: How long open requests may take to end when the server stops. Streams are ended at once.
@@ -86,6 +87,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self._gate,
+                http=BoundedProtocol,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,

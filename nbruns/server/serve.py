@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from nbruns.errors import SetupError
+from nbruns.errors import SetupError, install_command
 
 if TYPE_CHECKING:
     from nbruns.server.models import Models
@@ -41,16 +41,21 @@ def serve(
     `database_url` is SQLAlchemy's (sqlite:///FILE, postgresql://…). Without a `token`, whoever reaches the port
     may use it. `models` are those that runs can name (default: those built in). A run expires `run_lifetime` seconds
     after its creation. `allowed_hosts` are names that requests may come by, besides this machine's own: behind a proxy,
-    its public name. Raises SetupError where the port is taken, the database can't be used or a package is missing.
+    its public name. Raises SetupError where the port is taken, the database can't be used, a package is missing, or
+    the token is empty.
     """
+    if token is not None and not token.strip():
+        raise SetupError(
+            "The token is empty. Pass a text that nobody can guess, or None to let everybody in."
+        )
     with _listening(host, port) as listener:
         try:
             from nbruns.server import running
             from nbruns.server.models import Models
         except ModuleNotFoundError as error:
             raise SetupError(
-                f"The server needs the package {error.name!r}, which is not installed. Install it with: "
-                "pip install 'nbruns[server]'"
+                f"The server needs the package {error.name!r}, which is not installed. Install what it needs with: "
+                f"{install_command('server')}"
             ) from None
         with _only_server_of(running.file_of(database_url)):
             settings = running.Settings(
@@ -87,9 +92,15 @@ def _only_server_of(file: str | None) -> Iterator[None]:
         yield
         return
     try:
-        if not Path(file).absolute().parent.is_dir():  # FileLock would make it: a slip of the pen would serve
+        path = Path(file).resolve()  # a symbolic link names the same file
+        if not path.parent.is_dir():  # FileLock would make it: a slip of the pen would serve
             raise NotADirectoryError(errno.ENOENT, "no such folder")
-        lock = FileLock(f"{file}-lock")
+        if path.exists() and path.stat().st_nlink > 1:
+            raise SetupError(
+                f"The database {file} has more than one name (hard links), and two servers or SQLite's journals could "
+                "meet in it unseen. Delete the other names, or copy the file."
+            )
+        lock = FileLock(f"{path}-lock")
         lock.acquire(timeout=0)
     except Timeout:
         raise SetupError(

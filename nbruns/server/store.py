@@ -274,6 +274,25 @@ def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]
     return list(conn.scalars(query.limit(last) if last else query))[::-1]
 
 
+def has_question(conn: sa.Connection, thread_id: str) -> bool:
+    """Whether a user has said something on a thread."""
+    role = messages.c.body["role"].as_string()
+    query = sa.select(messages.c.seq).where(messages.c.thread_id == thread_id, role == "user")
+    return conn.scalar(query.limit(1)) is not None
+
+
+def earliest_time(conn: sa.Connection, run: JSON) -> int:
+    """The earliest creation time that a run's next message may have: after its question's, and not before those of its
+    own other messages. Programs sort messages by it, clocks differ between servers, and models answer within the
+    second."""
+    query = sa.select(messages.c.body).where(messages.c.thread_id == run["thread_id"])
+    newest: JSON | None = conn.scalar(query.order_by(messages.c.seq.desc()).limit(1))
+    if newest is None:
+        return 0
+    is_own = newest["run_id"] == run["id"]
+    return int(newest["created_at"]) + (0 if is_own else 1)
+
+
 def last_event(conn: sa.Connection, run_id: str) -> int:
     """The number of a run's latest event; 0 if it has none."""
     return conn.scalar(sa.select(sa.func.max(events.c.number)).where(events.c.run_id == run_id)) or 0

@@ -74,6 +74,11 @@ def create(
     for message in params.get("additional_messages") or []:
         store.add(tx.conn, store.messages, wire.message(message, thread_id, now))
     run = wire.run(assistant, params, thread_id, now, lifetime)
+    if not run["instructions"] and not store.has_question(tx.conn, thread_id):
+        raise Refused(
+            "Run creation requires a Thread with a user message or an assistant with instructions.",
+            code="invalid_thread",
+        )
     store.add(tx.conn, store.runs, run, worker=tx.worker)
     if new_thread is not None:
         tx.emit(run["id"], "thread.created", new_thread)
@@ -107,6 +112,18 @@ def add_message(tx: Transaction, thread_id: str, params: JSON) -> JSON:
     message = wire.message(params, thread_id, store.now())
     store.add(tx.conn, store.messages, message)
     return message
+
+
+def update(tx: Transaction, thread_id: str, run_id: str, change: JSON) -> JSON:
+    """Change fields of a run that no model is working on."""
+    run = store.get(tx.conn, store.runs, run_id, lock=True, thread_id=thread_id)
+    if run is None:
+        raise not_found("run", run_id)
+    if run["status"] == "in_progress":
+        raise Refused("Cannot update run with status 'in_progress'.")
+    run |= change
+    store.put(tx.conn, store.runs, run)
+    return run
 
 
 def check_unlocked(tx: Transaction, thread_id: str) -> None:
@@ -155,7 +172,7 @@ def _save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> No
 
 def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
     """Complete a message and the step that made it."""
-    over = {"status": "completed", "completed_at": store.now()}
+    over = {"status": "completed", "completed_at": max(store.now(), message["created_at"])}
     completed = (
         Made(store.messages, message | over),
         Made(store.steps, step | over | {"usage": wire.usage(usage)}, usage),

@@ -33,7 +33,7 @@ PAGES: dict[str, tuple[JSON, bool]] = {
 
 def fill(conn: sa.Connection, first: int, last: int) -> None:
     """Store runs that have ended; every thread has ten."""
-    assistant = wire.assistant({"model": "demo"}, 1) | {"id": "asst"}
+    assistant = wire.assistant({"model": "demo", "instructions": "Be short."}, 1) | {"id": "asst"}
     whole = wire.run(assistant, {}, "thread", 1, 600)
     chance = random.Random(first)
     insert = "INSERT INTO runs (id, thread_id, assistant_id, model, status, leg, body) VALUES (?, ?, ?, ?, ?, 1, ?)"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from served import (
     ANSWER,
+    CALL,
     OUTPUTS,
     WEATHER,
     Api,
@@ -138,9 +139,65 @@ def test_messages_and_threads_and_runs_keep_their_metadata(api: Api, script: Scr
         "metadata": {"m": "2"},
     }
     run = api.post(f"{path}/runs", {"assistant_id": assistant, "metadata": {"r": "1"}})
-    assert api.post(api.run_path(run), {"metadata": {"r": "2"}})["metadata"] == {"r": "2"}
+    api.until(run, "in_progress")
+    status, error = api.refused("POST", api.run_path(run), {"metadata": {"r": "2"}})
+    assert (status, error["message"]) == (400, "Cannot update run with status 'in_progress'.")
     gate.set()
-    assert api.until(run, "completed")["metadata"] == {"r": "2"}
+    assert api.until(run, "completed")["metadata"] == {"r": "1"}
+    assert api.post(api.run_path(run), {"metadata": {"r": "2"}})["metadata"] == {"r": "2"}
+    assert api.get(api.run_path(run))["metadata"] == {"r": "2"}
+
+
+@pytest.mark.parametrize(
+    ("said", "assistant", "run", "starts"),
+    [
+        ([], {}, {}, False),
+        ([{"role": "assistant", "content": "Hi"}], {}, {}, False),
+        ([], {"instructions": ""}, {"instructions": ""}, False),
+        ([{"role": "user", "content": "Hi"}], {}, {}, True),
+        ([], {"instructions": "Be short."}, {}, True),
+        ([], {}, {"instructions": "Be short."}, True),
+        ([], {}, {"additional_messages": [{"role": "user", "content": "Hi"}]}, True),
+    ],
+)
+def test_a_run_needs_a_question_or_instructions(
+    api: Api, script: Scripts, said: list[JSON], assistant: JSON, run: JSON, starts: bool
+) -> None:
+    thread = api.post("/threads", {"messages": said})["id"]
+    body = {"assistant_id": script(ANSWER).assistant(**assistant), **run}
+    if starts:
+        api.until(api.post(f"/threads/{thread}/runs", body), "completed")
+        return
+    status, error = api.refused("POST", f"/threads/{thread}/runs", body)
+    assert (status, error["code"]) == (400, "invalid_thread")
+    assert (
+        error["message"]
+        == "Run creation requires a Thread with a user message or an assistant with instructions."
+    )
+    assert api.get(f"/threads/{thread}/runs")["data"] == []
+
+
+def test_an_answer_is_dated_after_its_question_and_listed_behind_it(api: Api, script: Scripts) -> None:
+    thread = api.thread_with()
+    assistant = script(ANSWER, ANSWER).assistant()
+    for _ in range(2):
+        api.until(api.post(f"/threads/{thread}/runs", {"assistant_id": assistant}), "completed")
+        api.post(f"/threads/{thread}/messages", {"role": "user", "content": "And then?"})
+    listed = api.get(f"/threads/{thread}/messages", order="asc")["data"]
+    assert [message["role"] for message in listed] == ["user", "assistant", "user", "assistant", "user"]
+    for question, answer in ((listed[0], listed[1]), (listed[2], listed[3])):
+        assert question["created_at"] < answer["created_at"] <= answer["completed_at"]
+
+
+def test_a_run_takes_what_other_clients_send_with_it(api: Api, script: Scripts) -> None:
+    resources = {"file_search": {"vector_store_ids": []}}
+    body = {"assistant_id": script(CALL, ANSWER).assistant(tools=[WEATHER]), "tool_resources": resources}
+    body["stream_options"] = {"include_usage": True}
+    run = api.until(api.post(f"/threads/{api.thread_with()}/runs", body), "requires_action")
+    assert run["tool_resources"] == resources
+    submitted = {**OUTPUTS, "stream_options": None}
+    *_, last, _ = api.stream(f"{api.run_path(run)}/submit_tool_outputs", submitted)
+    assert last.name == "thread.run.completed"
 
 
 def test_function_tools_are_filled_in(api: Api, script: Scripts) -> None:

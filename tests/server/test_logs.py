@@ -52,7 +52,7 @@ def log() -> Iterator[Kept]:
 def test_each_request_is_one_line(api: Api, script: Scripts, log: Kept) -> None:
     assistant = script(ANSWER).assistant()
     assert log.line()["path"] == "/v1/assistants"
-    run = api.post("/threads/runs", {"assistant_id": assistant})
+    run = api.post("/threads/runs", {"assistant_id": assistant, "instructions": "Be short."})
     created = log.line()
     assert created.keys() >= {"time", "level", "logger", "message", "ms"}
     assert (created["method"], created["path"], created["status"]) == ("POST", "/v1/threads/runs", 200)

@@ -49,7 +49,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
 def run_on(tx: Transaction, thread_id: str | None = None) -> JSON:
     """A run in the database, on a thread of its own unless told otherwise."""
     thread_id = thread_id or transitions.create_thread(tx, {})["id"]
-    assistant = wire.assistant({"model": "demo"}, store.now())
+    assistant = wire.assistant({"model": "demo", "instructions": "Be short."}, store.now())
     store.add(tx.conn, store.assistants, assistant)
     return transitions.create(tx, thread_id, {"assistant_id": assistant["id"]}, 600).run
 

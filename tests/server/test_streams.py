@@ -189,7 +189,9 @@ def test_a_model_that_never_pauses_does_not_run_ahead_of_its_readers(api: Api, s
             said.append(number)
             yield TextDelta(f"{number} ")
 
-    stream = api.stream("/threads/runs", {"assistant_id": script(hasty()).assistant()})
+    stream = api.stream(
+        "/threads/runs", {"assistant_id": script(hasty()).assistant(), "instructions": "Count."}
+    )
     events = [next(stream)]
     while events[-1].name != "thread.message.delta":
         events.append(next(stream))

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from nbruns.errors import SetupError
+from nbruns.errors import SetupError, install_command
 from nbruns.server.models import truncation
 from nbruns.server.models.chat_completions import CHAT
 from nbruns.server.models.contract import Delta, ModelError, Prompt
@@ -70,7 +70,7 @@ class Upstream:
         if missing := [name for name in ("openai", "aiohttp") if find_spec(name) is None]:
             raise SetupError(
                 f"An upstream is asked through the package {missing[0]}, which is missing: "
-                "pip install 'nbruns[upstream]'"
+                f"{install_command('upstream')}"
             )
         from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
-from nbruns.server import store
+from nbruns.server import store, transitions
 from nbruns.server.database import encode
-from nbruns.server.operation import Call, change_object, get_object, list_objects, operation
+from nbruns.server.operation import Call, get_object, list_objects, operation
 from nbruns.server.refusal import Refused
 from nbruns.server.routes.assistants import check_model
 from nbruns.server.routes.threads import changed_fields, get_thread
@@ -67,8 +67,7 @@ async def get_run(call: Call) -> Response:
 
 @operation("POST", _RUN, RunObject, ModifyRequest)
 async def update_run(call: Call) -> JSON:
-    change = changed_fields(call)
-    return await change_object(call, store.runs, "run", call.run_id, change, thread_id=call.thread_id)
+    return await call.db.write(transitions.update, call.thread_id, call.run_id, changed_fields(call))
 
 
 @operation("POST", _RUN + "/cancel", RunObject)
@@ -88,7 +87,8 @@ async def rejoin_run(call: Call) -> Response:
     run = await _get_run(call)
     last = await call.db.read(store.last_event, run["id"])
     named = call.headers.get("last-event-id", "")
-    after = min(int(named), last) if named.isascii() and named.isdigit() else 0
+    is_number = named.isascii() and named.isdigit()
+    after = min(int(named[:19]), last) if is_number else 0  # none has more digits
     working = run["status"] in ("queued", "in_progress", "cancelling")
     return _stream(call, run["id"], after, last + 1 if working else last)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field
 
 from nbruns.server.schemas.base import (
+    AnyObject,
     Chars,
     Count,
     Filter,
@@ -55,6 +56,10 @@ class _RunSettings(Sampling):
     truncation_strategy: TruncationStrategy | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = Field(None, json_schema_extra={"default": True})
+    #: Beyond the reference, as Azure's clients send it.
+    tool_resources: ToolResources | None = None
+    #: Accepted and without effect: a run's usage comes with its last event in any case.
+    stream_options: AnyObject | None = None
 
 
 class CreateRunRequest(_RunSettings):
@@ -64,7 +69,6 @@ class CreateRunRequest(_RunSettings):
 
 class CreateThreadAndRunRequest(_RunSettings):
     thread: Annotated[CreateThreadRequest, AfterValidator(given)] | None = None
-    tool_resources: ToolResources | None = None
 
 
 class ToolOutput(Schema):
@@ -75,6 +79,7 @@ class ToolOutput(Schema):
 class SubmitToolOutputsRunRequest(Schema):
     tool_outputs: Annotated[list[Annotated[ToolOutput, AfterValidator(given)]], Field(max_length=10_000)]
     stream: bool | None = None
+    stream_options: AnyObject | None = None
 
 
 class ListRunsQuery(ListQuery):
