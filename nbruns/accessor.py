@@ -34,13 +34,14 @@ class RunsAccessor:
             raise AttributeError(self._missing("status") + own)  # so that hasattr() is false
 
     def usage(self, by: str | Sequence[str] = "model", freq: str | None = None) -> pd.DataFrame:
-        """Runs, failures, tokens and running time per group.
+        """Runs, failures, tokens and duration per group.
 
         `by`: one column or several: "model", "assistant", "thread", "status", "day", or any other of the frame; `[]`
         for none. `freq`: a pandas frequency such as "D", "W" or "MS", to split by the time of creation too. Columns:
         runs, failures (failed, expired, incomplete), the three token counts (sums; missing where no run of the group
-        has any), median and 95th percentile running time; and the sum of `cost`, if the frame has such a column:
-        `df.assign(cost=df.runs.cost()).runs.usage()`. Raises KeyError for a column that the frame does not have.
+        has any), median and 95th percentile of `duration` (creation to end); and the sum of `cost`, if the frame has
+        such a column: `df.assign(cost=df.runs.cost()).runs.usage()`. Raises KeyError for a column that the frame does
+        not have.
         """
         keys: list[Any] = [self._key(name) for name in ([by] if isinstance(by, str) else by)]
         if freq is not None:
@@ -48,14 +49,14 @@ class RunsAccessor:
         counted = self._frame.assign(failures=self._column("status").isin(_FAILED), runs=1)
         grouped: Any = counted.groupby(keys or (lambda _: "all"), observed=True, dropna=False)
         sums = [self._column(name).name for name in _TOKENS] + [n for n in ("cost",) if n in self._frame]
-        running = grouped[self._column("running_time").name]
+        durations = grouped[self._column("duration").name]
         return pd.DataFrame(
             {
                 "runs": grouped["runs"].sum(),
                 "failures": grouped["failures"].sum(),
                 **{name: grouped[name].sum(min_count=1) for name in sums},
-                "median_time": running.median(),
-                "p95_time": running.quantile(0.95),
+                "median_time": durations.median(),
+                "p95_time": durations.quantile(0.95),
             }
         )
 
@@ -87,7 +88,7 @@ class RunsAccessor:
         """
         from nbruns.plots import timeline
 
-        for name in ("id", "status", "created_at", "queued_time", "running_time"):
+        for name in ("id", "status", "created_at", "queued_time", "duration"):
             self._column(name)
         return timeline(self._frame, steps, ax)
 

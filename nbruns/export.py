@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from nbruns.at_once import at_once
 from nbruns.errors import APIError, BadRequestError, NotFoundError, SetupError, install_command
-from nbruns.frames import runs_frame
+from nbruns.frames import durations, runs_frame
 from nbruns.objects import JSON, TERMINAL_STATUSES, Run, utc
 from nbruns.pages import iter_pages
 from nbruns.transport import Transport, path_of
@@ -158,6 +158,9 @@ def _merge(file: Path, runs: list[JSON]) -> None:
     frame = _portable(runs_frame(map(Run, runs)))
     if file.exists():
         before = pd.read_parquet(file, partitioning=None)
+        before = before.assign(**durations("run", before))[
+            frame.columns
+        ]  # earlier versions had fewer of them
         others = before[~before["id"].isin(frame["id"])]
         frame = pd.concat([others.astype(frame.dtypes), frame]) if len(others) else frame
         frame = frame.sort_values(["created_at", "id"], ignore_index=True)

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from nbruns.columns import CATEGORY, COUNT, DURATION, FILLED_BY, NESTED, TEXT, TIME, Column, elapsed, typed
-from nbruns.objects import JSON, TERMINAL_STATUSES, APIObject, Message, RunStep, items_of
+from nbruns.objects import ENDS, JSON, TERMINAL_STATUSES, APIObject, Message, RunStep, items_of
 
 #: Where a column's values are: paths into the JSON, the first that is there counts; or a function of all payloads.
 Source = str | Callable[[list[JSON]], list[Any]]
@@ -84,6 +84,7 @@ COLUMNS: dict[str, dict[str, tuple[str, Source]]] = {
     "run": {
         **_columns(text="id thread_id", category="assistant_id model status"),
         **_columns(time="created_at started_at completed_at failed_at cancelled_at expires_at"),
+        "duration": (DURATION, ""),
         "queued_time": (DURATION, ""),
         "running_time": (DURATION, ""),
         **_USAGE,
@@ -132,14 +133,15 @@ COLUMNS: dict[str, dict[str, tuple[str, Source]]] = {
     },
 }
 
-_STEP_ENDS = ("completed_at", "failed_at", "cancelled_at", "expired_at")
-#: Per kind of object: duration → when it begins, and the times of which one is its end.
+#: Per kind of object: duration → when it begins, and the times of which the first that is set is its end. The same
+#: as `Run.duration` and `RunStep.duration`.
 _DURATIONS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "run": {
+        "duration": ("created_at", ENDS),
         "queued_time": ("created_at", ("started_at",)),
-        "running_time": ("started_at", ("completed_at", "failed_at", "cancelled_at")),
+        "running_time": ("started_at", ENDS),
     },
-    "step": {"duration": ("created_at", _STEP_ENDS)},
+    "step": {"duration": ("created_at", ENDS)},
     "tool_call": {"latency": ("created_at", ("completed_at",))},
 }
 
@@ -158,8 +160,10 @@ def runs_frame(runs: Any, *, metadata: bool = False) -> pd.DataFrame:
 
     `runs`: Run objects, their JSON, objects of openai-python or azure-ai-agents, in any mixture; pages, events and
     recorded exchanges that hold some; or the path of a file of JSON lines with any of these. Columns: see
-    COLUMNS["run"]; times are UTC, `queued_time` (created → started) and `running_time` (started → ended) are
-    timedeltas, token counts nullable integers, missing until a run ends. With `metadata=True` each of its keys has a
+    COLUMNS["run"]; times are UTC, durations are timedeltas, token counts nullable integers, missing until a run ends.
+    `duration` is the time from creation to end, as `Run.duration` defines it. `queued_time` (created → started) and
+    `running_time` (started → ended) are its parts; servers set `started_at` anew when a run resumes after its tool
+    outputs, so that they divide such a run at its last start. With `metadata=True` each of its keys has a
     column of text too, named `metadata.` and the key. Raises TypeError for what is no run, ValueError for a line
     that is no JSON.
     """
@@ -228,9 +232,18 @@ def _filled(kind: str, rows: list[Any], named: str | None = None) -> Columns | N
 
 def _built(kind: str, columns: Columns) -> pd.DataFrame:
     arrays = {name: column.array() for name, column in columns.items()}
-    for name, (start, ends) in _DURATIONS.get(kind, {}).items():
-        arrays[name] = elapsed(arrays[start], *(arrays[end] for end in ends))
+    arrays |= durations(kind, arrays)
     return pd.DataFrame({name: arrays[name] for name in COLUMNS[kind]}, copy=False)
+
+
+def durations(kind: str, columns: dict[str, Any] | pd.DataFrame) -> dict[str, Any]:
+    """The columns of durations, made of those of times."""
+    times = dict(columns.items())
+    if kind == "run":  # which has no such field: see `Run.ended_at_utc`
+        expired = pd.Series(columns["status"]).isin(["expired"])
+        times["expired_at"] = pd.Series(columns["expires_at"]).where(expired)
+    made = _DURATIONS.get(kind, {}).items()
+    return {name: elapsed(times[start], *(times[end] for end in ends)) for name, (start, ends) in made}
 
 
 def _values(source: Source, read: dict[str, list[JSON]]) -> list[Any]:
@@ -269,7 +282,7 @@ def _calls(step: JSON) -> Iterator[JSON]:
     shared = {
         name: step.get(name) for name in ("run_id", "thread_id", "assistant_id", "status", "created_at")
     }
-    ended = next((step.get(name) for name in _STEP_ENDS if step.get(name) is not None), None)
+    ended = next((step.get(name) for name in ENDS if step.get(name) is not None), None)
     for call in RunStep(step).tool_calls:
         yield shared | {
             "id": call.to_dict().get("id"),

@@ -11,7 +11,7 @@ import copy
 import html
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
 
 from nbruns.errors import excerpt
@@ -30,6 +30,8 @@ RunStatus = Literal[
 ]
 #: The statuses that a run never leaves.
 TERMINAL_STATUSES = frozenset({"cancelled", "failed", "completed", "incomplete", "expired"})
+#: The fields of which the first that is set is the end of a run or step.
+ENDS = ("completed_at", "failed_at", "cancelled_at", "expired_at")
 
 #: Timestamps from here on are milliseconds (Alibaba's): as seconds they would be thousands of years away.
 MILLISECONDS_FROM = 100_000_000_000
@@ -242,7 +244,34 @@ def _text_of(part: object) -> str:
     return str((text.get("value") if isinstance(text, Mapping) else text) or part.get("refusal") or "")
 
 
-class Run(APIObject):
+class _Executed(APIObject):
+    """What a run and a step share: a beginning and an end."""
+
+    __slots__ = ()
+
+    @property
+    def ended_at_utc(self) -> datetime | None:
+        """When it ended, in whichever way; None until then.
+
+        The reference gives an expired run no time of its own: it ended at `expires_at`.
+        """
+        expired = ("expires_at",) if self._payload.get("status") == "expired" else ()
+        moments = (utc(self._payload.get(name)) for name in (*ENDS, *expired))
+        return next((moment for moment in moments if moment), None)
+
+    @property
+    def duration(self) -> timedelta | None:
+        """The time from `created_at` to the end; None until then, or where the server gives no such time.
+
+        This is the one definition that views, tables and frames share. It is what the user waited for, time in the
+        queue and time for tool outputs included. It doesn't start at `started_at`, because servers set that anew
+        each time a run resumes after its tool outputs: what came before would be lost.
+        """
+        start, end = utc(self._payload.get("created_at")), self.ended_at_utc
+        return end - start if start and end else None
+
+
+class Run(_Executed):
     """An assistant executing on a thread."""
 
     __slots__ = ()
@@ -290,7 +319,7 @@ class Run(APIObject):
         return _tool_calls(action.get(str(action.get("type")))) if isinstance(action, Mapping) else []
 
 
-class RunStep(APIObject):
+class RunStep(_Executed):
     """One step of a run: a message written, or tools called."""
 
     __slots__ = ()

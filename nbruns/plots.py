@@ -133,9 +133,7 @@ def _bars(runs: pd.DataFrame, narrowest_part: float) -> pd.DataFrame:
     """When each run was created, began and ended, as matplotlib's days; a run that goes on ends at the last of all."""
     created = runs["created_at"]
     started = created + runs["queued_time"]
-    ended = started + runs["running_time"]
-    if "expires_at" in runs:  # the end of one that has expired, which has no other
-        ended = ended.fillna(runs["expires_at"].where(runs["status"] == "expired"))
+    ended = created + runs["duration"]
     last = pd.concat([created, started, ended]).max()
     active = runs["status"].isin(["queued", "in_progress", "requires_action", "cancelling"])
     ended = ended.fillna(started).fillna(created).where(~active, last)

@@ -112,7 +112,7 @@ def test_a_frame_that_is_not_of_runs_says_which_column_is_missing() -> None:
         steps_frame([]).runs.usage()
 
 
-@pytest.mark.parametrize("column", ["running_time", "total_tokens", "created_at"])
+@pytest.mark.parametrize("column", ["duration", "total_tokens", "created_at"])
 def test_a_renamed_column_is_missed_by_name(frame: pd.DataFrame, column: str) -> None:
     with pytest.raises(KeyError, match=f"no column '{column}'"):
         frame.rename(columns={column: "mine"}).runs.usage(freq="D")
@@ -377,5 +377,5 @@ def test_usage_is_drawn_in_the_frames_own_time_zone(pictures: None) -> None:
 def test_a_picture_of_a_column_that_is_not_there_names_it(frame: pd.DataFrame) -> None:
     with pytest.raises(KeyError, match="no column 'tokens'"):
         frame.runs.plot_usage("tokens")
-    with pytest.raises(KeyError, match="no column 'running_time'"):
-        frame.drop(columns="running_time").runs.timeline()
+    with pytest.raises(KeyError, match="no column 'duration'"):
+        frame.drop(columns="duration").runs.timeline()

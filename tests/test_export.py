@@ -186,6 +186,20 @@ def test_a_list_whose_last_run_is_gone_is_read_from_its_start(
     assert statuses(tmp_path) == {**expected(store), gone["id"]: "completed"}  # what was exported stays
 
 
+def test_a_folder_of_an_earlier_version_is_carried_on_with(
+    tmp_path: Path, serve: Callable[..., nbruns.Client]
+) -> None:
+    store = Store([run(n, START + n) for n in range(9)], "/runs")
+    client = serve(store)
+    client.runs.export(tmp_path)
+    (file,) = tmp_path.rglob("*.parquet")
+    pd.read_parquet(file, partitioning=None).drop(columns="duration").to_parquet(file, index=False)
+    store.runs.append(run(10, START + 10))
+    client.runs.export(tmp_path)
+    assert statuses(tmp_path) == expected(store)
+    assert list(pd.read_parquet(tmp_path)["duration"]) == [pd.Timedelta(seconds=9)] * 10
+
+
 def test_some_threads_or_one(tmp_path: Path, serve: Callable[..., nbruns.Client]) -> None:
     store = Store([run(n) for n in range(30)])
     client = serve(store)

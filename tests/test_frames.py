@@ -21,7 +21,7 @@ from nbruns.frames import (
     threads_frame,
     tool_calls_frame,
 )
-from nbruns.objects import Message, Run
+from nbruns.objects import Message, Run, RunStep, parse_object
 
 FRAMES: dict[str, Callable[..., pd.DataFrame]] = {
     "run": runs_frame,
@@ -149,22 +149,60 @@ def test_a_run_becomes_a_typed_row() -> None:
     assert row["metadata"] == {"team": "weather"}
 
 
-@pytest.mark.parametrize("end", ["completed_at", "failed_at", "cancelled_at"])
-def test_the_running_time_ends_however_the_run_did(end: str) -> None:
-    run = {**RUN, "completed_at": None, end: 1_700_000_005}
-    assert runs_frame([run])["running_time"][0] == pd.Timedelta(seconds=3)
+ENDINGS: list[dict[str, Any]] = [
+    {},
+    {"status": "failed", "completed_at": None, "failed_at": 1_700_000_012},
+    {"status": "cancelled", "completed_at": None, "cancelled_at": 1_700_000_012},
+    {"status": "expired", "completed_at": None, "expires_at": 1_700_000_012},
+    {"status": "expired", "completed_at": None, "started_at": None, "expires_at": 1_700_000_012},
+    {"started_at": 1_700_000_009},  # as servers set it when the run resumes after its tool outputs
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_runs_duration_is_the_time_from_its_creation_to_its_end(ending: dict[str, Any]) -> None:
+    run = {**RUN, **ending}
+    assert Run(run).duration == runs_frame([run])["duration"][0] == pd.Timedelta(seconds=12)
+    assert Run(run).ended_at_utc == pd.Timestamp(1_700_000_012, unit="s", tz="UTC")
+
+
+def test_a_duration_is_its_time_in_the_queue_and_its_running_time() -> None:
+    frame = runs_frame([{**RUN, **ending, "id": f"run_{n}"} for n, ending in enumerate(ENDINGS)])
+    parts = frame["queued_time"] + frame["running_time"]
+    assert (parts[frame["started_at"].notna()] == pd.Timedelta(seconds=12)).sum() == len(ENDINGS) - 1
+
+
+@pytest.mark.parametrize(
+    "going_on", [{"status": "in_progress", "expires_at": 1_700_000_600}, {"created_at": "x"}]
+)
+def test_without_an_end_or_a_beginning_there_is_no_duration(going_on: dict[str, Any]) -> None:
+    run = {**RUN, "completed_at": None, **going_on}
+    assert Run(run).duration is None and runs_frame([run])["duration"].isna().all()
+
+
+@pytest.mark.parametrize("kind", ["run", "step"])
+def test_objects_and_frames_agree_on_every_recorded_duration(
+    kind: str, recorded: dict[str, list[dict[str, Any]]]
+) -> None:
+    bodies = [exchange["body"] for exchanges in recorded.values() for exchange in exchanges]
+    objects = [item for body in bodies for item in recorded_objects(body, kind)]
+    each_once = list({item["id"]: item for item in objects if item["status"] == "completed"}.values())
+    frame = FRAMES[kind](each_once)
+    assert list(frame["duration"]) == [parse_object(item).duration for item in each_once] != []
 
 
 @pytest.mark.parametrize("end", ["completed_at", "failed_at", "cancelled_at", "expired_at"])
 def test_a_steps_duration_ends_however_the_step_did(end: str) -> None:
     step = {**STEP, "completed_at": None, end: 1_700_000_009}
-    assert steps_frame([step])["duration"][0] == pd.Timedelta(seconds=7)
+    assert steps_frame([step])["duration"][0] == RunStep(step).duration == pd.Timedelta(seconds=7)
 
 
-def test_a_run_that_goes_on_has_no_usage_and_no_running_time_yet() -> None:
+def test_a_run_that_goes_on_has_no_usage_and_no_durations_yet() -> None:
     row = runs_frame([{**RUN, "status": "in_progress", "completed_at": None, "usage": None}]).iloc[0]
     assert (
-        row[["running_time", "prompt_tokens", "completion_tokens", "total_tokens", "completed_at"]]
+        row[
+            ["duration", "running_time", "prompt_tokens", "completion_tokens", "total_tokens", "completed_at"]
+        ]
         .isna()
         .all()
     )
