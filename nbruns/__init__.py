@@ -35,7 +35,14 @@ _MODULES = {
         "TimeoutError",
         "ToolError",
     ),
-    "accessor": ("messages_frame", "runs_frame", "steps_frame", "tool_calls_frame"),
+    "accessor": (
+        "messages_frame",
+        "nested_from_json",
+        "nested_to_json",
+        "runs_frame",
+        "steps_frame",
+        "tool_calls_frame",
+    ),
     "elsewhere": ("to_jsonl",),
     "local_server": ("local",),
     "stream": ("RunStream",),
@@ -50,6 +57,8 @@ __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
     from nbruns.accessor import messages_frame as messages_frame
+    from nbruns.accessor import nested_from_json as nested_from_json
+    from nbruns.accessor import nested_to_json as nested_to_json
     from nbruns.accessor import runs_frame as runs_frame
     from nbruns.accessor import steps_frame as steps_frame
     from nbruns.accessor import tool_calls_frame as tool_calls_frame

@@ -9,6 +9,8 @@ import pandas as pd
 
 from nbruns.cost import Prices, cost_of
 from nbruns.frames import messages_frame as messages_frame
+from nbruns.frames import nested_from_json as nested_from_json
+from nbruns.frames import nested_to_json as nested_to_json
 from nbruns.frames import runs_frame as runs_frame
 from nbruns.frames import steps_frame as steps_frame
 from nbruns.frames import tool_calls_frame as tool_calls_frame

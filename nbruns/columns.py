@@ -15,9 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from nbruns.json_array import JSONArray, encoded
-
-TEXT, CATEGORY, COUNT, NESTED = "string", "category", "Int64", "json"
+TEXT, CATEGORY, COUNT, NESTED = "string", "category", "Int64", "object"
 TIME = "datetime64[ms, UTC]"
 DURATION = "timedelta64[ms]"
 
@@ -124,16 +122,16 @@ class Times(Counts):
 
 
 class Nested(Column):
-    """Objects and lists, see `json_array`."""
+    """Objects and lists as they are: the objects' own, not copies."""
 
     def __init__(self) -> None:
-        self._texts: list[bytes | None] = []
+        self._values: list[Any] = []
 
     def add(self, values: list[Any]) -> None:
-        self._texts += encoded(values)
+        self._values += values
 
     def array(self) -> Any:
-        return JSONArray(self._texts)
+        return pd.Series(self._values, dtype="object")  # pandas would make texts of it where all of them are
 
 
 #: Per dtype what fills a column of it. Durations come from columns of times, see `elapsed`.
@@ -176,18 +174,22 @@ def _as_text(values: list[Any]) -> list[str | None]:
     except TypeError:  # not texts alone
         pass
     if not set(map(type, values)) <= {str, NoneType}:
-        values = [v if v is None or isinstance(v, str) else _json_text(v) for v in values]
+        values = [v if v is None or isinstance(v, str) else json_text(v) for v in values]
     if all(map(str.isascii, filter(None, values))):
         return values
     # Half a surrogate pair is no text that anything could store or show.
     return [v and v.encode("utf-8", "backslashreplace").decode() for v in values]
 
 
-def _json_text(value: Any) -> str | None:
+def json_text(value: Any) -> str | None:
+    """The JSON of a value; None of what is missing or has no JSON."""
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return None
     try:
-        return json.dumps(value, default=str)
+        text = json.dumps(value, ensure_ascii=False, default=str)
     except (RecursionError, TypeError, ValueError):  # it has no end, or keys that are no text
         return None
+    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON escapes it
 
 
 def _numbers(values: list[Any]) -> Numbers:

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from nbruns.at_once import at_once
 from nbruns.errors import APIError, BadRequestError, NotFoundError, SetupError, install_command
-from nbruns.frames import durations, runs_frame
+from nbruns.frames import durations, nested_to_json, runs_frame
 from nbruns.objects import JSON, TERMINAL_STATUSES, Run, utc
 from nbruns.pages import iter_pages
 from nbruns.transport import Transport, path_of
@@ -173,8 +173,8 @@ def _merge(file: Path, runs: list[JSON]) -> None:
 
 def _portable(frame: pd.DataFrame) -> pd.DataFrame:
     """With text in the place of categories and nested values: files of one column type, whatever reads them."""
-    odd = [name for name, dtype in frame.dtypes.items() if str(dtype) in ("category", "json")]
-    return frame.astype(dict.fromkeys(odd, "string"))
+    categories = frame.select_dtypes("category").columns
+    return nested_to_json(frame.astype(dict.fromkeys(categories, "string")))
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:

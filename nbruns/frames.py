@@ -2,7 +2,7 @@
 
 COLUMNS is the place to look: per kind of object a table from column to its dtype and where it is in the JSON. A
 frame is built column by column, each in one go; what is missing or odd becomes a typed missing value, never an
-exception. Nested values have the dtype "json", see `json_array`.
+exception. Nested values are dicts and lists in columns of objects, as pandas and all that reads its frames know them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from typing import Any
 
 import pandas as pd
 
-from nbruns.columns import CATEGORY, COUNT, DURATION, FILLED_BY, NESTED, TEXT, TIME, Column, elapsed, typed
+from nbruns.columns import (
+    CATEGORY,
+    COUNT,
+    DURATION,
+    FILLED_BY,
+    NESTED,
+    TEXT,
+    TIME,
+    Column,
+    elapsed,
+    json_text,
+    typed,
+)
 from nbruns.objects import ENDS, JSON, TERMINAL_STATUSES, APIObject, Message, RunStep, items_of
 
 #: Where a column's values are: paths into the JSON, the first that is there counts; or a function of all payloads.
@@ -203,6 +215,44 @@ def assistants_frame(assistants: Any, *, metadata: bool = False) -> pd.DataFrame
 def threads_frame(threads: Any, *, metadata: bool = False) -> pd.DataFrame:
     """Threads as a DataFrame, one row each. Columns: see COLUMNS["thread"]."""
     return _frame("thread", threads, metadata)
+
+
+def nested_to_json(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with its nested columns (`metadata`, `arguments`, …) as JSON text.
+
+    Databases have no type for a dict, and Parquet gives every row the keys of all rows, has no empty object and no
+    column whose values differ in type. JSON text keeps everything: `nested_to_json(runs).to_parquet(file)`, or
+    `.to_sql(…)`. `nested_from_json` is the way back.
+    """
+    nested = [name for name in _nested_in(frame) if frame[name].dtype == "object"]
+    texts = {name: pd.array([json_text(value) for value in frame[name]], dtype="string") for name in nested}
+    return frame.assign(**texts)
+
+
+def nested_from_json(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with its nested columns parsed, where they hold JSON text.
+
+    For what `nested_to_json` or an export wrote: `nested_from_json(pd.read_parquet(file))`. Text that is no JSON
+    stays as it is.
+    """
+    parsed = {name: list(map(_parsed_text, frame[name])) for name in _nested_in(frame)}
+    return frame.assign(
+        **{name: pd.Series(values, frame.index, dtype="object") for name, values in parsed.items()}
+    )
+
+
+def _nested_in(frame: pd.DataFrame) -> list[str]:
+    names = {name for columns in COLUMNS.values() for name, (dtype, _) in columns.items() if dtype == NESTED}
+    return [name for name in frame.columns if name in names]
+
+
+def _parsed_text(value: Any) -> Any:
+    if value is pd.NA or (isinstance(value, float) and value != value):
+        return None
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
 
 
 def _frame(kind: str, objects: Any, metadata: bool = False) -> pd.DataFrame:

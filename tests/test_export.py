@@ -289,7 +289,7 @@ def test_since_is_a_number_a_text_or_a_datetime(
 
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(nbruns.SetupError, match=r"pip install 'nbruns\[parquet\]'"):
+    with pytest.raises(nbruns.SetupError, match=r"pip install 'pyarrow>="):
         nbruns.Client("http://127.0.0.1:9/v1", api_key="key").runs.export(tmp_path / "runs")
 
 

@@ -16,6 +16,8 @@ from nbruns.frames import (
     COLUMNS,
     assistants_frame,
     messages_frame,
+    nested_from_json,
+    nested_to_json,
     runs_frame,
     steps_frame,
     threads_frame,
@@ -381,8 +383,8 @@ CALL = {
 def test_parquet_gives_back_tool_calls_and_columns_of_metadata(calls: int, tmp_path: Path) -> None:
     runs = [{**RUN, "id": f"run_{n}", "metadata": {"": "x", "a.b": "y", "id": str(n)}} for n in range(calls)]
     for frame in (tool_calls(*[CALL] * calls), runs_frame(runs, metadata=True)):
-        frame.to_parquet(tmp_path / "frame.parquet")
-        back = pd.read_parquet(tmp_path / "frame.parquet")
+        nested_to_json(frame).to_parquet(tmp_path / "frame.parquet")
+        back = nested_from_json(pd.read_parquet(tmp_path / "frame.parquet"))
         assert len(back) == calls and shape(back) == shape(frame)
         pd.testing.assert_frame_equal(back, frame, check_categorical=False)
 
@@ -392,8 +394,8 @@ def test_parquet_gives_back_tool_calls_and_columns_of_metadata(calls: int, tmp_p
 def test_parquet_gives_back_every_value_and_dtype(kind: str, rows: str, tmp_path: Path) -> None:
     many = [{"id": "bare"}, WHOLE[kind], {"id": "odd", "metadata": {"": "x", "a.b": "y"}, "tools": []}]
     frame = FRAMES[kind]({"none": [], "one": [WHOLE[kind]], "many": many}[rows])
-    frame.to_parquet(tmp_path / "frame.parquet")
-    back = pd.read_parquet(tmp_path / "frame.parquet")
+    nested_to_json(frame).to_parquet(tmp_path / "frame.parquet")
+    back = nested_from_json(pd.read_parquet(tmp_path / "frame.parquet"))
     assert shape(back) == shape(frame)
     # Where there are no categories, they come back as an Index of no texts of another dtype.
     pd.testing.assert_frame_equal(back, frame, check_categorical=False)

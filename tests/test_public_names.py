@@ -15,6 +15,7 @@ from nbruns import errors
 NAMES = {
     *("Client", "local", "tool", "RunStream", "RunView", "RunsTable", "ToolOutputsForm"),
     *("runs_frame", "steps_frame", "messages_frame", "tool_calls_frame", "to_jsonl"),
+    *("nested_to_json", "nested_from_json"),
 }
 ERRORS = {
     name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NbrunsError)
