@@ -24,6 +24,8 @@ _MODULES = {
         "BadRequestError",
         "ConflictError",
         "ConnectionError",
+        "InvalidIdError",
+        "LimitError",
         "NbrunsError",
         "NotFoundError",
         "PermissionDeniedError",
@@ -70,6 +72,8 @@ if TYPE_CHECKING:
     from nbruns.errors import BadRequestError as BadRequestError
     from nbruns.errors import ConflictError as ConflictError
     from nbruns.errors import ConnectionError as ConnectionError
+    from nbruns.errors import InvalidIdError as InvalidIdError
+    from nbruns.errors import LimitError as LimitError
     from nbruns.errors import NbrunsError as NbrunsError
     from nbruns.errors import NotFoundError as NotFoundError
     from nbruns.errors import PermissionDeniedError as PermissionDeniedError

@@ -13,6 +13,8 @@ NbrunsError
 ├── ConnectionError             no answer: refused, reset, cut off
 ├── TimeoutError                no answer in time, or a wait ran over its deadline
 ├── StreamError                 a broken or unfinished stream; carries the snapshot so far
+├── LimitError                  a limit against endless answers, lists, streams or rounds of tool calls was reached
+├── InvalidIdError              an id that can't be part of a path; it is a ValueError too
 ├── RunFailed                   the caller asked for success, and the run ended otherwise
 ├── ToolError                   a tool's arguments were refused, or its function raised
 └── SetupError                  this machine lacks something: a server, an extra, a port, a writable database
@@ -165,6 +167,17 @@ class StreamError(NbrunsError):
     def __init__(self, message: str, snapshot: RunSnapshot | None = None) -> None:
         super().__init__(message)
         self.snapshot = snapshot
+
+
+class LimitError(NbrunsError):
+    """A limit was reached that keeps a faulty server from filling the memory or from going on for ever.
+
+    The message says which one, and what to do where the server is right.
+    """
+
+
+class InvalidIdError(NbrunsError, ValueError):
+    """An id can't be part of a path: it is empty, or would point elsewhere. Nothing was sent."""
 
 
 class RunFailed(NbrunsError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 import pandas as pd
@@ -27,6 +27,8 @@ from nbruns.columns import (
     json_text,
     typed,
 )
+from nbruns.errors import LimitError
+from nbruns.json_depth import size_of
 from nbruns.objects import ENDS, JSON, TERMINAL_STATUSES, APIObject, Message, RunStep, items_of
 
 #: Where a column's values are: paths into the JSON, the first that is there counts; or a function of all payloads.
@@ -35,6 +37,10 @@ Columns = dict[str, Column]
 
 #: So many rows are read at once, all columns of them: see `columns`.
 _BLOCK = 4000
+#: The same of a list that is being asked for: the JSON of no more objects is held.
+_LISTED_BLOCK = 500
+#: Bytes in memory of the texts and nested values of a list that is asked for without `limit`, at most.
+MAX_LIST_BYTES = 64 * 1024 * 1024
 _NOTHING: JSON = {}
 
 
@@ -266,17 +272,37 @@ def _frame(kind: str, objects: Any, metadata: bool = False) -> pd.DataFrame:
     return frame.join(_metadata(_json(rows))) if metadata else frame
 
 
-def _filled(kind: str, rows: list[Any], named: str | None = None) -> Columns | None:
+def list_frame(kind: str, objects: Iterable[APIObject], limit: int | None) -> pd.DataFrame:
+    """What a client lists as a DataFrame, which never holds the JSON of all objects; each is there once.
+
+    Raises LimitError where their texts and nested values take over MAX_LIST_BYTES and no `limit` allows more.
+    """
+    columns = _filled(kind, objects, size=_LISTED_BLOCK, most=MAX_LIST_BYTES if limit is None else None)
+    assert columns is not None  # it is only given up on objects that are not named
+    return _built(kind, columns)
+
+
+def _filled(
+    kind: str, rows: Iterable[Any], named: str | None = None, *, size: int = _BLOCK, most: int | None = None
+) -> Columns | None:
     """The columns that are read from the JSON; None where a row is not an object that is so named."""
     sources = COLUMNS[kind]
     columns: Columns = {name: FILLED_BY[dtype]() for name, (dtype, _) in sources.items() if dtype != DURATION}
-    for at in range(0, len(rows), _BLOCK):
-        block = _json(rows[at : at + _BLOCK])
+    rest, held = iter(rows), 0
+    while block := _json(list(islice(rest, size))):
         if named and (set(map(type, block)) != {dict} or _get("object", block).count(named) < len(block)):
             return None
         read = {"": block}
         for name, column in columns.items():
-            column.add(_values(sources[name][1], read))
+            values = _values(sources[name][1], read)
+            column.add(values)
+            if most is not None and sources[name][0] in (TEXT, NESTED):
+                held += size_of(values)
+        if most is not None and held > most:
+            raise LimitError(
+                f"The list takes over {most:,} bytes of memory. If that is right, pass limit=… with the number of "
+                "objects that you want, or read them one by one with iter()."
+            )
     return columns
 
 

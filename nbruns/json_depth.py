@@ -1,17 +1,37 @@
-"""JSON from outside, as deep as it may be: what reads it further on does so by recursion."""
+"""JSON from outside: how deep it may be, since its readers recurse, and how many values it may have.
+
+A value of three bytes, `{},`, takes some 70 in memory, so a limit on bytes alone bounds nothing.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 #: JSON nested deeper than this is none of the API's.
 MAX_DEPTH = 200
+#: The objects, arrays and commas of a JSON text, at most: counted before it is parsed.
+MAX_VALUES = 500_000
+
+# A string, or in group 1 what begins a value. Possessive, and the closing quote optional: no text makes it look at a
+# character twice.
+_TOKEN = r'"(?:[^"\\]++|\\.)*+"?|([\[{,])'
+_TOKENS, _BYTE_TOKENS = re.compile(_TOKEN, re.DOTALL), re.compile(_TOKEN.encode(), re.DOTALL)
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says. Raises ValueError where it is none, or nested deeper than MAX_DEPTH."""
+class TooManyValues(ValueError):
+    """A JSON text with more values than it may have."""
+
+
+def parse_json(text: str | bytes, max_values: int = MAX_VALUES) -> Any:
+    """What a JSON text says. Raises ValueError where it is none, or nested deeper than MAX_DEPTH, TooManyValues
+    where it has more than `max_values`."""
+    if _has_over(text, max_values):
+        raise TooManyValues(f"JSON with over {max_values:,} values")
     try:
         value = json.loads(text)
     except RecursionError:
@@ -19,6 +39,25 @@ def parse_json(text: str | bytes) -> Any:
     if _brackets(text) > MAX_DEPTH and _is_deep(value):
         raise ValueError(f"JSON nested deeper than {MAX_DEPTH} levels")
     return value
+
+
+def size_of(value: Any) -> int:
+    """Bytes that a value of JSON takes in memory."""
+    size, level = 0, [value]
+    while level:
+        size += sum(map(sys.getsizeof, level))
+        size += sum(sum(map(sys.getsizeof, outer)) for outer in level if isinstance(outer, dict))
+        level = [inner for outer in level for inner in _inside(outer)]
+    return size
+
+
+def _has_over(text: str | bytes, values: int) -> bool:
+    """Whether a JSON text has more values. Most have not, even with the commas and brackets in their strings."""
+    commas = text.count(b",") if isinstance(text, bytes) else text.count(",")
+    if commas + _brackets(text) <= values:
+        return False
+    tokens = _BYTE_TOKENS.finditer(text) if isinstance(text, bytes) else _TOKENS.finditer(text)
+    return next(islice((token for token in tokens if token.lastindex), values, None), None) is not None
 
 
 def _brackets(text: str | bytes) -> int:

@@ -60,7 +60,7 @@ class Assistants(Resource):
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
         """All assistants as a DataFrame."""
-        return frames.assistants_frame(self.iter(limit=limit, order=order, **params))
+        return frames.list_frame("assistant", self.iter(limit=limit, order=order, **params), limit)
 
 
 class Threads(Resource):
@@ -88,7 +88,7 @@ class Threads(Resource):
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
         """All threads as a DataFrame, where the server lists them."""
-        return frames.threads_frame(self.iter(limit=limit, order=order, **params))
+        return frames.list_frame("thread", self.iter(limit=limit, order=order, **params), limit)
 
     def create_and_run(self, assistant: AssistantArg, messages: Messages | None = None, **params: Any) -> Run:
         """Create a thread and start a run on it; `params` are the run's."""
@@ -144,7 +144,7 @@ class MessagesOfThreads(Resource):
         self, thread: ThreadArg, *, limit: int | None = None, order: str = "asc", **params: Any
     ) -> pd.DataFrame:
         """A thread's messages as a DataFrame, oldest first."""
-        return frames.messages_frame(self.iter(thread, limit=limit, order=order, **params))
+        return frames.list_frame("message", self.iter(thread, limit=limit, order=order, **params), limit)
 
 
 def _thread(messages: Messages | None, params: JSON) -> JSON:

@@ -51,6 +51,8 @@ class RunSteps(Resource):
         `runs`: a run, several, or a frame of runs; several are asked for at once, with a progress bar if it takes
         over a second. Columns: see `nbruns.steps_frame`.
         """
+        if isinstance(runs, (str, Run)):
+            return frames.list_frame("step", self.iter(runs, thread, **params), params.get("limit"))
         return frames.steps_frame(self._of(runs, thread, params))
 
     def tool_calls(

@@ -104,7 +104,7 @@ class Runs(Resource):
         """
         params |= {"limit": limit, "order": order, "after": after, "before": before}
         if threads is None or isinstance(threads, (str, Thread)):
-            return frames.runs_frame(self.iter(threads, **params))
+            return frames.list_frame("run", self.iter(threads, **params), limit)
         many = threads_of(threads) if isinstance(threads, pd.DataFrame) else map(id_of, threads)
 
         def fetch(transport: Transport, thread: ThreadArg) -> list[Run]:

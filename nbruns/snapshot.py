@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from nbruns.json_depth import size_of
 from nbruns.objects import JSON, Message, Run, RunStep, Thread, ToolCall
 
 #: The strings that deltas append to; every other string in a delta replaces what was there.
@@ -87,6 +88,11 @@ class RunSnapshot:
         return [call for step in self.steps for call in step.tool_calls] or (
             self.run.tool_calls if self.run else []
         )
+
+    def size(self) -> int:
+        """Bytes that the state takes in memory, about."""
+        kept = [self._run, self._thread, *self._steps.values(), *self._messages.values()]
+        return sum(size_of(_plain(each)) for each in kept)
 
     def _cached(self, name: str, build: Callable[[], _T]) -> _T:
         if name not in self._read:

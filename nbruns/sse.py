@@ -18,10 +18,12 @@ from sseclient import SSEClient
 from nbruns.errors import StreamError
 
 #: An event larger than this ends the stream with a StreamError. Real ones have a few KB.
-MAX_EVENT_BYTES = 64 * 1024 * 1024
+MAX_EVENT_BYTES = 4 * 1024 * 1024
 #: The same for the number of its lines: joining them takes sseclient quadratic time. Real ones have two or
 #: three.
 MAX_EVENT_LINES = 4096
+#: The most milliseconds that a stream can name as its reconnection time, in digits; more are no time at all.
+_RETRY_DIGITS = 9
 
 _BOM = b"\xef\xbb\xbf"
 _ID = re.compile(rb"^id(?:: ?([^\n]*))?$", re.MULTILINE)
@@ -59,7 +61,7 @@ def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
             event.event,
             event.data,
             last_id or None,
-            int(retry) if retry.isascii() and retry.isdigit() else None,
+            int(retry) if retry.isascii() and retry.isdigit() and len(retry) <= _RETRY_DIGITS else None,
         )
 
 

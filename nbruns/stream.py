@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -12,8 +12,8 @@ import requests
 
 from nbruns import errors
 from nbruns.connections import hang_up
-from nbruns.errors import APIError, StreamError, excerpt
-from nbruns.json_depth import parse_json
+from nbruns.errors import APIError, LimitError, StreamError, excerpt
+from nbruns.json_depth import TooManyValues, parse_json, size_of
 from nbruns.objects import (
     JSON,
     TERMINAL_STATUSES,
@@ -30,6 +30,16 @@ from nbruns.transport import Check, Transport, iter_chunks, path_of
 
 #: Seconds for which a dropped stream is carried on without any news from the server.
 CARRY_ON_DEADLINE = 60.0
+#: How often a stream is rejoined, at most, when its connection drops again and again.
+MAX_RECONNECTS = 100
+#: Bytes of a run's events, decompressed and over all connections. 100,000 tokens one by one have some 30 MB.
+MAX_STREAM_BYTES = 256 * 1024 * 1024
+#: Bytes in memory of a run's state: its steps and messages.
+MAX_SNAPSHOT_BYTES = 32 * 1024 * 1024
+#: Objects, arrays and commas of one event.
+MAX_EVENT_VALUES = 100_000
+#: So many bytes of events are folded in before the state is weighed again.
+_WEIGHED_EVERY = 1024 * 1024
 _POLL_FIRST, _POLL_MOST = 0.25, 2.0
 _ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES | {"requires_action"})
 
@@ -55,7 +65,8 @@ class RunStream:
     the server, and so does the stream: it rejoins where the server numbers its events, and else asks until
     the run has ended, so that `snapshot` is in the end what an unbroken stream would have given. Iterating
     raises StreamError when the server can't be reached for CARRY_ON_DEADLINE seconds, APIError where it
-    refuses.
+    refuses, LimitError where it has sent over MAX_STREAM_BYTES, dropped the connection over MAX_RECONNECTS
+    times, or the run's state takes over MAX_SNAPSHOT_BYTES.
     """
 
     def __init__(
@@ -76,6 +87,8 @@ class RunStream:
         self._check = check
         self._ended = False
         self._closed = False
+        self._received = 0
+        self._weighed = -_WEIGHED_EVERY  # a snapshot that is carried on is weighed at once
         if not isinstance(opened, requests.Response):
             self.snapshot.apply(f"thread.run.{opened.get('status')}", opened)
         self._events = self._iterate()
@@ -139,18 +152,39 @@ class RunStream:
     def _read(self, response: requests.Response) -> Iterator[Event]:
         """The events of one connection; sets `_ended` when the run has told its end."""
         try:
-            for received in iter_events(iter_chunks(response)):
+            for received in iter_events(self._counted(iter_chunks(response))):
                 self.snapshot.last_event_id = received.id or self.snapshot.last_event_id
                 name, payload = _named(received)
                 if name == "done":
                     return
                 self.snapshot.apply(name, payload)
+                self._weigh()
                 # Not for good: a stream that is joined late passes an answered requires_action.
                 if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
                     self._ended = self._is_end(name, payload)
                 yield Event(name, parse_object(payload), received.id)
         finally:
             response.close()
+
+    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._received += len(chunk)
+            if self._received > MAX_STREAM_BYTES:
+                raise self._over(f"has sent over {MAX_STREAM_BYTES:,} bytes")
+            yield chunk
+
+    def _weigh(self) -> None:
+        if self._received - self._weighed >= _WEIGHED_EVERY:
+            self._weighed = self._received
+            if self.snapshot.size() > MAX_SNAPSHOT_BYTES:
+                raise self._over(f"takes over {MAX_SNAPSHOT_BYTES:,} bytes of memory")
+
+    def _over(self, what: str) -> LimitError:
+        run = self.run.id if self.run else "unknown"
+        return LimitError(
+            f"The stream of run {self._transport.told(run)} {what}; it was closed. snapshot has what arrived. "
+            "Follow the run with client.runs.wait(…), or end it with client.runs.cancel(…)."
+        )
 
     def _carry_on(self, damage: errors.NbrunsError | None) -> Iterator[Event]:
         run = self.run or self._answer_to(self._found)
@@ -166,7 +200,11 @@ class RunStream:
     def _rejoined(self, run: Run, damage: errors.NbrunsError | None) -> Iterator[Event]:
         """The events that are still to come; none where the server has not got this extra."""
         heard = time.monotonic()
+        reconnects = 0
         while not self._ended and not self._closed:
+            if reconnects == MAX_RECONNECTS:
+                raise self._over(f"was dropped and rejoined {MAX_RECONNECTS} times")
+            reconnects += 1
             try:
                 for event in self._rejoin(run):
                     yield event
@@ -229,17 +267,29 @@ class RunStream:
         of_run = path_of("threads", run.thread_id, "runs", run.id, "steps")
         of_thread = path_of("threads", run.thread_id, "messages")
         known = {step.id: step for step in self.snapshot.steps}
-        for step in self._listed(of_run, {"order": "asc"}):
+        for step in self._listed(of_run, {"order": "asc"}, lambda _: True):
             if step["id"] not in known or known[step["id"]].to_dict() != step:
                 yield self._apply(f"thread.run.step.{step.get('status')}", step)
-        for message in self._listed(of_thread, {"order": "asc", "run_id": run.id}):
-            if message.get("run_id") == run.id and message.get("role") == "assistant":
-                yield from self._told_message(message)
+
+        def is_of_run(message: JSON) -> bool:  # not every server knows the parameter
+            return message.get("run_id") == run.id and message.get("role") == "assistant"
+
+        for message in self._listed(of_thread, {"order": "asc", "run_id": run.id}, is_of_run):
+            yield from self._told_message(message)
         self._ended = True
         yield self._apply(f"thread.run.{ended['status']}", ended)
 
-    def _listed(self, path: str, params: JSON) -> list[JSON]:
-        return self._answer_to(lambda: [*iter_pages(self._transport, path, params)])
+    def _listed(self, path: str, params: JSON, is_wanted: Callable[[JSON], bool]) -> list[JSON]:
+        def listed() -> list[JSON]:
+            found, size = [], 0
+            for item in filter(is_wanted, iter_pages(self._transport, path, params)):
+                size += size_of(item)
+                if size > MAX_SNAPSHOT_BYTES:
+                    raise self._over(f"takes over {MAX_SNAPSHOT_BYTES:,} bytes of memory")
+                found.append(item)
+            return found
+
+        return self._answer_to(listed)
 
     def _told_message(self, message: JSON) -> Iterator[Event]:
         known = {m.id: m for m in self.snapshot.messages}.get(message["id"])
@@ -288,7 +338,10 @@ def _named(received: ServerSentEvent) -> tuple[str, JSON]:
 def _object(data: str) -> JSON:
     for text in (data, data.rstrip().removesuffix("}")):  # the reference's own example has a brace too many
         with suppress(ValueError):
-            payload = parse_json(text)
+            try:
+                payload = parse_json(text, MAX_EVENT_VALUES)
+            except TooManyValues as error:
+                raise StreamError(f"An event's data is {error}: this is no stream of run events.") from error
             if isinstance(payload, dict):
                 return payload
     raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")

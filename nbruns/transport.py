@@ -21,7 +21,7 @@ from nbruns.connections import Connections, Session
 from nbruns.credentials import Credentials, TokenProvider
 from nbruns.errors import EXCERPT, APIError, excerpt
 from nbruns.headers import REQUEST_IDS, retry_after
-from nbruns.json_depth import parse_json
+from nbruns.json_depth import MAX_VALUES, TooManyValues, parse_json
 
 JSON = dict[str, Any]
 #: Asks the server whether a request that may have been carried out was; its result, or None if it was not.
@@ -32,6 +32,10 @@ _NOT_TAKEN = frozenset({409, 429, 503})
 #: Past these seconds since the first try, nothing is repeated any more.
 RETRY_DEADLINE = 120.0
 _POOL = 16
+#: Bytes of an answer's JSON, decompressed, at most. Lists ask for fewer objects at a time where they reach it.
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+#: The same of an error's.
+MAX_ERROR_BYTES = 1024 * 1024
 
 # The API has no code for it. The second is for a message that is added meanwhile.
 _ACTIVE_RUN = re.compile(r"already has an active run|while a run \S+ is active")
@@ -135,7 +139,8 @@ class Transport:
         `path` is below the base URL, its parts quoted (see `path_of`). With `check`, a POST of which it is
         not known whether it was carried out is asked after before it is repeated. `timeout` in
         seconds is for all of it, repetitions too, whatever the server does.
-        Raises the APIError of the answer, ConnectionError or TimeoutError.
+        Raises the APIError of the answer, ConnectionError or TimeoutError, LimitError for an answer over
+        MAX_ANSWER_BYTES.
         """
 
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -280,13 +285,19 @@ class Transport:
         )
 
     def _read_json(self, response: requests.Response) -> JSON:
+        body, limit = bytearray(), MAX_ANSWER_BYTES if response.status_code < 300 else MAX_ERROR_BYTES
         try:
-            body = b"".join(iter_chunks(response))
-        except errors.NbrunsError as broken:
+            for chunk in iter_chunks(response):
+                body += chunk
+                if len(body) > limit:
+                    raise self._too_large(response, f"{limit:,} bytes")
+        except (errors.ConnectionError, errors.TimeoutError) as broken:
             kind = requests.Timeout if isinstance(broken, errors.TimeoutError) else requests.ConnectionError
             raise self._unsent(kind(), *_route(response)) from broken
         try:
-            payload = parse_json(body)
+            payload = parse_json(bytes(body))
+        except TooManyValues as error:
+            raise self._too_large(response, f"{MAX_VALUES:,} values") from error
         except ValueError:
             payload = None
         if isinstance(payload, dict) and not (payload.get("error") and "id" not in payload):
@@ -295,6 +306,16 @@ class Transport:
             raise self._error(response, payload["error"])
         shown = self.told(body.decode(errors="replace")) or "nothing"
         raise self._error(response, f"where a JSON object was expected: {shown}")
+
+    def _too_large(self, response: requests.Response, limit: str) -> errors.NbrunsError:
+        """The error for an answer that is not read; a refusal keeps the class of its status."""
+        if response.status_code >= 300:
+            return self._error(response, f"an error of over {limit}, which was not read")
+        method, path = _route(response)
+        return errors.LimitError(
+            f"{method} {path}: the answer has over {limit} and was not read. Ask for fewer objects with limit=…, "
+            "and check that base_url is where such an API's server is."
+        )
 
     def _classified(self, response: requests.Response) -> Exception:
         if response.is_redirect:
