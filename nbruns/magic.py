@@ -36,6 +36,8 @@ class AskMagic(Magics):
     @argument("-i", "--instructions", help="what it should always do, in quotes")
     @argument("-t", "--tool", action="append", default=[], help="a function of the notebook; can be repeated")
     @argument("-a", "--auto", action="store_true", help="tools answer by themselves")
+    @argument("--max-rounds", type=int, help="with --auto: answer at most so many times (default: 50)")
+    @argument("--max-calls", type=int, help="with --auto: answer at most so many tool calls (default: 500)")
     @argument("--thread", help="variable of the thread to carry on (made if there is none), or its id")
     @argument("-w", "--wait", action="store_true", help="wait for the end; the form stays usable")
     @argument("-o", "--out", help="variable that gets the RunView")
@@ -60,7 +62,9 @@ class AskMagic(Magics):
         overrides = (
             {"model": options.model, "instructions": options.instructions} if options.assistant else {}
         )
+        limits = {"max_rounds": options.max_rounds, "max_calls": options.max_calls}
         sent = {name: value for name, value in overrides.items() if value}
+        sent |= {name: limit for name, limit in limits.items() if limit is not None}
         view: RunView = client.runs.watch(thread, assistant, tools=tools, auto=options.auto, **sent)
         if options.out:
             self._names[options.out] = view

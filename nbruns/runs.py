@@ -34,7 +34,15 @@ from nbruns.resource import (
 from nbruns.run_steps import RunSteps, threads_of
 from nbruns.snapshot import RunSnapshot
 from nbruns.stream import RunStream
-from nbruns.submission import Approvals, Outputs, answered_by, approvals_json, outputs_json
+from nbruns.submission import (
+    MAX_CALLS,
+    MAX_ROUNDS,
+    Approvals,
+    Outputs,
+    answered_by,
+    approvals_json,
+    outputs_json,
+)
 from nbruns.tools import Tool
 from nbruns.transport import Check, Transport, path_of
 
@@ -146,9 +154,10 @@ class Runs(Resource):
     def submit_tool_outputs(self, run: RunArg, outputs: Outputs, thread: ThreadArg | None = None) -> Run:
         """Answer all tool calls of a run that requires action, all in a single submission.
 
-        `outputs`: {tool_call_id: value}, values that are not text go as JSON; or the wire's list.
+        `outputs`: {tool_call_id: value}, values that are not text go as JSON; or the wire's list, for calls that share
+        an id too. Raises TypeError where a dict can't tell the calls apart.
         """
-        return self._submit(run, {"tool_outputs": outputs_json(outputs)}, thread)
+        return self._submit(run, {"tool_outputs": outputs_json(outputs, run)}, thread)
 
     def submit_tool_outputs_stream(
         self,
@@ -159,7 +168,7 @@ class Runs(Resource):
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
         """Answer all tool calls of a run and stream what follows; `snapshot` carries an earlier stream's on."""
-        return self._submit_stream(run, {"tool_outputs": outputs_json(outputs)}, thread, snapshot)
+        return self._submit_stream(run, {"tool_outputs": outputs_json(outputs, run)}, thread, snapshot)
 
     def submit_tool_approvals(
         self, run: RunArg, approvals: Approvals, thread: ThreadArg | None = None
@@ -169,7 +178,7 @@ class Runs(Resource):
         Azure AI Foundry asks so before it calls a tool of an MCP server. `approvals`: {tool_call_id: True or False};
         or the wire's list of {"tool_call_id", "approve"}, in which "headers" are for the MCP server.
         """
-        return self._submit(run, {"tool_approvals": approvals_json(approvals)}, thread)
+        return self._submit(run, {"tool_approvals": approvals_json(approvals, run)}, thread)
 
     def submit_tool_approvals_stream(
         self,
@@ -180,7 +189,7 @@ class Runs(Resource):
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
         """Allow or forbid tool calls and stream what follows; `snapshot` carries an earlier stream's on."""
-        return self._submit_stream(run, {"tool_approvals": approvals_json(approvals)}, thread, snapshot)
+        return self._submit_stream(run, {"tool_approvals": approvals_json(approvals, run)}, thread, snapshot)
 
     def wait(
         self,
@@ -225,18 +234,22 @@ class Runs(Resource):
         run: RunArg | None = None,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         auto: bool = False,
+        max_rounds: int = MAX_ROUNDS,
+        max_calls: int = MAX_CALLS,
         **params: Any,
     ) -> RunView:
         """Start a run and show it live, or show the `run` that exists.
 
         Its tool calls are answered in a form, which `tools` (Python functions) can fill in; with `auto=True` they
-        answer by themselves. The cell returns at once; `view.wait()` waits for the end.
+        answer by themselves, at most `max_rounds` times and `max_calls` calls: after that `view.wait()` raises
+        LimitError, and the run waits. The cell returns at once; `view.wait()` waits for the end.
         """
         stream = self._watched(thread, assistant, run, params)
         from nbruns.widgets.run_view import RunView
 
         known = assistant if isinstance(assistant, Assistant) else None
-        return RunView(self, stream, tools=tools, auto=auto, assistant=known)
+        limits = {"max_rounds": max_rounds, "max_calls": max_calls}
+        return RunView(self, stream, tools=tools, auto=auto, assistant=known, **limits)
 
     def _watched(
         self,

@@ -1,13 +1,17 @@
-"""Answers to a run's tool calls as the wire has them: outputs, or leave to call a tool."""
+"""Answers to a run's tool calls as the wire has them: outputs, or leave to call a tool. And how many functions give."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nbruns.errors import excerpt
-from nbruns.objects import JSON
+from nbruns.objects import JSON, Run
 from nbruns.tools.output_text import as_text
+
+#: With `auto=True`: how often functions answer a run that requires action, and how many of its calls, at most.
+MAX_ROUNDS, MAX_CALLS = 50, 500
 
 #: Tool outputs: {tool_call_id: value} or the wire's list.
 Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -15,16 +19,18 @@ Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Approvals = Mapping[str, bool] | Sequence[Mapping[str, Any]]
 
 
-def outputs_json(given: Outputs) -> list[JSON]:
+def outputs_json(given: Outputs, run: str | Run) -> list[JSON]:
     """Tool outputs as the wire's list; values that are not text become JSON. Raises TypeError for what is none."""
     if isinstance(given, Mapping):
+        _check_ids(given, run)
         return [{"tool_call_id": call, "output": as_text(value)} for call, value in given.items()]
     return _listed(given)
 
 
-def approvals_json(given: Approvals) -> list[JSON]:
+def approvals_json(given: Approvals, run: str | Run) -> list[JSON]:
     """Tool approvals as the wire's list. Raises TypeError for what is neither yes nor no."""
     if isinstance(given, Mapping):
+        _check_ids(given, run)
         wire: list[JSON] = [{"tool_call_id": call, "approve": approve} for call, approve in given.items()]
     else:
         wire = _listed(given)
@@ -39,6 +45,20 @@ def approvals_json(given: Approvals) -> list[JSON]:
 def answered_by(body: JSON) -> set[str]:
     """The ids of the calls that a submission answers."""
     return {str(answer.get("tool_call_id")) for answers in body.values() for answer in answers}
+
+
+def _check_ids(given: Mapping[str, Any], run: str | Run) -> None:
+    """Raise TypeError where answers by id would leave one of several calls that share an id without its own."""
+    shared = Counter(call.id for call in run.tool_calls) if isinstance(run, Run) else Counter[Any]()
+    for id in given:
+        if not isinstance(id, str):
+            raise TypeError(f"A tool call is answered by its id, which is a text, not {excerpt(repr(id))}.")
+        if shared[id] > 1:
+            raise TypeError(
+                f"{shared[id]} tool calls of the run have the id {excerpt(repr(id))}, and a dict answers only one of "
+                "them. Pass a list with an entry for each call, in their order: "
+                "[{'tool_call_id': call.id, 'output': …} for call in run.tool_calls]."
+            )
 
 
 def _listed(given: Any) -> list[JSON]:

@@ -239,6 +239,25 @@ def test_outputs_that_did_not_arrive_are_submitted_again() -> None:
     assert server.received[2].body == {"tool_outputs": [{"tool_call_id": "call_1", "output": '{"a":1}'}]}
 
 
+@pytest.mark.parametrize("id", ["call_1", ""])
+def test_calls_that_share_an_id_are_answered_by_a_list_and_not_by_a_dict(id: str) -> None:
+    outputs = [{"tool_call_id": id, "output": text} for text in ("one", "two")]
+    with SocketServer(answer(RUN)) as server:
+        runs, run = client(server).runs, nbruns.objects.Run(requires(id, id))
+        for submit in (
+            runs.submit_tool_outputs,
+            runs.submit_tool_outputs_stream,
+            runs.submit_tool_approvals,
+            runs.submit_tool_approvals_stream,
+        ):
+            with pytest.raises(TypeError, match=f"2 tool calls of the run have the id '{id}'.*Pass a list"):
+                submit(run, {id: True})  # type: ignore[operator]
+        with pytest.raises(TypeError, match="answered by its id, which is a text, not None"):
+            runs.submit_tool_outputs(run, {None: "x"})  # type: ignore[dict-item]
+        assert runs.submit_tool_outputs(run, outputs).status == "queued"
+    assert [request.body for request in server.received] == [{"tool_outputs": outputs}]
+
+
 def test_other_posts_are_not_repeated_when_they_may_have_been_taken() -> None:
     with (
         SocketServer(hang_up) as server,

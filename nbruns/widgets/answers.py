@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbruns.errors import ToolError
-from nbruns.objects import Run
+from nbruns.objects import Run, ToolCall
 from nbruns.tools import Tool, as_tool
 
 
@@ -37,7 +37,12 @@ def answer(tool: Tool, arguments: str | Mapping[str, Any]) -> Answer:
         return Answer(str(error), is_error=True)
 
 
-def answers_of(run: Run, tools: Mapping[str, Tool]) -> dict[str, Answer]:
-    """The answers of those calls for which there is a tool, by call id."""
-    calls = [call for call in run.tool_calls if call.type == "function" and call.name in tools]
-    return {call.id: answer(tools[call.name], call.arguments) for call in calls}
+def tool_of(call: ToolCall, tools: Mapping[str, Tool]) -> Tool | None:
+    """The tool that answers a call; None where there is none."""
+    return tools.get(call.name) if call.type == "function" else None
+
+
+def answers_of(run: Run, tools: Mapping[str, Tool]) -> list[Answer | None]:
+    """An answer for each call, in their order, for two calls may share an id; None where there is no tool."""
+    known = [(call, tool_of(call, tools)) for call in run.tool_calls]
+    return [None if tool is None else answer(tool, call.arguments) for call, tool in known]

@@ -7,17 +7,18 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from nbruns.errors import NbrunsError, StreamError, TimeoutError, excerpt
+from nbruns.errors import LimitError, NbrunsError, StreamError, TimeoutError, excerpt
 from nbruns.objects import Assistant, Run
 from nbruns.snapshot import RunSnapshot
+from nbruns.submission import MAX_CALLS, MAX_ROUNDS
 from nbruns.tools import Tool
-from nbruns.widgets.answers import Answer, answers_of, tools_by_name
+from nbruns.widgets.answers import Answer, answers_of, tool_of, tools_by_name
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.incoming import Incoming
 from nbruns.widgets.saved import SavedDisplays, in_notebook
@@ -52,8 +53,9 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     `runs` is a client's `runs`, `stream` an open `RunStream`. `tools` are functions that the form offers to
     run; with `auto=True` they answer by themselves, and the form appears only for calls that no function
-    answers. Without `assistant`, the one that the run names is asked for, once, for its name. Reading goes on in
-    a background thread: the cell returns at once.
+    answers. They answer at most `max_rounds` times and `max_calls` calls: a run that asks for more is left
+    waiting, and `wait` raises LimitError. Without `assistant`, the one that the run names is asked for, once,
+    for its name. Reading goes on in a background thread: the cell returns at once.
 
         view = client.runs.watch(thread, assistant, tools=[get_weather])
         view            # shows it
@@ -69,6 +71,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         *,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         auto: bool = False,
+        max_rounds: int = MAX_ROUNDS,
+        max_calls: int = MAX_CALLS,
         assistant: Assistant | None = None,
     ) -> None:
         self._runs = runs
@@ -77,6 +81,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._stream = stream
         self._tools = tools_by_name(tools)
         self._auto = auto
+        self._limits = {"max_rounds": max_rounds, "max_calls": max_calls}
+        if not all(isinstance(limit, int) and limit > 0 for limit in self._limits.values()):
+            raise ValueError(f"max_rounds and max_calls are whole numbers above 0, not {self._limits}.")
+        self._used = dict.fromkeys(self._limits, 0)
         self._snapshot = copy.deepcopy(stream.snapshot)  # the stream's own is its reader's
         self._lock = threading.RLock()
         self._transcript = Transcript()
@@ -242,11 +250,16 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             return None
         if run is None or run.status != "requires_action":  # somebody has closed the stream
             raise StreamError("The stream was closed before the run had ended.", self._snapshot)
-        answers = answers_of(run, self._tools) if self._auto else {}
+        answers = self._automatic(run) if self._auto else []
         problem = ""
-        if answers and len(answers) == len(run.tool_calls):
+        if answers and None not in answers:
+            given = [
+                {"tool_call_id": call.id or "", "output": answer.output}
+                for call, answer in zip(run.tool_calls, answers, strict=True)
+                if answer is not None
+            ]
             try:
-                return self._submitted(run, {key: answer.output for key, answer in answers.items()})
+                return self._submitted(run, given)
             except NbrunsError as error:  # the form has the answers and can be submitted again
                 problem = _words(error)
         form = self._open_form(run, answers, problem)
@@ -255,13 +268,27 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         finally:
             self._close_form(form)
 
-    def _open_form(self, run: Run, answers: Mapping[str, Answer], problem: str) -> ToolOutputsForm:
+    def _automatic(self, run: Run) -> list[Answer | None]:
+        """What the functions answer. Raises LimitError instead of calling one too many."""
+        calls = sum(tool_of(call, self._tools) is not None for call in run.tool_calls)
+        used = {"max_rounds": min(calls, 1), "max_calls": calls}
+        for name, limit in self._limits.items():
+            self._used[name] += used[name]
+            if self._used[name] > limit:
+                raise LimitError(
+                    f"Run {excerpt(run.id)} requires action again, and with auto=True functions answer at most "
+                    f"{limit:,} {'times' if name == 'max_rounds' else 'calls'} ({name}). It waits until it expires. "
+                    f"To continue: client.runs.watch(run=…, thread=…, tools=…, auto=True, {name}=…); or cancel it."
+                )
+        return answers_of(run, self._tools)
+
+    def _open_form(self, run: Run, answers: Sequence[Answer | None], problem: str) -> ToolOutputsForm:
         form = ToolOutputsForm(
             run, tools=self._tools.values(), on_submit=lambda given: self._submit(run, given)
         )
-        for card in form.calls:
-            if card.call.id in answers:
-                card.answer = answers[card.call.id]
+        for card, answer in zip(form.calls, answers, strict=False):  # none where there is no auto
+            if answer is not None:
+                card.answer = answer
         if problem:
             form.reopen(problem)
         self._form = form
@@ -279,7 +306,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _submit(self, run: Run, outputs: dict[str, Any]) -> None:
         self._streams.put(self._submitted(run, outputs))
 
-    def _submitted(self, run: Run, outputs: dict[str, Any]) -> RunStream:
+    def _submitted(self, run: Run, outputs: dict[str, Any] | list[dict[str, Any]]) -> RunStream:
         with self._lock:
             snapshot = copy.deepcopy(self._snapshot)
         if asks_approval(run):

@@ -11,6 +11,7 @@ from typing import Any, Self
 from nbruns.objects import Assistant, Run, parse_object
 from nbruns.snapshot import RunSnapshot
 from nbruns.stream import Event
+from nbruns.submission import Outputs, outputs_json
 
 RUN, THREAD, ASSISTANT = "run_1", "thread_1", "asst_1"
 WEATHER = {
@@ -125,8 +126,10 @@ class ScriptedRuns:
         self.cancelled = 0
         self.followed: Callable[[], Any] | None = None
 
-    def submit_tool_outputs_stream(self, run: Run, outputs: dict[str, str], *, snapshot: RunSnapshot) -> Any:
-        self.submitted.append(outputs)
+    def submit_tool_outputs_stream(self, run: Run, outputs: Outputs, *, snapshot: RunSnapshot) -> Any:
+        self.submitted.append(
+            {given["tool_call_id"]: given["output"] for given in outputs_json(outputs, run)}
+        )
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
