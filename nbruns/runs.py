@@ -33,7 +33,7 @@ from nbruns.resource import (
 )
 from nbruns.run_steps import RunSteps, threads_of
 from nbruns.snapshot import RunSnapshot
-from nbruns.stream import RunStream
+from nbruns.stream import ACTION_DEADLINE, RunStream
 from nbruns.submission import (
     MAX_CALLS,
     MAX_ROUNDS,
@@ -201,12 +201,13 @@ class Runs(Resource):
     ) -> Run:
         """Ask until the run ends or requires action; `timeout` and `poll_interval` in seconds.
 
+        Some servers tell the tool calls of a run that requires action late: it is asked for them for up to 10 s.
         Without `poll_interval` the server's `openai-poll-after-ms` decides, else pauses grow from 0.3 to 5 s.
         Raises TimeoutError when `timeout` is over; the run goes on.
         """
         path = path_of(*place_of("runs", run, thread))
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause = _POLL_FIRST
+        pause, late = _POLL_FIRST, None
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             over = f"Run {id_of(run)} was still going on after {timeout} s; wait again, or cancel it."
@@ -219,7 +220,11 @@ class Runs(Resource):
                     raise
                 raise TimeoutError(over) from error
             now = Run(payload)
-            if now.is_terminal or now.status == "requires_action":
+            if now.status == "requires_action":
+                late = late or time.monotonic()
+                if now.tool_calls or time.monotonic() - late > ACTION_DEADLINE:
+                    return now
+            elif now.is_terminal:
                 return now
             told = seconds(headers.get("openai-poll-after-ms"), 0.001)
             wanted = poll_interval if poll_interval is not None else pause if told is None else told

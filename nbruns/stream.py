@@ -30,6 +30,8 @@ from nbruns.transport import Check, Transport, iter_chunks, path_of
 
 #: Seconds for which a dropped stream is carried on without any news from the server.
 CARRY_ON_DEADLINE = 60.0
+#: Seconds for which a run that requires action is asked for its tool calls, where its server tells them late.
+ACTION_DEADLINE = 10.0
 #: How often a stream is rejoined, at most, when its connection drops again and again.
 MAX_RECONNECTS = 100
 #: Bytes of a run's events, decompressed and over all connections. 100,000 tokens one by one have some 30 MB.
@@ -41,7 +43,7 @@ MAX_EVENT_VALUES = 100_000
 #: So many bytes of events are folded in before the state is weighed again.
 _WEIGHED_EVERY = 1024 * 1024
 _POLL_FIRST, _POLL_MOST = 0.25, 2.0
-_ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES | {"requires_action"})
+_ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES)
 
 T = TypeVar("T")
 
@@ -149,7 +151,7 @@ class RunStream:
                 if not self._closed:
                     raise
 
-    def _read(self, response: requests.Response) -> Iterator[Event]:
+    def _read(self, response: requests.Response, *, rejoined: bool = False) -> Iterator[Event]:
         """The events of one connection; sets `_ended` when the run has told its end."""
         try:
             for received in iter_events(self._counted(iter_chunks(response))):
@@ -161,6 +163,8 @@ class RunStream:
                 self._weigh()
                 # Not for good: a stream that is joined late passes an answered requires_action.
                 if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
+                    if not rejoined:  # the server has the answers; it may use the ids of their calls again
+                        self._answered = frozenset()
                     self._ended = self._is_end(name, payload)
                 yield Event(name, parse_object(payload), received.id)
         finally:
@@ -230,8 +234,10 @@ class RunStream:
             time.sleep(_POLL_FIRST)
 
     def _is_end(self, name: str, payload: JSON) -> bool:
-        asked = {call.id for call in Run(payload).tool_calls} if self._answered else set()
-        return name in _ENDS and not asked & self._answered
+        if name != "thread.run.requires_action":
+            return name in _ENDS
+        asked = {call.id for call in Run(payload).tool_calls}
+        return bool(asked) and asked.isdisjoint(self._answered)
 
     def _found(self) -> Run | None:
         """The run of a stream that has not named it: its thread is new, or there is a check that looks for it."""
@@ -249,15 +255,20 @@ class RunStream:
         opened = self._transport.open_stream("GET", path, last_event_id=self.snapshot.last_event_id)
         assert isinstance(opened, requests.Response)  # without a check there is no other answer
         self._response = opened
-        return self._read(opened)
+        return self._read(opened, rejoined=True)
 
     def _ask(self, run: Run) -> Iterator[Event]:
         """Follow a run by asking for it, then tell what the lost events would have told."""
         path = path_of("threads", run.thread_id, "runs", run.id)
         pause = _POLL_FIRST
+        late = None  # since when the run requires action without saying which
         while not self._closed:
             payload = self._answer_to(lambda: self._transport.request("GET", path).payload)
-            if self._is_end(f"thread.run.{payload.get('status')}", payload):
+            if payload.get("status") != "requires_action":
+                self._answered = frozenset()
+            late = late or time.monotonic() if _is_late(payload) else None
+            is_over = late is not None and time.monotonic() - late > ACTION_DEADLINE
+            if is_over or self._is_end(f"thread.run.{payload.get('status')}", payload):
                 yield from self._told(run, payload)
                 return
             time.sleep(pause)
@@ -320,6 +331,10 @@ class RunStream:
     def _why(self, damage: errors.NbrunsError | None) -> str:
         said = (self.snapshot.error or {}).get("message")
         return self._transport.told(said or damage or "No reason was given.")
+
+
+def _is_late(payload: JSON) -> bool:
+    return payload.get("status") == "requires_action" and not Run(payload).tool_calls
 
 
 def _named(received: ServerSentEvent) -> tuple[str, JSON]:

@@ -348,7 +348,7 @@ def test_a_long_wait_does_not_wait_longer_for_an_answer_than_the_client() -> Non
     "status", ["requires_action", "completed", "incomplete", "failed", "expired", "cancelled"]
 )
 def test_waiting_ends_with_the_run(status: str) -> None:
-    with SocketServer(answer(RUN), answer({**RUN, "status": status})) as server:
+    with SocketServer(answer(RUN), answer({**requires("call_1"), "status": status})) as server:
         assert client(server).runs.wait("run_1", thread="thread_1", poll_interval=0).status == status
 
 

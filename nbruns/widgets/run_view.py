@@ -250,6 +250,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             return None
         if run is None or run.status != "requires_action":  # somebody has closed the stream
             raise StreamError("The stream was closed before the run had ended.", self._snapshot)
+        if not run.tool_calls:
+            raise StreamError(
+                f"Run {excerpt(run.id)} requires action, but its server does not say for which tool calls. "
+                "Look again with client.runs.watch(run=…, thread=…), or cancel the run.",
+                self._snapshot,
+            )
         answers = self._automatic(run) if self._auto else []
         problem = ""
         if answers and None not in answers:
