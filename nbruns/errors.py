@@ -10,8 +10,8 @@ NbrunsError
 │   │   └── ActiveRunError      the thread already has an active run; carries its id
 │   ├── RateLimitError          429; carries retry_after
 │   └── ServerError             5xx
-├── ConnectionError             no answer: refused, reset, cut off
-├── TimeoutError                no answer in time, or a wait ran over its deadline
+├── ConnectionError             no answer: refused, reset, cut off; it is the builtin ConnectionError too
+├── TimeoutError                no answer in time, or a wait ran over its deadline; it is the builtin TimeoutError too
 ├── StreamError                 a broken or unfinished stream; carries the snapshot so far
 ├── LimitError                  a limit against endless answers, lists, streams or rounds of tool calls was reached
 ├── InvalidIdError              an id that can't be part of a path; it is a ValueError too
@@ -22,6 +22,7 @@ NbrunsError
 
 from __future__ import annotations
 
+import builtins
 import re
 import shlex
 import traceback
@@ -152,12 +153,13 @@ BY_STATUS: dict[int, type[APIError]] = {
 }
 
 
-# Shadows the built-in one on purpose, as TimeoutError below: `nbruns.ConnectionError` is what users write.
-class ConnectionError(NbrunsError):
+# Shadows the built-in one on purpose, as TimeoutError below: `nbruns.ConnectionError` is what users write. It inherits
+# it, for those who write `except ConnectionError` or `except OSError`.
+class ConnectionError(NbrunsError, builtins.ConnectionError):
     """No answer came: the connection was refused, reset or cut off."""
 
 
-class TimeoutError(NbrunsError):
+class TimeoutError(NbrunsError, builtins.TimeoutError):
     """No answer came in time, or a wait ran over its deadline. The run itself goes on."""
 
 
