@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+
+from nbruns.errors import excerpt
 
 #: Gives a bearer token per request: a callable, or an azure-identity credential.
 TokenProvider = Callable[[], str] | Any
@@ -16,6 +19,17 @@ _AZURE_SCOPE = "https://ai.azure.com/.default"
 _KEY_HEADER_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com")
 #: As many as there can be requests under way.
 _TOKENS = 16
+#: Characters of a header's value from which on it may be a secret.
+_SECRET_LENGTH = 8
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+#: Headers that decide who we are, or how a request and its answer are read.
+_OWN_HEADERS = frozenset(
+    {
+        *("authorization", "api-key", "host", "connection", "upgrade", "expect", "te", "trailer"),
+        *("content-type", "content-length", "content-encoding", "transfer-encoding"),
+        *("accept", "accept-encoding", "last-event-id"),
+    }
+)
 
 
 class Credentials:
@@ -24,15 +38,27 @@ class Credentials:
     As a session's `auth` it also keeps requests from taking another one out of ~/.netrc.
     """
 
-    def __init__(self, base_url: str, api_key: str | None, token_provider: TokenProvider | None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        token_provider: TokenProvider | None,
+        headers: Mapping[str, str],
+    ) -> None:
+        """`headers` are sent too: what they hold may be secret."""
         self.api_key = _sendable(api_key, "api_key") if api_key else None
-        self._provider = token_provider
+        self.token_provider = token_provider
         self._tokens: deque[str] = deque(maxlen=_TOKENS)
+        words = {word for value in headers.values() for word in (value, *value.split())}
+        # A short word says nothing, and texts would be illegible without it.
+        self._in_headers = sorted(
+            (word for word in words if len(word) >= _SECRET_LENGTH), key=len, reverse=True
+        )
         parts = urlsplit(base_url)
         self._by_key_header = (parts.hostname or "").endswith(_KEY_HEADER_HOSTS) or "/openai" in parts.path
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._provider is not None:
+        if self.token_provider is not None:
             request.headers["Authorization"] = f"Bearer {self._token()}"
         elif self.api_key and self._by_key_header:
             request.headers["api-key"] = self.api_key
@@ -42,18 +68,39 @@ class Credentials:
 
     def not_in(self, text: str) -> str:
         """A server's words without the key or token in them: some name the one that they don't accept."""
-        for secret in filter(None, (self.api_key, *self._tokens)):
+        for secret in filter(None, (self.api_key, *self._tokens, *self._in_headers)):
             text = text.replace(secret, "[not shown]")
         return text
 
     def _token(self) -> str:
-        provider: Any = self._provider
+        provider: Any = self.token_provider
         token = provider() if callable(provider) else provider.get_token(_AZURE_SCOPE).token
         if not isinstance(token, str) or not token:
             raise TypeError(f"token_provider gave {type(token).__name__}, where a token was expected.")
         token = _sendable(token, "The token of token_provider")
         self._tokens.append(token)
         return token
+
+
+def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Default headers as they are sent. Raises ValueError or TypeError for what can't be, without its value."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"default_headers is a dict of names and texts, not {type(given).__name__}.")
+    headers = {}
+    for name, value in (given or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(
+                f"default_headers is a dict of names and texts; {excerpt(repr(name), 80)} is none."
+            )
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{excerpt(repr(name), 80)} is no name of a header.")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(
+                f"default_headers can't set {name}: nbruns sets it. For authentication pass api_key=… or "
+                "token_provider=…."
+            )
+        headers[name] = _sendable(value, f"The value of {name} in default_headers")
+    return headers
 
 
 def _sendable(secret: str, what: str) -> str:

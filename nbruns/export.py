@@ -32,6 +32,8 @@ from nbruns.transport import Transport, path_of
 
 #: Runs, or threads, after which what was fetched is written.
 _RUNS_AT_A_TIME, _THREADS_AT_A_TIME = 2_000, 64
+#: Runs of a list of all, at most: they go to the disk, not to the memory.
+_MOST = 10_000_000
 #: Lists are ordered by whole seconds, and clocks differ: what is younger than this is asked for again next time.
 _SETTLED_AFTER = timedelta(minutes=10)
 #: The key of the list of all threads' runs.
@@ -47,7 +49,7 @@ def export_runs(transport: Transport, folder: Path, threads: Iterable[str] | Non
     _require_pyarrow()
     with _Export(folder, None if since is None else _moment(since)) as export:
         if threads is None and _is_listed(transport, "/runs"):
-            listed = _listed(transport, _ALL, export.after(_ALL))
+            listed = _listed(transport, _ALL, export.after(_ALL), _MOST)
             while some := list(islice(listed, _RUNS_AT_A_TIME)):
                 export.add({_ALL: some})
             return
@@ -69,15 +71,15 @@ def _fetch_present(transport: Transport, asked: tuple[str, str | None]) -> list[
         return []
 
 
-def _listed(transport: Transport, key: str, after: str | None) -> Iterator[JSON]:
+def _listed(transport: Transport, key: str, after: str | None, most: int | None = None) -> Iterator[JSON]:
     """A thread's runs, or all, oldest first, after one; from the start if that one is gone."""
     path = path_of("threads", key, "runs") if key else "/runs"
     try:
-        yield from iter_pages(transport, path, {"order": "asc", "after": after})
+        yield from iter_pages(transport, path, {"order": "asc", "after": after}, most=most)
     except (BadRequestError, NotFoundError):
         if after is None:
             raise
-        yield from iter_pages(transport, path, {"order": "asc"})
+        yield from iter_pages(transport, path, {"order": "asc"}, most=most)
 
 
 def _is_listed(transport: Transport, path: str) -> bool:

@@ -19,13 +19,18 @@ MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
 def iter_pages(
-    transport: Transport, path: str, params: Mapping[str, Any], limit: int | None = None
+    transport: Transport,
+    path: str,
+    params: Mapping[str, Any],
+    limit: int | None = None,
+    *,
+    most: int | None = None,
 ) -> Iterator[JSON]:
     """The objects of a list, over all its pages, `limit` at most; one that stands on two pages comes once.
 
     With `before` alone, they are those that end there, as the API has it: the nearest ones where `limit` cuts.
-    Raises LimitError where there are over MAX_OBJECTS and no `limit` allows more, APIError where a page brings nothing
-    new and yet promises more.
+    Raises LimitError where there are over `most` (default: MAX_OBJECTS) and no `limit` allows more, APIError where a
+    page brings nothing new and yet promises more.
     """
     query = {**params, "limit": _PAGE if limit is None else min(limit, _PAGE)}
     if query.get("before") is not None and query.get("after") is None:
@@ -33,8 +38,8 @@ def iter_pages(
         return
     count = 0
     for new in _pages(transport, path, query, "after"):
-        if limit is None and count + len(new) > MAX_OBJECTS:
-            raise _endless(path, f"over {MAX_OBJECTS:,} objects")
+        if limit is None and count + len(new) > (most or MAX_OBJECTS):
+            raise _endless(path, f"over {most or MAX_OBJECTS:,} objects")
         yield from new if limit is None else new[: limit - count]
         count += len(new)
         if limit is not None and count >= limit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json as jsonlib
 import random
 import re
@@ -18,7 +17,7 @@ import urllib3
 
 from nbruns import errors
 from nbruns.connections import Connections, Session
-from nbruns.credentials import Credentials, TokenProvider
+from nbruns.credentials import Credentials, TokenProvider, checked_headers
 from nbruns.errors import EXCERPT, APIError, excerpt
 from nbruns.headers import REQUEST_IDS, retry_after
 from nbruns.json_depth import MAX_VALUES, TooManyValues, parse_json
@@ -34,6 +33,10 @@ RETRY_DEADLINE = 120.0
 _POOL = 16
 #: Bytes of an answer's JSON, decompressed, at most. Lists ask for fewer objects at a time where they reach it.
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
+#: Bytes of an event's id with which a stream is rejoined, at most; servers refuse long headers.
+MAX_EVENT_ID_BYTES = 1024
+#: Characters of an id in a path, at most.
+MAX_ID = 512
 #: The same of an error's.
 MAX_ERROR_BYTES = 1024 * 1024
 
@@ -72,6 +75,7 @@ class Transport:
         *,
         api_version: str | None = None,
         token_provider: TokenProvider | None = None,
+        default_headers: Mapping[str, str] | None = None,
         timeout: float = 60.0,
         max_retries: int = 4,
     ) -> None:
@@ -81,10 +85,12 @@ class Transport:
         self.api_version = api_version
         self.timeout = timeout
         self.max_retries = max_retries
-        self._credentials = Credentials(base_url, api_key, token_provider)
+        self._default_headers = checked_headers(default_headers)
+        self._credentials = Credentials(base_url, api_key, token_provider, self._default_headers)
         self._session = Session()
         self._session.auth = self._credentials
         self._session.headers.update({"User-Agent": "nbruns", "OpenAI-Beta": "assistants=v2"})
+        self._session.headers.update(self._default_headers)
         self._connections = Connections(_POOL)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, self._connections)
@@ -105,7 +111,8 @@ class Transport:
 
     def apart(self) -> Self:
         """The same, with the same connections, but an end of its own: see `hang_up`."""
-        twin = copy.copy(self)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin._over = Event()
         return twin
 
@@ -176,6 +183,8 @@ class Transport:
         headers: dict[str, str | bytes] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if last_event_id and last_event_id.isprintable() and last_event_id == last_event_id.strip():
             headers["Last-Event-ID"] = last_event_id.encode()
+            if len(headers["Last-Event-ID"]) > MAX_EVENT_ID_BYTES:  # the stream comes again from its start
+                del headers["Last-Event-ID"]
 
         def once() -> requests.Response | JSON:
             response = self._send(method, path, params=params, json=json, headers=headers)
@@ -356,9 +365,28 @@ class Transport:
         return made
 
 
-def path_of(*parts: str) -> str:
-    """A path from its parts, each quoted, so that no id can point elsewhere."""
-    return "".join(f"/{quote(part, safe='')}" for part in parts)
+def path_of(*parts: object) -> str:
+    """A path from its parts, each quoted, so that no id can point elsewhere.
+
+    Raises InvalidIdError for what quoting does not hold in its place: clients, proxies and servers resolve dots, and
+    some decode slashes and percent signs first.
+    """
+    return "".join(f"/{_quoted(part)}" for part in parts)
+
+
+def _quoted(part: object) -> str:
+    if (
+        not isinstance(part, str)
+        or part in ("", ".", "..")
+        or len(part) > MAX_ID
+        or not part.isprintable()
+        or any(character in part for character in "/\\%")
+    ):
+        raise errors.InvalidIdError(
+            f"{excerpt(repr(part), 80)} is not an id: nothing was sent. An id is a text of 1 to {MAX_ID} printable "
+            "characters without /, \\ and %, and not just dots. Pass the id as the server gave it."
+        )
+    return quote(part, safe="")
 
 
 def iter_chunks(response: requests.Response) -> Iterator[bytes]:

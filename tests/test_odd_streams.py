@@ -245,7 +245,10 @@ def test_an_endless_line_is_left_and_the_run_asked_for(monkeypatch: pytest.Monke
     assert hung_up and hung_up[0] < 20_000_000  # what the sockets hold, not what a server can send
 
 
-@pytest.mark.parametrize(("id", "asked"), [("é🌮", "é🌮"), ("7", "7"), ("a\tb", None), (" 7", None)])
+@pytest.mark.parametrize(
+    ("id", "asked"),
+    [("é🌮", "é🌮"), ("7", "7"), ("a\tb", None), (" 7", None), ("9" * 1024, "9" * 1024), ("9" * 5000, None)],
+)
 def test_any_id_can_be_rejoined_behind(id: str, asked: str | None) -> None:
     """What no header can carry is left out, and the stream comes again from its start."""
     sent = events_of()

@@ -71,6 +71,13 @@ def test_the_id_stays_until_it_is_set_again() -> None:
     assert [e.id for e in events(stream)] == [None, "7", "7", "8", "8", None]
 
 
+@pytest.mark.parametrize("digits", [10, 5000])
+def test_numbers_of_many_digits_are_no_time_and_an_id_like_any_other(digits: int) -> None:
+    number = b"9" * digits
+    (event,) = events(b"retry: %b\nid: %b\ndata: 1\n\n" % (number, number))
+    assert event.retry is None and event.id == number.decode()
+
+
 def test_retry_is_a_number_or_nothing() -> None:
     assert [
         e.retry for e in events(b"retry: 10\ndata: 1\n\nretry: soon\ndata: 2\n\nretry: -1\ndata: 3\n\n")

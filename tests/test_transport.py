@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
+from urllib.parse import quote
 
 import pytest
 from socket_server import Answer, Received, SocketServer, answer, hang_up, stream
@@ -12,7 +14,6 @@ from socket_server import Answer, Received, SocketServer, answer, hang_up, strea
 import nbruns
 from nbruns import errors
 from nbruns.client import Client
-from nbruns.transport import path_of
 
 RUN = {
     "id": "run_1",
@@ -43,8 +44,71 @@ def test_what_is_sent() -> None:
     assert request.headers["openai-beta"] == "assistants=v2"
 
 
-def test_an_id_can_not_point_elsewhere() -> None:
-    assert path_of("threads", "../assistants?x=1#", "runs") == "/threads/..%2Fassistants%3Fx%3D1%23/runs"
+ODD_IDS = [
+    "",
+    ".",
+    "..",
+    "../assistants",
+    "a/b",
+    "a\\b",
+    "%2e%2e",
+    "..%2f",
+    "a\n",
+    "a\0",
+    "a\x7f",
+    "\ud800",
+    "x" * 513,
+]
+
+
+@pytest.mark.parametrize("id", ODD_IDS)
+def test_an_id_can_not_point_elsewhere(id: str) -> None:
+    with SocketServer(answer(RUN)) as server:
+        of = client(server)
+        odd_run = nbruns.objects.Run({"id": id, "thread_id": "thread_1", "assistant_id": id})
+        odd_thread = nbruns.objects.Run({"id": "run_1", "thread_id": id})
+        asked = [
+            lambda: of.assistants.delete(id),
+            lambda: of.threads.delete(id),
+            lambda: of.messages.delete(id, "thread_1"),
+            lambda: of.messages.list(id),
+            lambda: of.runs.retrieve(id, "thread_1"),
+            lambda: of.runs.retrieve("run_1", id),
+            lambda: of.runs.cancel(odd_run),
+            lambda: of.runs.cancel(odd_thread),
+            lambda: of.runs.assistant_of(odd_run),
+            lambda: of.runs.wait(odd_run),
+            lambda: of.runs.list(id),
+            lambda: of.runs.list([id]),
+            lambda: of.runs.create(id, "asst_1"),
+            lambda: of.runs.submit_tool_outputs(odd_run, {"call_1": "x"}),
+            lambda: of.runs.steps.list("run_1", id),
+            lambda: of.runs.steps.retrieve(id, "run_1", "thread_1"),
+            lambda: of.runs.watch(run=id, thread="thread_1"),
+        ]
+        for ask in asked:
+            with pytest.raises(
+                (nbruns.InvalidIdError, TypeError), match=r"is not an id: |An id or |With a bare id"
+            ):
+                ask()  # type: ignore[no-untyped-call]
+        assert server.received == []
+
+
+def test_an_id_that_a_server_sends_can_not_point_elsewhere_either() -> None:
+    run = {**RUN, "id": "..", "status": "in_progress"}
+    event = b"event: thread.run.in_progress\ndata: %b\n\n" % json.dumps(run).encode()
+    with SocketServer(stream([event])) as server:
+        with client(server).runs.create_stream("thread_1", "asst_1") as events:
+            with pytest.raises(nbruns.InvalidIdError, match=r"'\.\.' is not an id"):
+                events.until_done()
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("id", ["run_1", "Ünï 🌮", "a?x=1#b", "a:b;c", "...", "~a"])
+def test_any_other_id_is_quoted(id: str) -> None:
+    with SocketServer(answer(RUN)) as server:
+        client(server).runs.retrieve(id, "thread_1")
+    assert server.received[0].path == f"/v1/threads/thread_1/runs/{quote(id, safe='')}"
 
 
 def test_azure_takes_a_version_and_a_token_for_each_request() -> None:
