@@ -122,8 +122,8 @@ def runs(surface: OpenAI, assistant: str) -> None:
     assert made.status == "queued"
     with pytest.raises(openai.BadRequestError, match=f"{thread} already has an active run {made.id}"):
         of.create(thread, assistant_id=assistant)
-    assert of.update(made.id, thread_id=thread, metadata={"k": "v"}).metadata == {"k": "v"}
     assert of.poll(made.id, thread_id=thread).status == "requires_action"
+    assert of.update(made.id, thread_id=thread, metadata={"k": "v"}).metadata == {"k": "v"}
     with pytest.raises(openai.BadRequestError, match="Expected tool outputs for call_ids"):
         of.submit_tool_outputs(made.id, thread_id=thread, tool_outputs=[])
     assert of.cancel(made.id, thread_id=thread).status == "cancelling"

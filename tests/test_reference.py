@@ -204,6 +204,8 @@ def test_every_answer_is_read_without_loss(
         DESCRIPTION.check(sample, operation.answer)
         for i, item in enumerate(sample.get("data", ())):
             item["id"] = f"id_{i}"  # alike in all samples, and one that comes twice counts once
+        if "has_more" in sample:
+            sample["has_more"] = False  # the same page again would be a list that goes round in circles
         reply.answer = answer(sample)
         read = CALLS[operation.name](client, ids_of(operation), dict(params))
         if operation.name.startswith("list"):
