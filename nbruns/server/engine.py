@@ -53,6 +53,8 @@ class Engine:
         self._legs: dict[tuple[str, int], asyncio.Task[None]] = {}
         #: By run, what can be cancelled without ending the leg: the model's answer.
         self._answering: dict[str, asyncio.Task[int | None]] = {}
+        #: Legs that ended because the database could not be written, which is no fault of theirs.
+        self._ended_early: set[tuple[str, int]] = set()
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -68,7 +70,10 @@ class Engine:
         tasks = [*self._legs.values(), *([self._sweeping] if self._sweeping else [])]
         for task in tasks:
             task.cancel()
+        left = list(self._legs)
         await asyncio.gather(*tasks, return_exceptions=True)
+        for run_id, number in left:
+            await self._db.write(transitions.leave_leg, run_id, number)
         if self._peers is not None:
             await self._peers.leave()
 
@@ -112,6 +117,9 @@ class Engine:
 
     async def _leg(self, run_id: str, number: int) -> None:
         try:
+            if (run_id, number) in self._ended_early:
+                await self._db.write(transitions.leave_leg, run_id, number)
+                self._ended_early.discard((run_id, number))
             run = await self._db.write(transitions.begin_leg, run_id, number)
             if (
                 run is not None
@@ -123,6 +131,7 @@ class Engine:
             log.exception(
                 "Leg %d of a run ended early; trying again.", number, extra={"known": {"run_id": run_id}}
             )
+            self._ended_early.add((run_id, number))
 
     async def _work(self, run: JSON, leg: Leg) -> int | None:
         """Do a leg; the number of the next one where the run goes on at once."""

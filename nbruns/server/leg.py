@@ -127,6 +127,14 @@ class Leg:
         return wire.newly_shown(before, call[type])
 
     async def _finish(self, finish: Finish) -> int | None:
+        if finish.reason == "length" and self._run["max_completion_tokens"] is None:
+            # A limit of the model's own, as its context: nobody set one, so none is reported.
+            counted = (finish.usage or {}).get("completion_tokens")
+            after = f" after {counted:,} tokens" if counted else ""
+            why = f"The model {self._run['model']!r} cut its answer off{after}, at a limit of its own."
+            error = {"code": "server_error", "message": why}
+            await self._end("failed", finish.usage, message_reason="max_tokens", last_error=error)
+            return None
         if finish.reason == "length":
             await self._end(
                 "incomplete", finish.usage, incomplete_details={"reason": "max_completion_tokens"}

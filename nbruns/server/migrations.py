@@ -26,6 +26,7 @@ STEPS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX runs_of_model_with_status ON runs (model, status, seq)",
     ),
     3: ("ALTER TABLE steps ADD COLUMN hosted JSON",),
+    4: ("ALTER TABLE runs ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0",),
 }
 VERSION = max(STEPS)
 

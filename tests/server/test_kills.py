@@ -147,7 +147,8 @@ class Load:
 
 
 MESSAGE = {"role": "user", "content": "What should I wear in Oslo?"}
-ARGUMENTS = ("--words", str(WORDS), "--pause", "0.02", "--lifetime", "86400")
+#: Without a limit on attempts: here every run is to be carried on, however often it is cut off.
+ARGUMENTS = ("--words", str(WORDS), "--pause", "0.02", "--lifetime", "86400", "--attempts", "1000000")
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -124,7 +124,7 @@ def test_old_tables_of_postgresql_are_upgraded_and_copied_into_a_schema(
     with old.begin() as conn:  # back to version 1
         conn.execute(sa.insert(store.threads), [{"id": "thread_1", "body": {"id": "thread_1"}}])
         conn.exec_driver_sql("DROP INDEX runs_of_assistant_with_status, runs_of_model_with_status")
-        conn.exec_driver_sql("ALTER TABLE runs DROP COLUMN worker")
+        conn.exec_driver_sql("ALTER TABLE runs DROP COLUMN worker, DROP COLUMN attempts")
         conn.exec_driver_sql("ALTER TABLE steps DROP COLUMN hosted")
         conn.exec_driver_sql("UPDATE meta SET value = '1'")
     migrations.prepare(old)

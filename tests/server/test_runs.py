@@ -267,6 +267,18 @@ def test_a_run_out_of_tokens_is_incomplete(api: Api, script: Scripts) -> None:
     assert events[-4].data["incomplete_details"] == {"reason": "max_tokens"}
 
 
+def test_a_limit_that_nobody_set_is_not_reported_as_one(api: Api, script: Scripts) -> None:
+    assistant = script((TextDelta("Once upon"), Finish("length", usage(7, 2048)))).assistant()
+    run = api.until(api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant}), "failed")
+    assert run["incomplete_details"] is None and run["max_completion_tokens"] is None
+    assert run["last_error"]["message"].endswith(
+        "cut its answer off after 2,048 tokens, at a limit of its own."
+    )
+    [message] = api.get(f"/threads/{run['thread_id']}/messages", run_id=run["id"])["data"]
+    assert (message["status"], message["incomplete_details"]) == ("incomplete", {"reason": "max_tokens"})
+    assert message["content"][0]["text"]["value"] == "Once upon"  # kept
+
+
 def test_limits_hold_over_all_legs_of_a_run(api: Api, script: Scripts) -> None:
     greedy = (*CALL[:-1], Finish("tool_calls", usage(300, 100)))
     said = script(greedy, ANSWER)

@@ -22,6 +22,8 @@ from nbruns.server.models.schemas import Node, Schema, alternatives, merged, res
 DEEP, DEEPEST = 4, 16
 #: An array that the messages can fill gets no more items than this.
 ITEMS = 5
+#: Schemas with more parts than this, or longer texts, are not quick.
+QUICK = 500
 #: So many nodes are filled in before the rest is given up: schemas can be written that take for ever.
 NODES = 2000
 
@@ -40,6 +42,41 @@ def example(schema: Schema, messages: Iterable[str] = ()) -> Any:
     # An empty registry: jsonschema's own would fetch remote references.
     validator = draft(schema, registry=Registry(), format_checker=draft.FORMAT_CHECKER)
     return _Filling(validator, schema, Findings(list(messages))).fill(schema, "")
+
+
+def is_quick(schema: Schema) -> bool:
+    """Tell whether an example of this schema is surely made within milliseconds: it is small, names no other part of
+    itself, has no pattern, and asks for nothing in great numbers."""
+    waiting: list[Any] = [schema]
+    for _ in range(QUICK):
+        if not waiting:
+            return True
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if item.keys() & _SLOW or any(
+                isinstance(item.get(word), int) and item[word] > QUICK for word in _LEAST
+            ):
+                return False
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, str) and len(item) > QUICK:
+            return False
+    return False
+
+
+_SLOW = {
+    "$ref",
+    "$dynamicRef",
+    "allOf",
+    "pattern",
+    "patternProperties",
+    "uniqueItems",
+    "not",
+    "if",
+    "contains",
+}
+_LEAST = ("minItems", "minLength", "minProperties", "minContains")
 
 
 class _Filling:

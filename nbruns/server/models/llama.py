@@ -91,6 +91,8 @@ def _loaded(path: Path, context: int, threads: int) -> Any:
     params.warmup = params.ui = False
     params.offline = True
     params.cache_ram_mib = 0
+    # A thread may end with an assistant's message. It is followed by an answer, not continued.
+    params.prefill_assistant = False
     for cpu in (params.cpuparams, params.cpuparams_batch):
         # A waiting thread sleeps instead of spinning: other programs want the cores too.
         cpu.n_threads, cpu.poll = threads, 0

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 Schema = dict[str, Any] | bool
 Node = dict[str, Any]
+
+#: What a grammar may be made of: parts of a schema, options of its alternatives and of one enum, repetitions (those
+#: inside one another multiplied), characters of a pattern. llama.cpp takes minutes for more, or ends the process.
+MAX_PARTS, MAX_OPTIONS, MAX_REPEATS, MAX_PATTERN = 1_000, 200, 20_000, 500
+_REPEATS = ("minItems", "minLength", "minProperties", "minContains", "maxItems", "maxLength", "maxProperties")
 
 #: References to references are followed this far.
 CHAIN = 16
@@ -56,6 +62,48 @@ def alternatives(node: Node, root: Schema) -> Iterator[Node]:
         rest = {key: value for key, value in node.items() if key not in ("if", "then", "else")}
         yield resolved(merged(merged(node["if"], node.get("then", {})), rest), root)
         yield resolved(merged(node.get("else", {}), rest), root)
+
+
+class TooLarge(ValueError):
+    """A schema of which no grammar is made; the message says in words what is too large."""
+
+
+def check_size(schema: Schema) -> None:
+    """Raise TooLarge for a schema of which no grammar can be made in good time."""
+    parts = 0
+    waiting: list[tuple[Any, int]] = [(schema, 1)]
+    while waiting:
+        item, repeated = waiting.pop()
+        parts += 1
+        if parts > MAX_PARTS:
+            raise TooLarge(f"it has over {MAX_PARTS:,} parts")
+        if isinstance(item, dict):
+            counts = [item[word] for word in _REPEATS if isinstance(item.get(word), int | float)]
+            repeated *= int(min(max([1, *counts]), MAX_REPEATS + 1))
+            if repeated > MAX_REPEATS:
+                raise TooLarge(f"it asks for over {MAX_REPEATS:,} repetitions")
+            if len(str(item.get("pattern", ""))) > MAX_PATTERN:
+                raise TooLarge(f"a pattern has over {MAX_PATTERN:,} characters")
+        inside = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        waiting += [(part, repeated) for part in inside]
+    if _options(schema) > MAX_OPTIONS:
+        raise TooLarge(f"its alternatives make over {MAX_OPTIONS:,} options")
+
+
+def _options(schema: Any) -> int:
+    """The options that a schema gives for one value: those of `allOf` are multiplied, of parts the most count."""
+    if isinstance(schema, list):
+        return max([1, *map(_options, schema)])
+    if not isinstance(schema, dict):
+        return 1
+    options = max(1, len(schema["enum"])) if isinstance(schema.get("enum"), list) else 1
+    for word in ("anyOf", "oneOf"):
+        if isinstance(schema.get(word), list):
+            options *= max(1, sum(map(_options, schema[word])))
+    if isinstance(schema.get("allOf"), list):
+        options *= prod(map(_options, schema["allOf"]))
+    inside = (part for word, part in schema.items() if word not in ("anyOf", "oneOf", "allOf", "enum"))
+    return max([options, *map(_options, inside)])
 
 
 def types(node: Node) -> list[str]:

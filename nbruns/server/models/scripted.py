@@ -6,13 +6,23 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
+from nbruns.server.bounded import LimitExceeded, Processes
 from nbruns.server.models import demo_text
-from nbruns.server.models.contract import Delta, Finish, FinishReason, Prompt, TextDelta, ToolCallDelta, usage
-from nbruns.server.models.example import example
-from nbruns.server.models.schemas import merged
+from nbruns.server.models.contract import (
+    Delta,
+    Finish,
+    FinishReason,
+    ModelError,
+    Prompt,
+    TextDelta,
+    ToolCallDelta,
+    usage,
+)
+from nbruns.server.models.example import example, is_quick
+from nbruns.server.models.schemas import Schema, merged
 from nbruns.server.models.turn import answer_schema, answered, functions_due, questions
 
 #: The rule by which tokens are counted, here where there is no tokenizer.
@@ -30,11 +40,12 @@ class Scripted:
 
     def __init__(self, pause: float = 0.015) -> None:
         self.pause = pause
+        self._processes = Processes()
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the answer word by word."""
         room, spent = _room(prompt), 0
-        deltas = _calls(prompt) or _text(prompt)
+        deltas = await self._calls(prompt) or await self._text(prompt)
         for delta in deltas:
             cut = _cut(delta, room - spent)
             spent += _length(delta)
@@ -48,6 +59,42 @@ class Scripted:
             "length" if spent > room else done, usage(_prompt_tokens(prompt), tokens(min(spent, room)))
         )
 
+    async def close(self) -> None:
+        """End the processes that work on schemas."""
+        await self._processes.close()
+
+    async def _calls(self, prompt: Prompt) -> list[Delta]:
+        due = functions_due(prompt)
+        calls: list[Delta] = []
+        for index, function in enumerate(due if prompt.parallel_tool_calls else due[:1]):
+            schema = merged({"type": "object"}, function.get("parameters") or {})
+            of = f"the parameters of the function '{function['name']}'"
+            arguments = json.dumps(await self._example(schema, questions(prompt), of), ensure_ascii=False)
+            calls.append(ToolCallDelta(index, id=f"call_{secrets.token_hex(12)}", name=function["name"]))
+            calls += [ToolCallDelta(index, arguments=piece) for piece in _pieces(arguments)]
+        return calls
+
+    async def _text(self, prompt: Prompt) -> list[Delta]:
+        schema, said = answer_schema(prompt), questions(prompt)
+        if schema is None:
+            calls = answered(prompt)
+            text = demo_text.from_outputs(calls) if calls else demo_text.without_tools(said)
+        elif schema == {"type": "object"}:
+            text = json.dumps(demo_text.as_object(said), ensure_ascii=False)
+        else:
+            text = json.dumps(await self._example(schema, said, "the response format"), ensure_ascii=False)
+        return [TextDelta(piece) for piece in _pieces(text)]
+
+    async def _example(self, schema: Schema, said: list[str], of: str) -> Any:
+        if is_quick(schema):
+            return example(schema, said)
+        try:
+            return await self._processes.call("nbruns.server.models.example:example", schema, said)
+        except (LimitExceeded, RuntimeError) as error:
+            why = f"Working with the JSON Schema of {of} failed ({error})."
+            mend = "Simplify it: patterns, references to itself and long lists can take for ever."
+            raise ModelError("invalid_prompt", f"{why} {mend}") from None
+
 
 def tokens(characters: int) -> int:
     """How many tokens so many characters count as."""
@@ -57,35 +104,6 @@ def tokens(characters: int) -> int:
 def _room(prompt: Prompt) -> int:
     limit = prompt.max_completion_tokens
     return limit * CHARACTERS_PER_TOKEN if limit is not None else 1 << 30
-
-
-def _calls(prompt: Prompt) -> list[Delta]:
-    due = functions_due(prompt)
-    return [
-        delta
-        for index, function in enumerate(due if prompt.parallel_tool_calls else due[:1])
-        for delta in _call(index, function, questions(prompt))
-    ]
-
-
-def _call(index: int, function: dict[str, Any], said: list[str]) -> Iterator[Delta]:
-    schema = merged({"type": "object"}, function.get("parameters") or {})
-    arguments = json.dumps(example(schema, said), ensure_ascii=False)
-    yield ToolCallDelta(index, id=f"call_{secrets.token_hex(12)}", name=function["name"])
-    yield from (ToolCallDelta(index, arguments=piece) for piece in _pieces(arguments))
-
-
-def _text(prompt: Prompt) -> list[Delta]:
-    return [TextDelta(piece) for piece in _pieces(_answer(prompt))]
-
-
-def _answer(prompt: Prompt) -> str:
-    schema, said = answer_schema(prompt), questions(prompt)
-    if schema is not None:
-        value = demo_text.as_object(said) if schema == {"type": "object"} else example(schema, said)
-        return json.dumps(value, ensure_ascii=False)
-    calls = answered(prompt)
-    return demo_text.from_outputs(calls) if calls else demo_text.without_tools(said)
 
 
 def _pieces(text: str) -> list[str]:
