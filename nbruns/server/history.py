@@ -235,7 +235,7 @@ class _Turn:
         self.now += self.history.around(model.delay, 0.4) + (tokens + reasoning) / model.speed
         counts = {"prompt_tokens": self._prompt, "completion_tokens": tokens + reasoning}
         cached = self._prompt // 128 * 128 if self._used else 0
-        usage = wire.usage({**counts, "total_tokens": sum(counts.values())})
+        usage: JSON = wire.usage({**counts, "total_tokens": sum(counts.values())}) or {}
         usage |= {"prompt_token_details": {"cached_tokens": cached}}
         usage |= {"completion_tokens_details": {"reasoning_tokens": reasoning}}
         self._prompt += tokens
@@ -298,7 +298,7 @@ class _Turn:
 
 def _total(parts: Iterable[JSON]) -> JSON:
     """The sum of usages, details too."""
-    return _sum(wire.usage({}), list(parts))
+    return _sum(wire.usage(wire.NO_USAGE) or {}, list(parts))
 
 
 def _sum(like: JSON, parts: list[JSON]) -> JSON:

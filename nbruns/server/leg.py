@@ -20,6 +20,8 @@ _CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
 _MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_progress")
 #: A model that is faster than the database waits for it every so many deltas.
 _IN_FLIGHT = 64
+#: The most that is kept of one answer, about twice what the longest models write, and of its tool calls.
+MAX_ANSWER_CHARS, MAX_CALLS = 1_000_000, 128
 #: So many pieces of a text are kept apart: a small string takes four times what is in it.
 _PIECES = 256
 
@@ -38,7 +40,7 @@ class Leg:
         self._types = hosted.declared(run["tools"])[1]
         #: The calls of hosted tools, by id: what the model wrote.
         self._hosted: dict[str, JSON] = {}
-        self._deltas = 0
+        self._deltas = self._length = 0
 
     async def work(self, models: Models) -> int | None:
         """Run the hosted calls that the last leg left, then ask the model. Return the number of the next leg where
@@ -89,9 +91,18 @@ class Leg:
         elif isinstance(delta, ToolCallDelta):
             await self._take_call(delta)
 
+    def _count(self, characters: int) -> None:
+        """Bound what is kept of an answer: a model that goes on for ever would fill the database."""
+        self._length += characters
+        if self._length > MAX_ANSWER_CHARS:
+            raise ModelError(
+                "server_error", f"The model's answer is over {MAX_ANSWER_CHARS:,} characters; it was cut off."
+            )
+
     async def _take_said(self, kind: str, text: str) -> None:
         if not text:
             return
+        self._count(len(text))
         message = self._message or await self._open_message()
         first = kind not in self._said
         pieces = self._said.setdefault(kind, [])
@@ -103,8 +114,13 @@ class Leg:
         await self._emit("thread.message.delta", delta)
 
     async def _take_call(self, delta: ToolCallDelta) -> None:
+        self._count(len(delta.arguments) + len(delta.id or "") + len(delta.name or ""))
         step = self._tool_step or await self._open_tool_step()
         call = self._calls.get(delta.index)
+        if call is None and len(self._calls) >= MAX_CALLS:
+            raise ModelError(
+                "server_error", f"The model called over {MAX_CALLS} tools at once; it was cut off."
+            )
         if call is None:
             call = self._calls[delta.index] = self._new_call(delta)
             opening = {"index": len(self._calls) - 1, **call, call["type"]: dict(call[call["type"]])}
@@ -127,36 +143,35 @@ class Leg:
         return wire.newly_shown(before, call[type])
 
     async def _finish(self, finish: Finish) -> int | None:
+        used = wire.UNKNOWN_USAGE if finish.usage is None else finish.usage
         if finish.reason == "length" and self._run["max_completion_tokens"] is None:
             # A limit of the model's own, as its context: nobody set one, so none is reported.
-            counted = (finish.usage or {}).get("completion_tokens")
+            counted = used.get("completion_tokens")
             after = f" after {counted:,} tokens" if counted else ""
             why = f"The model {self._run['model']!r} cut its answer off{after}, at a limit of its own."
             error = {"code": "server_error", "message": why}
-            await self._end("failed", finish.usage, message_reason="max_tokens", last_error=error)
+            await self._end("failed", used, message_reason="max_tokens", last_error=error)
             return None
         if finish.reason == "length":
-            await self._end(
-                "incomplete", finish.usage, incomplete_details={"reason": "max_completion_tokens"}
-            )
+            await self._end("incomplete", used, incomplete_details={"reason": "max_completion_tokens"})
             return None
         if finish.reason == "content_filter":
             error = {"code": "invalid_prompt", "message": "The model's content filter stopped the answer."}
-            await self._end("failed", finish.usage, message_reason="content_filter", last_error=error)
+            await self._end("failed", used, message_reason="content_filter", last_error=error)
             return None
         if self._tool_step is not None:
             await self._complete_message(wire.NO_USAGE)
             run_id, step = self._run["id"], self._called()
             if self._hosted:
-                return await self._db.write(transitions.call_hosted, run_id, step, self._hosted, finish.usage)
-            await self._db.write(transitions.require_action, run_id, step, finish.usage)
+                return await self._db.write(transitions.call_hosted, run_id, step, self._hosted, used)
+            await self._db.write(transitions.require_action, run_id, step, used)
             return None
         if self._message is None:
             await self._open_message()
         run_id, message, step = self._run["id"], self._written(), self._message_step
         if self._types:
             message = await self._cited(message)
-        await self._db.write(transitions.complete, run_id, message, step, finish.usage)
+        await self._db.write(transitions.complete, run_id, message, step, used)
         return None
 
     async def _cited(self, message: JSON) -> JSON:

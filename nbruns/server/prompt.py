@@ -150,4 +150,5 @@ def _tokens_left(conn: sa.Connection, run: JSON, kind: str) -> int | None:
 
 
 def _used(conn: sa.Connection, run: JSON) -> JSON:
-    return wire.total_usage(list(store.step_usages(conn, run["id"]).values()))
+    known = [used for used in store.step_usages(conn, run["id"]).values() if used]
+    return wire.total_usage(known) or wire.NO_USAGE

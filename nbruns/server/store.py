@@ -264,9 +264,9 @@ def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:
 
 
 def step_usages(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
-    """What the steps of a run have used, as far as that is known."""
+    """What the steps of a run have used, of those whose model has finished; nothing in it where that is not known."""
     rows = conn.execute(sa.select(steps.c.id, steps.c.usage).where(steps.c.run_id == run_id))
-    return {row.id: row.usage for row in rows if row.usage}
+    return {row.id: row.usage for row in rows if row.usage is not None}
 
 
 def hosted_calls(conn: sa.Connection, run_id: str) -> dict[str, JSON]:

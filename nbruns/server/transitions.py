@@ -178,7 +178,7 @@ def save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> Non
 
 def _save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
     for table, body, usage in made:
-        store.put(tx.conn, table, body, **({"usage": usage} if usage else {}))
+        store.put(tx.conn, table, body, **({} if usage is None else {"usage": usage}))
     bodies = {body["object"]: body for _, body, _ in made}
     for name in names:
         tx.emit(run_id, name, bodies[name.rpartition(".")[0]])

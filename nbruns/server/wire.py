@@ -99,13 +99,21 @@ def content_part(kind: str, text: str) -> JSON:
     return text_content(text) if kind == "text" else {"type": "refusal", "refusal": text}
 
 
-def usage(counts: JSON) -> JSON:
-    """What a model says that it has used, with the details that the original adds."""
+#: Stored in the place of counts that nobody knows: the model didn't say what it used.
+UNKNOWN_USAGE: JSON = {}
+
+
+def usage(counts: JSON) -> JSON | None:
+    """What a model says that it has used, with the details that the original adds; None where it doesn't say."""
+    if not counts:
+        return None
     return {**NO_USAGE, **_USAGE_DETAILS, **counts}
 
 
-def total_usage(parts: list[JSON]) -> JSON:
-    """The sum of what a run's steps have used."""
+def total_usage(parts: list[JSON]) -> JSON | None:
+    """The sum of what a run's steps have used; None where that of one is not known."""
+    if not all(parts):
+        return None
     total = {name: sum(part.get(name, 0) for part in parts) for name in NO_USAGE}
     details = {
         group: {name: sum(part.get(group, zeros).get(name, 0) for part in parts) for name in zeros}

@@ -71,12 +71,83 @@ def test_responses_is_asked_for_the_models_that_want_it(status: int, said: str) 
         assert server.paths == [CHAT, RESPONSES, RESPONSES, CHAT]
 
 
-def test_a_model_that_is_nowhere_is_reported_as_chat_completions_said_it() -> None:
+def test_a_model_that_is_nowhere_is_named() -> None:
     with upstream_server((404, error("No such model")), has=(CHAT,)) as server:
-        with pytest.raises(ModelError, match=r"failed \(404\): No such model") as caught:
+        with pytest.raises(ModelError, match=r"has no model 'any' \(No such model\)\. Name one") as caught:
             answer(upstream(server.url), asked("Hi"))
         assert server.paths == [CHAT, RESPONSES]
-    assert caught.value.code == "server_error"
+    assert caught.value.code == "invalid_prompt"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_redirection_is_not_followed(api: str) -> None:
+    with upstream_server((200, HI)) as elsewhere:
+        moved = (307, "", {"Location": elsewhere.url + "/chat/completions"})
+        with (
+            upstream_server(moved) as server,
+            pytest.raises(ModelError, match=r"redirects \(307\), which is not"),
+        ):
+            answer(upstream(server.url, api), asked("Hi"))
+        assert elsewhere.requests == []
+
+
+def test_an_answer_that_is_packed_is_refused() -> None:
+    packed = {"Content-Encoding": "gzip"}
+    with (
+        upstream_server((200, HI, packed)) as server,
+        pytest.raises(ModelError, match="packed its answer, unasked"),
+    ):
+        answer(upstream(server.url), asked("Hi"))
+
+
+@pytest.mark.parametrize(
+    ("content", "most"),
+    [
+        ([chunk({"content": "a" * 9 * 1024**2})], "8,388,608 bytes in one event"),
+        (["\ndata: ".join(["a" * 1000] * 9000)], "8,388,608 bytes in one event"),
+        ([chunk({"role": "assistant", "ignored": "a" * 1024**2})] * 70, "67,108,864 bytes"),
+    ],
+    ids=["one line", "lines", "events"],
+)
+def test_an_answer_without_end_is_cut_off(content: Any, most: str) -> None:
+    with upstream_server((200, content)) as server, pytest.raises(ModelError, match=f"sent over {most}"):
+        answer(upstream(server.url), asked("Hi"))
+        server.gone.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("used", "known"),
+    [
+        ({"prompt_tokens": 10.0, "completion_tokens": "5"}, (10, 5)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (0, 0)),
+        ({"prompt_tokens": "many", "completion_tokens": 5}, None),
+        ({"prompt_tokens": True, "completion_tokens": 5}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 5}, None),
+        ({"prompt_tokens": 5}, None),
+        ("15 tokens", None),
+        (None, None),
+    ],
+)
+def test_usage_is_read_or_missing(used: Any, known: tuple[int, int] | None) -> None:
+    with upstream_server((200, chat({"content": "Hi"}, used=used))) as server:
+        finish = answer(upstream(server.url), asked("Hi")).finish
+    assert finish is not None
+    counts = finish.usage and (finish.usage["prompt_tokens"], finish.usage["completion_tokens"])
+    assert counts == known
+
+
+def test_a_content_of_parts_is_its_text() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    parts = [
+        thought,
+        {"type": "text", "text": "Take "},
+        {"type": "text", "text": "a coat."},
+        "!",
+        None,
+        {"x": 1},
+    ]
+    with upstream_server((200, chat({"content": parts}))) as server:
+        assert answer(upstream(server.url), asked("Hi")).text == "Take a coat.!"
 
 
 @pytest.mark.parametrize(("api", "path"), [("chat", CHAT), ("responses", RESPONSES)])
@@ -197,7 +268,7 @@ FAILURES: list[tuple[int, Any, str, str]] = [
     (500, error(f"Bad {KEY}"), "server_error", "Bad …"),
     (500, error(f"Bad {'a' * 195}{KEY}"), "server_error", "Bad a"),
     (502, "<html>" + "x" * 5000, "server_error", "502"),
-    (503, error("y" * 5_000_000), "server_error", "yyy"),
+    (503, error("y" * 5_000_000), "server_error", "sent over 1,048,576 bytes"),
     (503, error("\x1b[31m\n\u202ered\x00"), "server_error", "red"),
     (500, {"error": {"message": {"a": "b"}}}, "server_error", "a"),
     (500, "null", "server_error", "500"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from served import WEATHER, Api, names
 from upstream_server import (
+    USED,
     ScriptedUpstream,
     call,
     chat,
@@ -22,6 +23,7 @@ from upstream_server import (
     upstream_server,
 )
 
+import nbruns
 from nbruns.server.models import Models
 
 pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="needs the package openai")
@@ -221,3 +223,55 @@ def test_images_in_files_are_refused_because_there_are_no_files(api: Api) -> Non
     status, error = api.refused("POST", f"/threads/{api.thread_with()}/messages", body)
     assert (status, error["code"], error["param"]) == (400, "unsupported_content", "content[1].type")
     assert error["message"].startswith("'content[1]': this server keeps no files.")
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+def test_usage_that_nobody_told_is_missing_not_zero(
+    upstream: Callable[..., Assistant], endpoint: str
+) -> None:
+    silent = (
+        chat({"content": "Hi"}, used=None)
+        if endpoint == "chat"
+        else response(text_event("Hi"), used={"x": 1})
+    )
+    *_, ended, _ = upstream((200, silent), endpoint=endpoint).run()
+    assert (ended.name, ended.data["usage"]) == ("thread.run.completed", None)
+    frame = nbruns.runs_frame([ended.data])
+    assert frame[["prompt_tokens", "completion_tokens", "total_tokens"]].isna().all(axis=None)
+    assert frame.runs.cost({frame["model"][0]: (1.0, 1.0)}).isna().all()
+
+
+def test_usage_of_which_a_part_is_missing_is_missing(upstream: Callable[..., Assistant]) -> None:
+    first = [
+        chunk(call(0, "call_1", "get_weather", "{}")),
+        chunk({}, "tool_calls"),
+        chunk(usage=USED),
+        "[DONE]",
+    ]
+    made = upstream((200, first), (200, chat({"content": "Hi"}, used=None)))
+    *_, waiting, _ = made.run(tools=[WEATHER])
+    run = waiting.data
+    calls = run["required_action"]["submit_tool_outputs"]["tool_calls"]
+    outputs = {"tool_outputs": [{"tool_call_id": each["id"], "output": "rain"} for each in calls]}
+    *_, ended, _ = made.api.stream(f"{made.api.run_path(run)}/submit_tool_outputs", outputs)
+    assert (ended.name, ended.data["usage"]) == ("thread.run.completed", None)
+    steps = made.api.get(f"{made.api.run_path(run)}/steps", order="asc")["data"]
+    assert [step["usage"] and step["usage"]["total_tokens"] for step in steps] == [13, None]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda n: chunk({"content": "word " * 2000}),
+        lambda n: chunk(call(0, "call_1" if n == 0 else None, "f" if n == 0 else None, "1" * 10_000)),
+        lambda n: chunk(call(n, f"call_{n}", "f", "{}")),
+    ],
+    ids=["text", "arguments", "calls"],
+)
+def test_an_answer_that_goes_on_forever_is_cut_off(
+    upstream: Callable[..., Assistant], more: Callable[[int], JSON]
+) -> None:
+    made = upstream((200, [more(n) for n in range(400)]))
+    *_, ended, _ = made.run(tools=[WEATHER])
+    assert ended.name == "thread.run.failed"
+    assert "it was cut off" in ended.data["last_error"]["message"]

@@ -13,9 +13,8 @@ from nbruns.server.models.contract import (
     RefusalDelta,
     TextDelta,
     ToolCallDelta,
-    usage,
 )
-from nbruns.server.models.endpoint import JSON, Endpoint, Said, count, items, mapping, stated, text
+from nbruns.server.models.endpoint import JSON, Endpoint, Said, counted, items, mapping, said, stated, text
 
 #: What the reasons to finish mean; unknown ones count as `stop`.
 REASONS: dict[str, FinishReason] = {
@@ -51,7 +50,7 @@ class Reading:
 
     def __init__(self, body: JSON) -> None:
         self._reason: FinishReason | None = None
-        self._usage = usage(0, 0)
+        self._usage: JSON | None = None
         self._calls: list[int] = []
 
     @property
@@ -64,12 +63,12 @@ class Reading:
         if event.get("error"):
             raise Said(event["error"])
         if used := mapping(event.get("usage")):
-            self._usage = _usage(used)
+            self._usage = counted(used, "prompt", "completion") or self._usage
         for choice in items(event.get("choices"))[:1]:
             delta = mapping(choice.get("delta"))
-            if said := text(delta.get("content")):
-                yield TextDelta(said)
-            if refused := text(delta.get("refusal")):
+            if content := said(delta.get("content")):
+                yield TextDelta(content)
+            if refused := said(delta.get("refusal")):
                 yield RefusalDelta(refused)
             for call in items(delta.get("tool_calls")):
                 yield self._call(call)
@@ -88,15 +87,6 @@ class Reading:
         self._calls.append(index)
         id = text(call.get("id")) or f"call_{secrets.token_hex(12)}"
         return ToolCallDelta(len(self._calls) - 1, id=id, name=name, arguments=arguments)
-
-
-def _usage(used: JSON) -> JSON:
-    return usage(
-        count(used.get("prompt_tokens")),
-        count(used.get("completion_tokens")),
-        cached=count(mapping(used.get("prompt_tokens_details")).get("cached_tokens")),
-        reasoning=count(mapping(used.get("completion_tokens_details")).get("reasoning_tokens")),
-    )
 
 
 CHAT = Endpoint("/chat/completions", body, Reading)

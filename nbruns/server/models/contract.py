@@ -62,7 +62,8 @@ class Finish:
     """The last delta: why it ended and what it cost."""
 
     reason: FinishReason
-    usage: dict[str, Any]
+    #: As `usage()` makes it; None where the model doesn't say what it used.
+    usage: dict[str, Any] | None
 
 
 Delta = TextDelta | RefusalDelta | ToolCallDelta | Finish

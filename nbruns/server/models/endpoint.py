@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nbruns.server.models.contract import Delta, Finish, Prompt
+from nbruns.server.models.contract import Delta, Finish, Prompt, usage
 
 JSON = dict[str, Any]
 
@@ -63,6 +64,32 @@ def text(value: Any) -> str:
     return "" if value is None else json.dumps(value)
 
 
-def count(value: Any) -> int:
-    """A number of tokens."""
-    return value if isinstance(value, int) else 0
+def said(content: Any) -> str:
+    """The text of a content that may be a list of parts. What a model thought is no part of its answer."""
+    if not isinstance(content, list):
+        return text(content)
+    return "".join(part if isinstance(part, str) else text(mapping(part).get("text")) for part in content)
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens; None where there is none to be read."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}(\.0*)?", value.strip()):
+        value = float(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value < 1e15 and value == int(value) else None
+
+
+def counted(used: JSON, prompt: str, completion: str) -> JSON | None:
+    """What was used, under the names that an endpoint has for it; None where it doesn't say so."""
+    prompt_tokens, completion_tokens = (
+        count(used.get(f"{prompt}_tokens")),
+        count(used.get(f"{completion}_tokens")),
+    )
+    if prompt_tokens is None or completion_tokens is None:
+        return None
+    return usage(
+        prompt_tokens,
+        completion_tokens,
+        cached=count(mapping(used.get(f"{prompt}_tokens_details")).get("cached_tokens")) or 0,
+        reasoning=count(mapping(used.get(f"{completion}_tokens_details")).get("reasoning_tokens")) or 0,
+    )

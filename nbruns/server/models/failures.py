@@ -59,6 +59,11 @@ class Failure(ModelError):
         super().__init__(self._code(detail), f"The upstream {host} failed{status}: {excerpt(said)}")
 
     @property
+    def is_unknown_model(self) -> bool:
+        """Whether the upstream has no model of that name."""
+        return self.kind == "model_not_found" or (self.status == 404 and "model" in self.said.lower())
+
+    @property
     def is_too_long(self) -> bool:
         """Whether the conversation does not fit."""
         return self.status in (None, 400, 413) and bool(TOO_LONG.search(f"{self.kind} {self.said}"))
@@ -82,11 +87,15 @@ class Failure(ModelError):
 
 def failure(error: Exception, host: str, key: str, mend: str) -> ModelError:
     """The error as a run shows it: bounded, and without the key. `mend` says what to do about a refused key."""
-    if isinstance(error, ModelError):
-        return error
+    for ours in (error, error.__cause__):  # openai's errors have what the hook on responses raised as their cause
+        if isinstance(ours, ModelError):
+            return ModelError(ours.code, ours.message)  # without the request that the other remembers, and its key
     status = getattr(error, "status_code", None)
     if status in (401, 403):
         return ModelError("server_error", f"The upstream {host} refused the key ({status}): {mend}.")
+    if status is not None and 300 <= status < 400:
+        why = f"The upstream {host} redirects ({status}), which is not followed"
+        return ModelError("server_error", f"{why}: start the server with the address that it leads to.")
     said = text(_detail(error).get("message")) or _broken(error) or str(error) or type(error).__name__
     return Failure(host, _hidden(said[:READ], key), error)
 

@@ -14,9 +14,8 @@ from nbruns.server.models.contract import (
     RefusalDelta,
     TextDelta,
     ToolCallDelta,
-    usage,
 )
-from nbruns.server.models.endpoint import JSON, Endpoint, Said, count, mapping, stated, text
+from nbruns.server.models.endpoint import JSON, Endpoint, Said, counted, mapping, said, stated, text
 
 #: Why a response can be incomplete; anything else counts as `length`.
 INCOMPLETE: dict[str, FinishReason] = {"content_filter": "content_filter"}
@@ -106,7 +105,7 @@ class Reading:
 
     def said(self, event: JSON) -> Iterator[Delta]:
         """More text."""
-        yield TextDelta(text(event.get("delta")))
+        yield TextDelta(said(event.get("delta")))
 
     def refused(self, event: JSON) -> Iterator[Delta]:
         """More of a refusal."""
@@ -143,7 +142,7 @@ class Reading:
         """The end of the answer."""
         used = self._used(event)
         # llama.cpp's server calls a response complete that it has cut off at the limit.
-        cut = self._limit is not None and used["completion_tokens"] >= self._limit
+        cut = self._limit is not None and used is not None and used["completion_tokens"] >= self._limit
         self.finish = Finish("length" if cut else "tool_calls" if self._calls else "stop", used)
         yield from ()
 
@@ -162,14 +161,8 @@ class Reading:
         place = _place(event, item)
         return self._calls.index(place) if place in self._calls else len(self._calls) - 1
 
-    def _used(self, event: JSON) -> JSON:
-        used = mapping(mapping(event.get("response")).get("usage"))
-        return usage(
-            count(used.get("input_tokens")),
-            count(used.get("output_tokens")),
-            cached=count(mapping(used.get("input_tokens_details")).get("cached_tokens")),
-            reasoning=count(mapping(used.get("output_tokens_details")).get("reasoning_tokens")),
-        )
+    def _used(self, event: JSON) -> JSON | None:
+        return counted(mapping(mapping(event.get("response")).get("usage")), "input", "output")
 
 
 def _place(event: JSON, item: JSON) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -12,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from nbruns.errors import SetupError, install_command
+from nbruns.errors import SetupError, excerpt, install_command
 from nbruns.server.models import truncation
 from nbruns.server.models.chat_completions import CHAT
 from nbruns.server.models.contract import Delta, ModelError, Prompt
@@ -92,8 +93,23 @@ class Upstream:
             max_retries=0,
             timeout=Timeout(timeout, connect=CONNECT_SECONDS),
             # Of all that is done for a token, openai's own HTTP client would take as much time as the rest together.
-            http_client=DefaultAioHttpClient(),
+            http_client=DefaultAioHttpClient(
+                follow_redirects=False,  # they would carry the key and the conversation elsewhere
+                event_hooks={"response": [self._bound]},
+            ),
+            # What is not packed can't unfold into gigabytes.
+            default_headers={"Accept-Encoding": "identity"},
         )
+
+    async def _bound(self, response: Any) -> None:
+        """Bound what is read of an answer."""
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ModelError("server_error", f"The upstream {self.host} packed its answer, unasked.")
+        most = MAX_ANSWER_BYTES if response.status_code == 200 else MAX_ERROR_BYTES
+        # The HTTP library, of which there are two, takes only streams of its own base class.
+        base = next(each for each in type(response.stream).__mro__ if each.__name__ == "AsyncByteStream")
+        bounded = type("Bounded", (_Bounded, base), {})
+        response.stream = bounded(response.stream, self.host, most)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -144,7 +160,12 @@ class Upstream:
     async def _next(self, attempt: Attempt, failed: Failure) -> Attempt:
         """What to try after a failure; raises it, where there is nothing."""
         if attempt.instead_of is not None and failed.status in ABSENT:
-            raise attempt.instead_of
+            failed = attempt.instead_of
+            if not failed.is_unknown_model:
+                raise failed
+        if failed.is_unknown_model and (self._api is not None or attempt.endpoint is not CHAT):
+            why = f"The upstream {self.host} has no model {attempt.prompt.model!r}"
+            raise ModelError("invalid_prompt", f"{why} ({excerpt(failed.said)}). Name one that it has.")
         if self._is_elsewhere(attempt, failed):
             return replace(attempt, endpoint=RESPONSES, left_out=frozenset(), instead_of=failed)
         if _was_default(attempt, failed.param):
@@ -163,6 +184,38 @@ class Upstream:
             return False
         return failed.status in ABSENT or (failed.status == 400 and "/responses" in failed.said)
 
+
+class _Bounded:
+    """The bytes of an answer, as long as there aren't too many of them, in all and in one event."""
+
+    def __init__(self, stream: Any, host: str, most: int) -> None:
+        self._stream, self._host, self._most = stream, host, most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        whole, event, before = 0, 0, b""
+        async for chunk in self._stream:
+            whole += len(chunk)
+            ended = _EVENT_END.search(joined := before + chunk)
+            event = len(joined) if ended else event + len(chunk)
+            before = chunk[-3:]
+            if whole > self._most or event > MAX_EVENT_BYTES:
+                most = (
+                    f"{MAX_EVENT_BYTES:,} bytes in one event"
+                    if whole <= self._most
+                    else f"{self._most:,} bytes"
+                )
+                raise ModelError(
+                    "server_error", f"The upstream {self._host} sent over {most}; it was cut off."
+                )
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+#: The most that is read of an answer, of one event of it, and of an error.
+MAX_ANSWER_BYTES, MAX_EVENT_BYTES, MAX_ERROR_BYTES = 64 * 1024**2, 8 * 1024**2, 1024**2
+_EVENT_END = re.compile(rb"\n\n|\r\r|\n\r\n")
 
 MEND = f"set {KEYS[0]} to its key where the server is started, and start it again"
 
