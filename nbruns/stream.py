@@ -37,7 +37,7 @@ MAX_RECONNECTS = 100
 #: Bytes of a run's events, decompressed and over all connections. 100,000 tokens one by one have some 30 MB.
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 #: Bytes in memory of a run's state: its steps and messages.
-MAX_SNAPSHOT_BYTES = 32 * 1024 * 1024
+MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
 #: Objects, arrays and commas of one event.
 MAX_EVENT_VALUES = 100_000
 #: So many bytes of events are folded in before the state is weighed again.

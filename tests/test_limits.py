@@ -29,6 +29,7 @@ PROGRAM = """
 import re, sys
 from nbruns import NbrunsError, stream
 from nbruns.client import Client
+from nbruns.objects import Assistant
 stream._POLL_FIRST = 0.001
 client = Client(sys.argv[1], "key", timeout=20.0, max_retries=0)
 try:
@@ -40,6 +41,7 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 RETRIEVE = 'client.runs.retrieve("run_1", "thread_1").id'
 LIST = 'len(client.runs.list("thread_1"))'
 FOLLOW = 'client.runs.create_stream("thread_1", "asst_1").until_done().status'
+VIEW = 'client.runs.watch("thread_1", Assistant({"id": "asst_1"})).wait(200).status'
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="only Linux tells the peak memory of a process"
@@ -176,8 +178,16 @@ def test_a_stream_without_end_is_left(what: str) -> None:
     said = outcome(FOLLOW, STREAMS[what])
     assert said.startswith("LimitError The stream of run run_1 ") and "client.runs.wait(…)" in said
     assert (
-        "sent over 268,435,456 bytes" if "gzip" in what else "takes over 33,554,432 bytes of memory"
+        "sent over 268,435,456 bytes" if "gzip" in what else "takes over 16,777,216 bytes of memory"
     ) in said
+
+
+def test_a_view_reads_no_faster_than_it_shows() -> None:
+    """Events that change nothing wait for the page too, and take 25 times as much memory as they have bytes."""
+    event = b'event: tea.ready\ndata: {"id": "x", "x": [%b{}]}\n\n' % (b"{}," * 45_000)
+    run = wire([("thread.run.in_progress", RUN)]), wire([("thread.run.completed", DONE)])
+    flood = stream(itertools.chain(run[:1], itertools.repeat(event, 150), run[1:]))
+    assert outcome(VIEW, flood) == "gave completed"
 
 
 LINES = {
@@ -213,7 +223,7 @@ def test_a_run_that_is_asked_for_does_not_bring_endless_steps() -> None:
 
     missing = answer({}, 404)
     said = outcome(FOLLOW, stream([wire([("thread.run.in_progress", RUN)])]), missing, answer(DONE), steps)
-    assert said.startswith("LimitError The stream of run run_1 takes over 33,554,432 bytes of memory")
+    assert said.startswith("LimitError The stream of run run_1 takes over 16,777,216 bytes of memory")
 
 
 def client(server: SocketServer) -> Client:

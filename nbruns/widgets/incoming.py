@@ -6,20 +6,27 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from nbruns.json_depth import size_of
 from nbruns.widgets.threads import start_thread
 
 if TYPE_CHECKING:
     from nbruns.stream import Event, RunStream
 
 
+#: Bytes in memory of the events that may wait for the page; the stream is read on when they are taken.
+MAX_WAITING = 8 * 1024 * 1024
+
+
 class Incoming:
-    """Reads a stream in a thread; `take()` gives what has come since."""
+    """Reads a stream in a thread; `take()` gives what has come since. `close()` ends the reading."""
 
     def __init__(self, stream: RunStream) -> None:
         self._events: deque[Event] = deque()
         self._news = threading.Condition()
         self._urgent = False  # something other than text is waiting
+        self._waiting = 0
         self._over = False
+        self._closed = False
         self._error: BaseException | None = None
         start_thread("nbruns-reader", lambda: self._read(stream))
 
@@ -28,7 +35,8 @@ class Incoming:
         broke the stream, once all that came before has been given."""
         with self._news:
             self._news.wait_for(lambda: self._events or self._over)
-            events, self._events, self._urgent = list(self._events), deque(), False
+            events, self._events, self._urgent, self._waiting = list(self._events), deque(), False, 0
+            self._news.notify_all()
         if not events and self._error is not None:
             raise self._error
         return events
@@ -36,21 +44,38 @@ class Incoming:
     def gather(self, enough: int, seconds: float) -> None:
         """Wait until `enough` deltas or something more urgent have come, at most so long."""
         with self._news:
-            self._news.wait_for(lambda: self._urgent or self._over or len(self._events) >= enough, seconds)
+            self._news.wait_for(
+                lambda: (
+                    self._urgent or self._over or len(self._events) >= enough or self._waiting >= MAX_WAITING
+                ),
+                seconds,
+            )
+
+    def close(self) -> None:
+        """Read no more."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
 
     def _read(self, stream: RunStream) -> None:
         try:
             with stream:
                 for event in stream:
-                    self._add(event)
+                    if not self._add(event):
+                        return
         except BaseException as error:
             self._error = error
         with self._news:
             self._over = True
             self._news.notify_all()
 
-    def _add(self, event: Event) -> None:
+    def _add(self, event: Event) -> bool:
+        """Wait for room and add the event; whether anybody still wants to have it."""
+        size = size_of(event.data._payload)
         with self._news:
+            self._news.wait_for(lambda: self._closed or self._waiting < MAX_WAITING)
+            self._waiting += size
             self._events.append(event)
             self._urgent = self._urgent or not event.event.endswith(".delta")
             self._news.notify_all()
+            return not self._closed

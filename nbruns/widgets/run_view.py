@@ -230,7 +230,14 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _follow(self, stream: RunStream) -> None:
         """Fold the stream's events in as they come, and paint now and then."""
-        incoming, patience = Incoming(stream), PACE
+        incoming = Incoming(stream)
+        try:
+            self._fold(incoming)
+        finally:
+            incoming.close()
+
+    def _fold(self, incoming: Incoming) -> None:
+        patience = PACE
         while events := incoming.take():
             with self._lock:
                 for event in events:
