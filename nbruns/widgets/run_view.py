@@ -316,10 +316,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self.children = [self._page]
         form.close()
 
-    def _submit(self, run: Run, outputs: dict[str, Any]) -> None:
+    def _submit(self, run: Run, outputs: Any) -> None:
         self._streams.put(self._submitted(run, outputs))
 
-    def _submitted(self, run: Run, outputs: dict[str, Any] | list[dict[str, Any]]) -> RunStream:
+    def _submitted(self, run: Run, outputs: Any) -> RunStream:
         with self._lock:
             snapshot = copy.deepcopy(self._snapshot)
         if asks_approval(run):

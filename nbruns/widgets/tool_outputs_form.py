@@ -43,9 +43,9 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
     """A form for the answers that a run waits for.
 
     `tools` are functions that cards offer to run. `on_submit(outputs)` gets {tool_call_id: text}, or
-    {tool_call_id: True or False} where the run asks for approvals, and sends it; where it raises, the form
-    says so, keeps all that was typed, and can be submitted again. Without
-    `on_submit`, read `outputs` when `state` is "submitted".
+    {tool_call_id: True or False} where the run asks for approvals, and sends it. Where calls share an id or have
+    none, it gets the API's list with an entry for each call. Where it raises, the form says so, keeps all that
+    was typed, and can be submitted again. Without `on_submit`, read `outputs` when `state` is "submitted".
 
         form = ToolOutputsForm(run, tools=[get_weather],
                                on_submit=lambda outputs: client.runs.submit_tool_outputs(run, outputs))
@@ -56,7 +56,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         run: Run,
         *,
         tools: Iterable[Tool | Callable[..., Any]] = (),
-        on_submit: Callable[[dict[str, Any]], object] | None = None,
+        on_submit: Callable[[Any], object] | None = None,
     ) -> None:
         self.run = run
         approvals = asks_approval(run)
@@ -99,9 +99,17 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         return self._state
 
     @property
-    def outputs(self) -> dict[str, Any]:
-        """The answers so far, {tool_call_id: text}; {tool_call_id: True or False} where approvals are asked for."""
-        return {card.call.id: card.output for card in self.calls if card.output is not None}
+    def outputs(self) -> Any:
+        """The answers so far, {tool_call_id: text}; {tool_call_id: True or False} where approvals are asked for.
+
+        Where calls share an id or have none, the API's list with an entry for each answered call, in their order.
+        """
+        answered = [(card.call.id, card.output) for card in self.calls if card.output is not None]
+        ids = {card.call.id for card in self.calls}
+        if len(ids) == len(self.calls) and all(ids):
+            return dict(answered)
+        name = "approve" if asks_approval(self.run) else "output"
+        return [{"tool_call_id": id or "", name: output} for id, output in answered]
 
     def run_tools(self) -> None:
         """Run the registered functions of all calls that have one and are unanswered."""
@@ -150,7 +158,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             close_all(child)
         super().close()
 
-    def _take(self) -> dict[str, Any]:
+    def _take(self) -> Any:
         """The answers, and the right to submit them: whoever else asks is refused from now on."""
         with self._lock:
             if self._state != "open":

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 import pytest
+from eventually import until
 from IPython.core.interactiveshell import InteractiveShell
 from socket_server import Answer, Received, SocketServer, answer, stream
 
@@ -115,9 +116,10 @@ def test_a_limit_is_a_number_above_zero(limit: dict[str, Any]) -> None:
         Client(server.url, "key").runs.watch("thread_1", "asst_1", auto=True, **limit)
 
 
-@pytest.mark.parametrize(
-    "ids", [("call_1", "call_1"), ("", ""), ("", "call_2")], ids=["the same", "empty", "one empty"]
-)
+SHARED = {"the same": ("call_1", "call_1"), "empty": ("", ""), "one empty": ("", "call_2")}
+
+
+@pytest.mark.parametrize("ids", SHARED.values(), ids=SHARED)
 def test_each_of_two_calls_gets_its_own_output_whatever_their_ids(ids: tuple[str, str]) -> None:
     counter = Counter()
     with SocketServer(stream([event(asking(*ids))]), stream([event(DONE)])) as server:
@@ -127,3 +129,25 @@ def test_each_of_two_calls_gets_its_own_output_whatever_their_ids(ids: tuple[str
         assert view.wait(60).status == "completed"
     sent = server.received[1].body["tool_outputs"]
     assert sent == [{"tool_call_id": id, "output": output} for id, output in zip(ids, "12", strict=True)]
+
+
+@pytest.mark.parametrize("ids", SHARED.values(), ids=SHARED)
+@pytest.mark.parametrize("approving", [False, True], ids=["outputs", "approvals"])
+def test_a_form_answers_each_of_two_calls_whatever_their_ids(ids: tuple[str, str], approving: bool) -> None:
+    asked = asking(*ids)
+    if approving:
+        calls = asked["required_action"]["submit_tool_outputs"]
+        asked["required_action"] = {"type": "submit_tool_approval", "submit_tool_approval": calls}
+    given = [False, True] if approving else ["one", "two"]
+    with SocketServer(stream([event(asked)]), stream([event(DONE)])) as server:
+        runs = Client(server.url, "key", timeout=10.0, max_retries=0).runs
+        view = runs.watch("thread_1", nbruns.objects.Assistant({"id": "asst_1"}))
+        until(lambda: view.form is not None)
+        assert view.form is not None
+        for card, output in zip(view.form.calls, given, strict=True):
+            card.output = output
+        view.form.submit()
+        assert view.wait(60).status == "completed"
+    sent = server.received[1].body["tool_approvals" if approving else "tool_outputs"]
+    name = "approve" if approving else "output"
+    assert sent == [{"tool_call_id": id, name: output} for id, output in zip(ids, given, strict=True)]
