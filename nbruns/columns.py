@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from types import NoneType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,9 @@ class Column(Protocol):
 
     def add(self, values: list[Any]) -> None: ...
 
+    def extend(self, other: Self) -> None:
+        """Add what another column of the kind holds."""
+
     def array(self) -> Any: ...
 
     def each_once(self) -> bool:
@@ -45,6 +48,9 @@ class Texts(Column):
 
     def add(self, values: list[Any]) -> None:
         self._texts += _as_text(values)
+
+    def extend(self, other: Self) -> None:
+        self._texts += other._texts
 
     def array(self) -> Any:
         texts: Any = np.array(self._texts, dtype=object)
@@ -85,6 +91,10 @@ class Categories(Column):
         texts = map(self._code_of.__getitem__, _as_text(values) if unknown else values)
         self._codes.append(np.fromiter(texts, dtype="int32", count=len(values)))
 
+    def extend(self, other: Self) -> None:
+        code = np.array([self._code_of[text] for text in other._code_of], dtype="int32")
+        self._codes += [code[codes] for codes in other._codes]
+
     def array(self) -> Any:
         texts = sorted(text for text in self._code_of if text is not None)
         place: dict[str | None, int] = {text: number for number, text in enumerate(texts)}
@@ -103,6 +113,9 @@ class Counts(Column):
 
     def add(self, values: list[Any]) -> None:
         self._numbers.append(_numbers(values))
+
+    def extend(self, other: Self) -> None:
+        self._numbers += other._numbers
 
     def array(self) -> Any:
         numbers = _joined(self._numbers, "float64")
@@ -129,6 +142,9 @@ class Nested(Column):
 
     def add(self, values: list[Any]) -> None:
         self._values += values
+
+    def extend(self, other: Self) -> None:
+        self._values += other._values
 
     def array(self) -> Any:
         return pd.Series(self._values, dtype="object")  # pandas would make texts of it where all of them are

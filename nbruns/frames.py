@@ -8,6 +8,7 @@ exception. Nested values are dicts and lists in columns of objects, as pandas an
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice, repeat
 from typing import Any
@@ -38,8 +39,10 @@ Columns = dict[str, Column]
 #: So many rows are read at once, all columns of them: see `columns`.
 _BLOCK = 4000
 #: The same of a list that is being asked for: the JSON of no more objects is held.
-_LISTED_BLOCK = 500
-#: Bytes in memory of the texts and nested values of a list that is asked for without `limit`, at most.
+_LISTED_BLOCK = 100
+#: Bytes in memory of a row's numbers, times and categories, about.
+_ROW_BYTES = 200
+#: Bytes in memory of the rows of a list that is asked for without `limit`, at most.
 MAX_LIST_BYTES = 64 * 1024 * 1024
 _NOTHING: JSON = {}
 
@@ -272,37 +275,64 @@ def _frame(kind: str, objects: Any, metadata: bool = False) -> pd.DataFrame:
     return frame.join(_metadata(_json(rows))) if metadata else frame
 
 
-def list_frame(kind: str, objects: Iterable[APIObject], limit: int | None) -> pd.DataFrame:
-    """What a client lists as a DataFrame, which never holds the JSON of all objects; each is there once.
+class Budget:
+    """Bytes of memory for the rows of lists that make one frame; a `limit` of one's own lifts it."""
 
-    Raises LimitError where their texts and nested values take over MAX_LIST_BYTES and no `limit` allows more.
-    """
-    columns = _filled(kind, objects, size=_LISTED_BLOCK, most=MAX_LIST_BYTES if limit is None else None)
+    def __init__(self, limit: int | None = None) -> None:
+        self._left = MAX_LIST_BYTES if limit is None else math.inf
+
+    def spend(self, size: int) -> None:
+        """Raise LimitError where there is no more. Threads that spend at once make it inexact, not endless."""
+        self._left -= size
+        if self._left < 0:
+            raise LimitError(
+                f"The list takes over {MAX_LIST_BYTES:,} bytes of memory. If that is right, pass limit=… with the "
+                "number of objects that you want, or read them one by one with iter()."
+            )
+
+
+def list_columns(kind: str, objects: Iterable[APIObject], budget: Budget) -> Columns:
+    """The columns of what a client lists, each object once; the JSON of few objects is held at a time."""
+    rows: Iterable[Any] = objects
+    if kind == "tool_call":
+        rows = (call for step in objects for call in _calls(step._payload))
+    columns = _filled(kind, rows, size=_LISTED_BLOCK, budget=budget)
     assert columns is not None  # it is only given up on objects that are not named
+    return columns
+
+
+def list_frame(kind: str, lists: Iterable[Columns]) -> pd.DataFrame:
+    """The rows of lists, one after the other, as a DataFrame."""
+    columns = list_columns(kind, (), Budget())
+    for each in lists:
+        for name, column in columns.items():
+            column.extend(each[name])
     return _built(kind, columns)
 
 
 def _filled(
-    kind: str, rows: Iterable[Any], named: str | None = None, *, size: int = _BLOCK, most: int | None = None
+    kind: str,
+    rows: Iterable[Any],
+    named: str | None = None,
+    *,
+    size: int = _BLOCK,
+    budget: Budget | None = None,
 ) -> Columns | None:
     """The columns that are read from the JSON; None where a row is not an object that is so named."""
     sources = COLUMNS[kind]
     columns: Columns = {name: FILLED_BY[dtype]() for name, (dtype, _) in sources.items() if dtype != DURATION}
-    rest, held = iter(rows), 0
+    rest = iter(rows)
     while block := _json(list(islice(rest, size))):
         if named and (set(map(type, block)) != {dict} or _get("object", block).count(named) < len(block)):
             return None
+        if budget is not None:
+            budget.spend(len(block) * _ROW_BYTES)
         read = {"": block}
         for name, column in columns.items():
             values = _values(sources[name][1], read)
             column.add(values)
-            if most is not None and sources[name][0] in (TEXT, NESTED):
-                held += size_of(values)
-        if most is not None and held > most:
-            raise LimitError(
-                f"The list takes over {most:,} bytes of memory. If that is right, pass limit=… with the number of "
-                "objects that you want, or read them one by one with iter()."
-            )
+            if budget is not None and sources[name][0] in (TEXT, NESTED):
+                budget.spend(size_of(values))
     return columns
 
 

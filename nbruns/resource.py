@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from nbruns import frames
 from nbruns.errors import excerpt
-from nbruns.objects import JSON, Assistant, Run, Thread
+from nbruns.objects import JSON, APIObject, Assistant, Run, Thread
 from nbruns.tools import tool_json
 from nbruns.transport import Transport, path_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AssistantArg = str | Assistant
 ThreadArg = str | Thread
@@ -29,6 +33,9 @@ class Resource:
 
     def _post(self, *parts: str, body: JSON | None = None) -> JSON:
         return self._transport.request("POST", path_of(*parts), json=body).payload
+
+    def _frame(self, kind: str, objects: Iterable[APIObject], limit: int | None) -> pd.DataFrame:
+        return frames.list_frame(kind, [frames.list_columns(kind, objects, frames.Budget(limit))])
 
     def _delete(self, *parts: str) -> None:
         self._transport.request("DELETE", path_of(*parts))

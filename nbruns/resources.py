@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbruns import frames
 from nbruns.errors import excerpt
 from nbruns.objects import JSON, Assistant, Message, Run, Thread
 from nbruns.pages import iter_pages
@@ -60,7 +59,7 @@ class Assistants(Resource):
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
         """All assistants as a DataFrame."""
-        return frames.list_frame("assistant", self.iter(limit=limit, order=order, **params), limit)
+        return self._frame("assistant", self.iter(limit=limit, order=order, **params), limit)
 
 
 class Threads(Resource):
@@ -88,7 +87,7 @@ class Threads(Resource):
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
         """All threads as a DataFrame, where the server lists them."""
-        return frames.list_frame("thread", self.iter(limit=limit, order=order, **params), limit)
+        return self._frame("thread", self.iter(limit=limit, order=order, **params), limit)
 
     def create_and_run(self, assistant: AssistantArg, messages: Messages | None = None, **params: Any) -> Run:
         """Create a thread and start a run on it; `params` are the run's."""
@@ -144,7 +143,7 @@ class MessagesOfThreads(Resource):
         self, thread: ThreadArg, *, limit: int | None = None, order: str = "asc", **params: Any
     ) -> pd.DataFrame:
         """A thread's messages as a DataFrame, oldest first."""
-        return frames.list_frame("message", self.iter(thread, limit=limit, order=order, **params), limit)
+        return self._frame("message", self.iter(thread, limit=limit, order=order, **params), limit)
 
 
 def _thread(messages: Messages | None, params: JSON) -> JSON:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -51,9 +50,7 @@ class RunSteps(Resource):
         `runs`: a run, several, or a frame of runs; several are asked for at once, with a progress bar if it takes
         over a second. Columns: see `nbruns.steps_frame`.
         """
-        if isinstance(runs, (str, Run)):
-            return frames.list_frame("step", self.iter(runs, thread, **params), params.get("limit"))
-        return frames.steps_frame(self._of(runs, thread, params))
+        return self._frame_of("step", runs, thread, params)
 
     def tool_calls(
         self,
@@ -65,25 +62,28 @@ class RunSteps(Resource):
 
         Columns: see `nbruns.tool_calls_frame`.
         """
-        return frames.tool_calls_frame(self._of(runs, thread, params))
+        return self._frame_of("tool_call", runs, thread, params)
 
-    def _of(
+    def _frame_of(
         self,
+        kind: str,
         runs: RunArg | Iterable[RunArg] | pd.DataFrame,
         thread: ThreadArg | None,
         params: Mapping[str, Any],
-    ) -> Iterator[RunStep]:
+    ) -> pd.DataFrame:
         """The steps of one run or of many, those of many fetched at once."""
+        limit = params.get("limit")
         if isinstance(runs, (str, Run)):
-            return self.iter(runs, thread, **params)
-        many = _runs_of(runs) if isinstance(runs, pd.DataFrame) else [*runs]
-        for run in many:
-            place_of("runs", run, thread)  # what is no run is refused before anything is sent
+            return self._frame(kind, self.iter(runs, thread, **params), limit)
+        given: Iterable[RunArg] = _runs_of(runs) if isinstance(runs, pd.DataFrame) else runs
+        # Each once; and what is no run is refused before anything is sent.
+        many = {path_of(*place_of("runs", run, thread)): run for run in given}
+        budget = frames.Budget(limit)
 
-        def fetch(transport: Transport, run: RunArg) -> list[RunStep]:
-            return [*RunSteps(transport).iter(run, thread, **params)]
+        def fetch(transport: Transport, run: RunArg) -> frames.Columns:
+            return frames.list_columns(kind, RunSteps(transport).iter(run, thread, **params), budget)
 
-        return chain.from_iterable(at_once(self._transport, fetch, many, "runs"))
+        return frames.list_frame(kind, at_once(self._transport, fetch, many.values(), "runs"))
 
 
 def _runs_of(frame: pd.DataFrame) -> list[Run]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,13 +111,14 @@ class Runs(Resource):
         """
         params |= {"limit": limit, "order": order, "after": after, "before": before}
         if threads is None or isinstance(threads, (str, Thread)):
-            return frames.list_frame("run", self.iter(threads, **params), limit)
+            return self._frame("run", self.iter(threads, **params), limit)
         many = threads_of(threads) if isinstance(threads, pd.DataFrame) else map(id_of, threads)
+        budget = frames.Budget(limit)
 
-        def fetch(transport: Transport, thread: ThreadArg) -> list[Run]:
-            return [*Runs(transport).iter(thread, **params)]
+        def fetch(transport: Transport, thread: ThreadArg) -> frames.Columns:
+            return frames.list_columns("run", Runs(transport).iter(thread, **params), budget)
 
-        return frames.runs_frame(chain.from_iterable(at_once(self._transport, fetch, [*many], "threads")))
+        return frames.list_frame("run", at_once(self._transport, fetch, dict.fromkeys(many), "threads"))
 
     def export(
         self,

@@ -114,10 +114,11 @@ def test_the_largest_answer_that_is_read_takes_no_more_memory() -> None:
     ) == ("gave run_1")
 
 
-def paged(**cursor: Any) -> Answer:
+def paged(last_id: object = None, **more: Any) -> Answer:
     """Pages of runs as real ones are, each run new, and always one more page."""
     numbers = itertools.count()
     fields = {
+        **more,
         **DONE,
         "created_at": 1_700_000_000,
         "instructions": "Be brief. " * 60,
@@ -126,8 +127,8 @@ def paged(**cursor: Any) -> Answer:
 
     def send(connection: socket.socket, request: Received) -> bool:
         ids = [f"run_{next(numbers)}" for _ in range(100)]
-        told = {"last_id": ids[-1], **cursor}
-        page = {"object": "list", "data": [{**fields, "id": id} for id in ids], "has_more": True, **told}
+        page = {"object": "list", "data": [{**fields, "id": id} for id in ids], "has_more": True}
+        page["last_id"] = last_id or ids[-1]
         return answer(page, Connection="keep-alive")(connection, request) is True
 
     return send
@@ -152,6 +153,26 @@ def test_a_list_of_large_objects_is_left_earlier() -> None:
     assert (
         said.startswith("LimitError The list takes over 67,108,864 bytes of memory. ") and "limit=…" in said
     )
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        'client.runs.list([f"thread_{i}" for i in range(20)])',
+        'client.runs.steps.list([f"run_{i}" for i in range(20)], "thread_1")',
+        'client.runs.steps.tool_calls("run_1", "thread_1")',
+    ],
+    ids=["runs of threads", "steps of runs", "tool calls"],
+)
+def test_lists_at_once_share_one_limit(what: str) -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}", "output": "y" * 5000},
+    }
+    error = {"code": "server_error", "message": "x" * 2000}
+    said = outcome(what, paged(step_details={"type": "tool_calls", "tool_calls": [call]}, last_error=error))
+    assert said.startswith("LimitError The list takes over 67,108,864 bytes of memory. ")
 
 
 def messages(text: bytes) -> Iterator[bytes]:
