@@ -15,6 +15,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 import pandas as pd
 
+from nbruns.objects import utc
+
 TEXT, CATEGORY, COUNT, NESTED = "string", "category", "Int64", "object"
 TIME = "datetime64[ms, UTC]"
 DURATION = "timedelta64[ms]"
@@ -124,7 +126,14 @@ class Counts(Column):
 
 
 class Times(Counts):
-    """Unix timestamps, seconds or milliseconds; a number or its text."""
+    """Unix timestamps, seconds or milliseconds, a number or its text; or texts of ISO 8601."""
+
+    def add(self, values: list[Any]) -> None:
+        if any(isinstance(value, str) and "-" in value[1:] for value in values):
+            values = [
+                moment if (moment := utc(value)) and isinstance(value, str) else value for value in values
+            ]
+        super().add(values)
 
     def array(self) -> Any:
         seconds = _joined(self._numbers, "float64")

@@ -404,7 +404,7 @@ def _calls(step: JSON) -> Iterator[JSON]:
 
 def _parsed(arguments: str) -> Any:
     try:
-        return json.loads(arguments)
+        return json.loads(arguments, strict=False)  # some have raw newlines
     except (ValueError, RecursionError):
         return None
 

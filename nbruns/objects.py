@@ -38,8 +38,12 @@ MILLISECONDS_FROM = 100_000_000_000
 
 
 def utc(timestamp: float | str | None) -> datetime | None:
-    """A Unix timestamp (seconds or milliseconds, a number or its text) as UTC; None if it is none."""
+    """A Unix timestamp (seconds or milliseconds, a number or its text) or a text of ISO 8601 as UTC; None if it is
+    none. Without an offset, the text is taken for UTC."""
     try:
+        if isinstance(timestamp, str) and "-" in timestamp[1:]:
+            moment = datetime.fromisoformat(timestamp.strip())
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         seconds = float(timestamp)  # type: ignore[arg-type]  # None and odd types are what the except is for
         return datetime.fromtimestamp(seconds / 1000 if seconds >= MILLISECONDS_FROM else seconds, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
@@ -114,6 +118,22 @@ class APIObject:
         return f"<details><summary><code>{title}</code></summary><pre>{body}</pre></details>"
 
 
+def text_or_json(value: object) -> str:
+    """A text as it is; what a server sends in the place of one, as JSON: arguments are the object itself to some."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def count_of(value: object) -> int | None:
+    """A number of tokens, also as the text of one; None if it is none."""
+    try:
+        number = None if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if number is not None and number.is_integer() and number >= 0 else None
+
+
 def items_of(value: object) -> list[Any]:
     """A list's items. A single text or object is a list of one (Alibaba sends those), anything else an empty one."""
     if isinstance(value, (str, Mapping)):
@@ -157,6 +177,11 @@ class ToolCall(APIObject):
     type: str
 
     @property
+    def id(self) -> str:  # type: ignore[override]  # a property here, because servers send it as a number too
+        """The call's id, which its output names; empty where the server gives none."""
+        return text_or_json(self._payload.get("id"))
+
+    @property
     def _detail(self) -> Mapping[str, Any]:
         detail = self._payload.get(str(self._payload.get("type")))
         return detail if isinstance(detail, Mapping) else self._payload  # Azure's MCP calls have theirs flat
@@ -164,18 +189,18 @@ class ToolCall(APIObject):
     @property
     def name(self) -> str:
         """The function's name; the tool's type where the tool is no function."""
-        return str(self._detail.get("name") or self._payload.get("type") or "")
+        return text_or_json(self._detail.get("name") or self._payload.get("type"))
 
     @property
     def arguments(self) -> str:
         """The arguments as the model wrote them: JSON most of the time, never promised."""
-        return str(self._detail.get("arguments") or self._detail.get("input") or "")
+        return text_or_json(self._detail.get("arguments") or self._detail.get("input"))
 
     @property
     def output(self) -> str | None:
         """What was submitted for this call; None before that."""
         output = self._detail.get("output")
-        return None if output is None else str(output)
+        return None if output is None else text_or_json(output)
 
 
 def _tool_calls(container: object) -> list[ToolCall]:

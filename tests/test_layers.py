@@ -22,7 +22,8 @@ PACKAGE = Path(__file__).parent.parent / "nbruns"
 #: Lowest first. A module imports only from layers below its own; within `widgets` any way but in a circle.
 LAYERS = (
     {"errors", "headers", "json_depth"},
-    {"objects", "columns"},
+    {"objects"},
+    {"columns"},
     {"connections", "credentials", "sse", "snapshot", "tools", "cost", "plots"},
     {"elsewhere"},
     {"frames"},

@@ -154,7 +154,9 @@ class Tool:
         from pydantic import ValidationError
 
         try:
-            given = json.loads(arguments or "{}") if isinstance(arguments, str) else dict(arguments)
+            given = (
+                json.loads(arguments or "{}", strict=False) if isinstance(arguments, str) else dict(arguments)
+            )
         except (ValueError, RecursionError) as error:
             raise ToolError(f"{self.name}: the arguments are no JSON: {excerpt(arguments)}") from error
         if self._validates_by_schema:

@@ -66,6 +66,6 @@ class ArgumentsEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
 def _parsed(arguments: str) -> Any:
     try:
-        return json.loads(arguments or "{}")
+        return json.loads(arguments or "{}", strict=False)
     except (ValueError, RecursionError):
         return None

@@ -192,8 +192,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         with self._lock:
             live = not self._ended.is_set()
             widget = self._widget() if live else {}
-            text = repr(self) if in_notebook() else plain_text(self._snapshot)
-            self._displays.show({**widget, **self._plain(), "text/plain": text}, copied=live)
+            self._displays.show({**widget, **self._plain()}, copied=live)
             self._kept = (False, 0)
 
     def _widget(self) -> dict[str, Any]:
@@ -201,7 +200,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return bundle
 
     def _plain(self) -> dict[str, str]:
-        return {"text/plain": repr(self), "text/html": self.to_html()}
+        # The text is what terminals show, and what exports to LaTeX and to plain text have of the run.
+        return {"text/plain": plain_text(self._snapshot), "text/html": self.to_html()}
 
     def __repr__(self) -> str:
         return f"RunView({self.run!r})"

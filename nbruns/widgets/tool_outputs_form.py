@@ -15,7 +15,7 @@ import ipywidgets
 import traitlets
 
 from nbruns.errors import NbrunsError, excerpt
-from nbruns.objects import Run, ToolCall
+from nbruns.objects import Run, ToolCall, items_of, utc
 from nbruns.tools import Tool
 from nbruns.widgets.answers import tools_by_name
 from nbruns.widgets.approval_card import ApprovalCard
@@ -70,7 +70,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             ApprovalCard(call, place) if approvals else _card(call, functions, known, place)
             for call, place in zip(run.tool_calls, _places(run.tool_calls), strict=True)
         ]
-        self._head = FormHead(title=_title(len(self.calls), approvals), expires_at=run.expires_at)
+        self._head = FormHead(title=_title(len(self.calls), approvals), expires_at=_moment(run.expires_at))
         self._submit = ipywidgets.Button(description="Submit", button_style="primary")
         self._submit.on_click(lambda _: self._submit_clicked())
         self._note = ipywidgets.HTML()
@@ -209,9 +209,10 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             pass  # the form says it
 
     def _start_clock(self) -> threading.Timer | None:
-        if not isinstance(self.run.expires_at, (int, float)):
+        expires_at = _moment(self.run.expires_at)
+        if expires_at is None or expires_at - time.time() > threading.TIMEOUT_MAX:
             return None
-        timer = threading.Timer(max(self.run.expires_at - time.time(), 0), copy_context().run, [self._expire])
+        timer = threading.Timer(max(expires_at - time.time(), 0), copy_context().run, [self._expire])
         timer.daemon = True
         timer.start()
         return timer
@@ -219,6 +220,11 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
     def _expire(self) -> None:
         if self._state == "open":
             self._enter("expired", "The run has expired: its answers came too late. Start another run.")
+
+
+def _moment(timestamp: Any) -> float | None:
+    moment = utc(timestamp)
+    return moment.timestamp() if moment else None
 
 
 def asks_approval(run: Run) -> bool:
@@ -229,7 +235,7 @@ def asks_approval(run: Run) -> bool:
 
 def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
     """The declared functions of the run's tools, by name."""
-    declared = [tool.get("function") for tool in run.tools or () if isinstance(tool, Mapping)]
+    declared = [tool.get("function") for tool in items_of(run.tools) if isinstance(tool, Mapping)]
     return {str(function.get("name")): function for function in declared if isinstance(function, Mapping)}
 
 

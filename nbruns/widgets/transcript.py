@@ -10,12 +10,12 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from nbruns.objects import Message, Run, RunStep, ToolCall
+from nbruns.objects import Message, Run, RunStep, ToolCall, count_of, items_of
 from nbruns.snapshot import RunSnapshot
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.highlight import coloured_html, lexer_for, marks
 from nbruns.widgets.json_text import pretty_json_html
-from nbruns.widgets.markdown import MarkdownBlocks
+from nbruns.widgets.markdown import MarkdownBlocks, is_link, link_html
 
 #: What a terminal takes for a command, or for a change of the direction in which it writes.
 _CONTROL = re.compile(
@@ -81,7 +81,7 @@ class Transcript:
         text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/"))
         yield from text.update(message.text, complete=message.status in ("completed", "incomplete"))
         if names := _files(message):
-            listed = " ".join(f'<span class="nbruns-file">[{escape(name)}]</span>' for name in names)
+            listed = " ".join(names)
             yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
 
     def _step(self, step: RunStep, awaited: Mapping[str, ToolCall]) -> Iterator[Block]:
@@ -162,9 +162,12 @@ def _elapsed_html(run: Run) -> str:
 def _tokens_html(snapshot: RunSnapshot) -> str:
     run = snapshot.run
     usages = [step.usage for step in snapshot.steps] if run is None or run.usage is None else [run.usage]
-    counted = [usage for usage in usages if usage and isinstance(usage.total_tokens, int)]
-    total = sum(usage.total_tokens for usage in counted)
-    split = f"{sum(u.prompt_tokens or 0 for u in counted):,} in, {sum(u.completion_tokens or 0 for u in counted):,} out"
+    counted = [usage for usage in usages if usage and count_of(usage.total_tokens) is not None]
+    total, inward, outward = (
+        sum(count_of(getattr(usage, f"{name}_tokens")) or 0 for usage in counted)
+        for name in ("total", "prompt", "completion")
+    )
+    split = f"{inward:,} in, {outward:,} out"
     return f'<span class="nbruns-tokens" title="{split}">{total:,} tokens</span>' if total else ""
 
 
@@ -207,7 +210,7 @@ def _function_call(call: ToolCall) -> str:
 def _code_interpreter_call(call: ToolCall) -> str:
     detail = _detail(call)
     code = call.arguments
-    outputs = "\n".join(_code_output(output) for output in detail.get("outputs") or ())
+    outputs = "\n".join(_code_output(output) for output in items_of(detail.get("outputs")))
     return _part("Code", coloured_html(code, marks(code, lexer_for("python")))) + _part("Output", outputs)
 
 
@@ -222,7 +225,7 @@ def _code_output(output: Any) -> str:
 
 
 def _file_search_call(call: ToolCall) -> str:
-    results = [result for result in _detail(call).get("results") or () if isinstance(result, Mapping)]
+    results = [result for result in items_of(_detail(call).get("results")) if isinstance(result, Mapping)]
     return _part("Found", "\n".join(escape(_file_result(result)) for result in results))
 
 
@@ -248,7 +251,7 @@ _CALLS: dict[str, Callable[[ToolCall], str]] = {
 
 
 def _files(message: Message) -> list[str]:
-    """Names for what a message shows or cites but does not say: images and files."""
+    """What a message shows or cites but does not say, as HTML: names of images and files, links to pages."""
     names: list[str] = []
     for part in message.content if isinstance(message.content, list) else ():
         if isinstance(part, Mapping):
@@ -260,14 +263,26 @@ def _image_names(part: Mapping[str, Any]) -> list[str]:
     image = part.get(str(part.get("type")))
     if part.get("type") not in ("image_file", "image_url") or not isinstance(image, Mapping):
         return []
-    return [f"image: {image.get('file_id') or image.get('url')}"]
+    return [_file(f"image: {image.get('file_id') or image.get('url')}")]
 
 
 def _cited_names(text: Any) -> list[str]:
     annotations = text.get("annotations") if isinstance(text, Mapping) else None
-    found = [a for a in annotations or () if isinstance(a, Mapping)]
-    cited = [(a.get("text") or "", a.get(str(a.get("type")))) for a in found]
-    return [f"{text} {c.get('file_id')}".strip() for text, c in cited if isinstance(c, Mapping)]
+    found = [a for a in items_of(annotations) if isinstance(a, Mapping)]
+    cited = [(str(a.get("text") or ""), a.get(str(a.get("type")))) for a in found]
+    return [_cited(text, source) for text, source in cited if isinstance(source, Mapping)]
+
+
+def _cited(text: str, source: Mapping[str, Any]) -> str:
+    url = str(source.get("url") or "")
+    if is_link(url):
+        return _file(text, link_html(url, str(source.get("title") or url)))
+    name = source.get("file_name") or source.get("filename") or source.get("file_id") or url
+    return _file(f"{text} {name}".strip())
+
+
+def _file(text: str, html: str = "") -> str:
+    return f'<span class="nbruns-file">[{" ".join(filter(None, (escape(text), html)))}]</span>'
 
 
 def _note(key: str, kind: str, words: str) -> Block:
@@ -275,7 +290,7 @@ def _note(key: str, kind: str, words: str) -> Block:
 
 
 def _ending(run: Run | None) -> list[Block]:
-    if run is None or run.status not in ENDINGS:
+    if run is None or str(run.status) not in ENDINGS:
         return []
     details = run.incomplete_details if isinstance(run.incomplete_details, Mapping) else {}
     words = INCOMPLETE.get(str(details.get("reason"))) if run.status == "incomplete" else None

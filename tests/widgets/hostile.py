@@ -6,6 +6,8 @@ from typing import Any
 
 from scripted import Told, call_json, needs, run_is, says, step_is
 
+from nbruns.widgets import markdown
+
 #: Where a request would go that leaves the machine; `alert` and `pwned` would show that a script ran.
 AWAY = "http://evil.invalid"
 
@@ -16,7 +18,9 @@ MARKDOWN_TAGS = {
     *{"em", "strong", "s", "a", "span"},
     *{"table", "thead", "tbody", "tr", "th", "td"},
 }
-MARKDOWN_ATTRIBUTES = {"class", "href", "title", "target", "rel", "start", "style", "data-language"}
+MARKDOWN_TAGS |= markdown.MATH
+MARKDOWN_ATTRIBUTES = {"class", "dir", "href", "title", "target", "rel", "start", "style", "data-language"}
+MARKDOWN_ATTRIBUTES |= markdown.ATTRIBUTES["math"]
 
 PAYLOADS = (
     "<script>alert(1)</script>",

@@ -8,6 +8,7 @@ import re
 import pytest
 from hostile import MARKDOWN_ATTRIBUTES, MARKDOWN_TAGS
 
+from nbruns.widgets import markdown
 from nbruns.widgets.highlight import OPEN_END, coloured_html, lexer_for, marks
 from nbruns.widgets.markdown import MarkdownBlocks, markdown_html
 
@@ -219,3 +220,115 @@ def test_code_of_no_or_an_unknown_language_is_plain() -> None:
     for language in ("", "no-such-language", "../../etc"):
         (block,) = MarkdownBlocks("m/").update(f"```{language}\nx = 1\n```\n")
         assert (block.content, block.marks) == ("x = 1", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "display"),
+    [
+        (r"so \(x = \frac{-b}{2a}\) it is", r"x = \frac{-b}{2a}", "inline"),
+        (
+            r"so \[ \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} \] it is",
+            r"\begin{pmatrix} 1 &amp; 2 \\ 3 &amp; 4 \end{pmatrix}",
+            "block",
+        ),
+        ("so $a_1*b*c$ it is", "a_1*b*c", "inline"),
+        (r"so $$\{x \mid x \le 2\}$$ it is", r"\{x \mid x \le 2\}", "block"),
+        ("$$\nx^2\n+ y\n$$", "x^2\n+ y", "block"),
+        ("\\[\nx^2\n- y\n= z\n\\]", "x^2\n- y\n= z", "block"),
+    ],
+)
+def test_formulas_are_set_and_their_source_is_kept(text: str, source: str, display: str) -> None:
+    html = markdown_html(text)
+    assert f'alttext="{source}"' in html.replace("&#10;", "\n")
+    assert f'display="{display}"' in html and "<mrow>" in html
+    assert "<em>" not in html and "<li>" not in html and "<h" not in html
+    if text.startswith("so "):
+        assert "<p>so <math" in html and "</math> it is</p>" in html
+
+
+@pytest.mark.parametrize("text", ["It costs $5 and $6.", "$ 7", "`$x$`", r"\(x", r"\[x", "a $b", "**$**"])
+def test_what_is_no_formula_stays_text(text: str) -> None:
+    assert "<math" not in markdown_html(text)
+
+
+@pytest.mark.parametrize(
+    "formula", [r"\foo{", r"\frac", "{" * 200, "x" * 2001, r"\begin{matrix}", "^_^", "&&"]
+)
+def test_a_formula_that_cannot_be_read_is_shown_as_it_was_written(formula: str) -> None:
+    html = markdown_html(f"a ${formula}$ b")
+    assert "<math" in html or formula.replace("&", "&amp;") in html
+
+
+def test_a_formula_is_no_way_in() -> None:
+    for formula in (
+        r"\href{javascript:alert(1)}{x}",
+        r"\text{<img src=x onerror=alert(1)>}",
+        r"\class{a}{<script>}",
+    ):
+        html = markdown_html(f"${formula}$")
+        assert "<img" not in html and "<script" not in html and "href" not in html.replace("\\href", "")
+
+
+def test_text_from_right_to_left_says_so() -> None:
+    html = markdown_html("مرحبا! نسخة `pandas` هي 3.1.\n\n- ثانياً: افتح الدفتر.\n\n> שלום\n\nHello")
+    assert re.findall(r'<(\w+) dir="auto">', html) == ["p", "ul", "blockquote"]
+    assert "<p>Hello</p>" in html
+
+
+def test_tasks_are_boxes() -> None:
+    html = markdown_html("- [x] done\n- [ ] open\n- [X] **too**\n- [y] no\n\n[x] no item")
+    assert re.findall(r"<li>(.)", html) == ["☑", "☐", "☑", "["]
+    assert "<p>[x] no item</p>" in html
+
+
+def test_bare_addresses_are_links_and_names_of_files_are_not() -> None:
+    html = markdown_html("See https://example.org/a?b=c, not python.py, me@example.org or //x.example.")
+    assert re.findall(r'href="([^"]*)"', html) == ["https://example.org/a?b=c"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https:/hub/logout",
+        "https:hub",
+        "http:///x",
+        r"https:\\x",
+        r"https:/\x",
+        "HTTPS:/x",
+        "https://",
+        "//x",
+        "/x",
+        "https:",
+        "mailto:",
+    ],
+)
+def test_what_some_browser_reads_as_a_path_is_no_link(url: str) -> None:
+    for text in (f"[x]({url})", f"[x](<{url}>)", f"[x][y]\n\n[y]: {url}", f"<{url}>"):
+        assert "<a" not in markdown_html(text)
+
+
+@pytest.mark.parametrize(
+    "sign", ["[", "![", "~", "*", "`", "<", "[a](", "$", r"\(", r"\[", "> ", "|", "&", "**a "]
+)
+def test_no_text_takes_more_time_than_its_length_allows(sign: str) -> None:
+    """20,000 of them take half a minute where each looks for its partner to the end; the time-out of a test is less."""
+    assert markdown_html(sign * 20_000)
+
+
+def test_a_long_table_in_many_pieces_is_rendered_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[int] = []
+    render = markdown._RENDER.render
+
+    def counted(text: str, *more: object) -> str:
+        rendered.append(len(text))
+        return render(text, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(markdown._RENDER, "render", counted)
+    row = "| Oslo | 3 °C | light rain | **wind** 8 m/s |\n"
+    table = "| City | Temperature | Sky | Wind |\n|---|---|---|---|\n" + row * 440
+    blocks = MarkdownBlocks("x")
+    for end in range(0, len(table), 50):
+        blocks.update(table[:end])
+    shown = blocks.update(table, complete=True)
+    assert "".join(block.content for block in shown) in markdown_html(table)
+    assert sum(rendered) < 15 * len(table)  # 200 times and more where each piece renders all

@@ -87,9 +87,14 @@ class Failure(ModelError):
 
 def failure(error: Exception, host: str, key: str, mend: str) -> ModelError:
     """The error as a run shows it: bounded, and without the key. `mend` says what to do about a refused key."""
-    for ours in (error, error.__cause__):  # openai's errors have what the hook on responses raised as their cause
+    for ours in (
+        error,
+        error.__cause__,
+    ):  # openai's errors have what the hook on responses raised as their cause
         if isinstance(ours, ModelError):
-            return ModelError(ours.code, ours.message)  # without the request that the other remembers, and its key
+            return ModelError(
+                ours.code, ours.message
+            )  # without the request that the other remembers, and its key
     status = getattr(error, "status_code", None)
     if status in (401, 403):
         return ModelError("server_error", f"The upstream {host} refused the key ({status}): {mend}.")
