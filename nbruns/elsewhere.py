@@ -7,11 +7,14 @@ a row.
 
 from __future__ import annotations
 
+import gzip
+import inspect
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, cast
 
 from nbruns.errors import excerpt
 from nbruns.objects import JSON, APIObject
@@ -40,12 +43,13 @@ def found_in(objects: Iterable[Any], name: str) -> Iterator[JSON]:
 def to_jsonl(objects: Iterable[Any], file: str | os.PathLike[str]) -> Path:
     """Write objects to a file of JSON lines, each as its server sent it; gives the path, which the frames read again.
 
-    `objects`: objects of this package or others, or their JSON. The file appears when it is whole.
+    `objects`: objects of this package or others, or their JSON. The file appears when it is whole;
+    one whose name ends in .gz is packed.
     """
     path = Path(file)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".unfinished.{path.name}")
     try:
-        with unfinished.open("w", encoding="utf-8") as lines:
+        with _opened(unfinished, "wt") as lines:
             lines.writelines(json.dumps(_json_of(given), default=str) + "\n" for given in objects)
         unfinished.replace(path)
     finally:
@@ -54,18 +58,30 @@ def to_jsonl(objects: Iterable[Any], file: str | os.PathLike[str]) -> Path:
 
 
 def _lines(file: Path) -> Iterator[Any]:
-    """The values of a file of JSON lines; of a file that is one JSON array its items."""
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"{file}, line {number}, is no JSON ({error}): {excerpt(line, 80)!r}. "
-                    "Each line has to be one JSON object."
-                ) from None
+    """The values of a file of JSON lines, which may be packed with gzip; of a file that is one JSON array its items."""
+    number, line = 0, ""
+    try:
+        with _opened(file, "rt") as lines:
+            for number, line in enumerate(lines, 1):  # noqa: B007
+                if line.strip():
+                    yield json.loads(line)
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{file} is not text. Files of JSON lines are, or those packed with gzip (.gz)."
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is not a whole gzip file ({error}).") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}, line {number}, is no JSON ({error}): {excerpt(line, 80)!r}. Each line has to be one JSON object."
+        ) from None
+
+
+def _opened(file: Path, mode: Literal["rt", "wt"]) -> IO[str]:
+    encoding = "utf-8-sig" if mode == "rt" else "utf-8"  # some write a mark first
+    if file.suffix == ".gz":
+        return cast(IO[str], gzip.open(file, mode, encoding=encoding))
+    return file.open(mode, encoding=encoding)
 
 
 def _json_of(given: Any) -> Any:
@@ -74,6 +90,9 @@ def _json_of(given: Any) -> Any:
         return given._payload
     if isinstance(given, dict):
         return given
+    _refuse_async(given)
+    if hasattr(given, "__aiter__"):  # a page that openai-python's asynchronous client has awaited
+        return [_json_of(each) for each in given.data]
     if not isinstance(given, type) and not _is_page(given):
         for method in _GIVES_JSON:
             if callable(getattr(given, method, None)):
@@ -86,6 +105,26 @@ def _json_of(given: Any) -> Any:
         f"A row is made from an object of the API or its JSON, not from {type(given).__name__}; "
         "files are given by their path."
     )
+
+
+def _refuse_async(given: Any) -> None:
+    """Say what to do with an asynchronous list: nothing here can wait for its other pages."""
+    if inspect.isawaitable(given):
+        if inspect.iscoroutine(given):
+            given.close()
+        raise TypeError(
+            f"This is a {type(given).__name__} that has not been awaited: write `await` before it."
+        )
+    if not hasattr(given, "__aiter__") or isinstance(given, dict):
+        return
+    has_all = isinstance(getattr(given, "data", None), list) and not (
+        _is_page(given) and given.has_next_page()
+    )
+    if not has_all:
+        raise TypeError(
+            f"This {type(given).__name__} is an asynchronous list with more pages than are here: "
+            "collect it first, with `[each async for each in …]`."
+        )
 
 
 def _is_page(given: Any) -> bool:

@@ -415,7 +415,11 @@ def _listed(objects: Any) -> list[Any]:
             "This is a DataFrame already; a frame is made from objects of the API or their JSON. Steps and tool calls "
             "of a frame of runs: client.runs.steps.list(frame), client.runs.steps.tool_calls(frame)."
         )
-    one = isinstance(objects, (str, Mapping)) or not isinstance(objects, Iterable)
+    one = (
+        isinstance(objects, (str, Mapping))
+        or not isinstance(objects, Iterable)
+        or hasattr(objects, "__aiter__")
+    )
     return [objects] if one else list(objects)
 
 

@@ -1,7 +1,9 @@
 """Pictures of frames of runs: when they ran, and what they used. matplotlib loads here, at the first picture.
 
-Text, lines and background are matplotlib's own settings, so a picture follows the user's style; the colours of bars
-are seen on white and on black, and told apart with most kinds of colour blindness (Okabe and Ito's).
+A picture follows the style that the user has set. Without one it has no background, and its text and lines are of a
+grey that is read on white and on black: pages have light and dark themes, and a picture can't know which. Statuses
+have the colours that the widgets give them; other groups' colours are told apart with most kinds of colour blindness
+(Okabe and Ito's).
 """
 
 from __future__ import annotations
@@ -20,17 +22,20 @@ if TYPE_CHECKING:
 
 _OTHER = "#999999"
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#8C6BB1")
+#: The widgets' colours (`--nb-good` and so on in transcript.css); statuses that share one there are shades of it here.
 _STATUS_COLOURS = {
-    "completed": "#009E73",
-    "in_progress": "#0072B2",
-    "requires_action": "#E69F00",
-    "queued": "#56B4E9",
-    "failed": "#D55E00",
-    "incomplete": "#CC79A7",
-    "expired": "#8C6BB1",
+    "completed": "#388e3c",
+    "in_progress": "#1976d2",
+    "queued": "#6fb1ec",
+    "requires_action": "#f57c00",
+    "cancelling": "#fbb36b",
+    "failed": "#d32f2f",
+    "incomplete": "#e98080",
+    "expired": "#8e1f1f",
     "cancelled": _OTHER,
-    "cancelling": _OTHER,
 }
+#: Two greys that look the same: IPython lays a background under pictures whose labels are all light or all dark.
+_GREY, _LIGHTER = "#7f7f7f", "#808080"
 _STEP_COLOURS = {"tool_calls": "#E69F00", "message_creation": "#56B4E9"}
 #: More runs than this have no line of text of their own.
 _NAMED = 40
@@ -60,7 +65,7 @@ def timeline(runs: pd.DataFrame, steps: pd.DataFrame | None, ax: Axes | None) ->
         ax.grid(axis="y", alpha=0.25)
         ax.set_axisbelow(True)
     else:
-        ax.set_yticks([])
+        ax.set_yticks([0], [""])
         ax.set_ylabel(f"runs, drawn at least {_roughly(bars['narrowest'].iloc[0])} wide", fontsize="small")
     ax.set_ylim(max(lanes) + 0.8, -0.8)  # the first on top
     _legend(ax, _named_colours(runs, steps if named else None))
@@ -103,12 +108,13 @@ def usage(
         bottom += amount.to_numpy()
     middle, half = (lefts[0] + lefts[-1] + width) / 2, max(len(lefts), 12) * width / 2
     ax.set_xlim(middle - half * 1.02, middle + half * 1.02)  # few bars stay narrow
-    ax.yaxis.set_major_formatter(_engineering)
+    sign = "$" if values.name == "cost" else ""
+    ax.yaxis.set_major_formatter(lambda value, _: sign + _engineering(value, _))
     if pd.api.types.is_integer_dtype(values):  # there is no half run
         ax.yaxis.set_major_locator(_whole_numbers())
     ax.grid(axis="y", alpha=0.25)
     ax.set_axisbelow(True)
-    total = _engineering(values[known].astype("float64").sum(), None)
+    total = sign + _engineering(values[known].astype("float64").sum(), None)
     ax.set_title(f"{_words(values.name)}: {total}, by {_words(by.name)}", loc="left")
     _legend(ax)
     return _dated(ax, created)
@@ -116,15 +122,27 @@ def usage(
 
 def _new_axes(height: float) -> Axes:
     try:
+        import matplotlib as mpl
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise SetupError(f"Pictures need the package matplotlib: {install_command('plot')}") from error
-    _, ax = plt.subplots(figsize=(9, height), layout="constrained")
+    if (
+        mpl.rcParams["figure.facecolor"] != mpl.rcParamsDefault["figure.facecolor"]
+    ):  # the user has set a style
+        return plt.subplots(figsize=(9, height), layout="constrained")[1]
+    greys: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), _GREY)
+    with plt.rc_context(greys):
+        figure, ax = plt.subplots(figsize=(9, height), layout="constrained")
+    for patch in (figure.patch, ax.patch):
+        patch.set_alpha(0)
+    ax.tick_params(axis="x", colors=_GREY)
+    ax.tick_params(axis="y", colors=_LIGHTER)
     return ax
 
 
 def _empty(ax: Axes, words: str) -> Axes:
-    ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes)
+    colour = ax.title.get_color()
+    ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes, color=colour)
     ax.set_axis_off()
     return ax
 
@@ -206,8 +224,10 @@ def _legend(ax: Axes, named: dict[str, str] | None = None) -> None:
         "bbox_to_anchor": (1.0, 1.0),
         "frameon": False,
         "fontsize": "small",
+        "labelcolor": ax.title.get_color(),
     }
-    ax.legend(handles=handles, **place) if handles else ax.legend(**place)
+    # Bars are stacked from below, so the last is on top.
+    ax.legend(handles=handles, **place) if handles else ax.legend(reverse=True, **place)
 
 
 def _dated(ax: Axes, times: pd.Series[Any]) -> Axes:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import matplotlib.colors
+import matplotlib.pyplot
 import pandas as pd
 import pytest
 
+import nbruns
 from nbruns import SetupError, runs_frame, steps_frame
+from nbruns.plots import _STATUS_COLOURS
+
+RUN = {
+    "id": "run_1",
+    "object": "thread.run",
+    "status": "completed",
+    "created_at": 1_700_000_000,
+    "completed_at": 1_700_000_009,
+}
 
 DAY = 86_400
 
@@ -379,3 +392,65 @@ def test_a_picture_of_a_column_that_is_not_there_names_it(frame: pd.DataFrame) -
         frame.runs.plot_usage("tokens")
     with pytest.raises(KeyError, match="no column 'duration'"):
         frame.drop(columns="duration").runs.timeline()
+
+
+def test_a_picture_fits_light_and_dark_pages(pictures: None) -> None:
+    """No background, text of a middle grey, and nothing that makes IPython lay a background under it."""
+    from matplotlib_inline.backend_inline import _fetch_figure_metadata
+
+    frame = runs_frame([{**RUN, "id": f"run_{n}", "created_at": 1_700_000_000 + n * 100} for n in range(60)])
+    for runs in (frame, frame.head(3), frame.head(0)):
+        for axes in (runs.runs.timeline(), runs.runs.plot_usage("runs")):
+            assert axes.figure.patch.get_alpha() == axes.patch.get_alpha() == 0
+            texts = [
+                axes.title,
+                axes.xaxis.label,
+                *axes.get_xticklabels(),
+                *axes.get_yticklabels(),
+                *axes.texts,
+            ]
+            legend = axes.get_legend()
+            texts += legend.get_texts() if legend else []
+            for text in texts:
+                grey = sum(matplotlib.colors.to_rgb(text.get_color())) / 3
+                assert 0.45 < grey < 0.55, text
+            axes.figure.canvas.draw()
+            assert _fetch_figure_metadata(axes.figure) is None
+
+
+def test_a_users_style_is_kept(pictures: None) -> None:
+    with matplotlib.pyplot.style.context("dark_background"):
+        axes = runs_frame([RUN]).runs.timeline()
+    assert matplotlib.colors.to_hex(axes.figure.get_facecolor()) == "#000000"
+
+
+def test_statuses_have_the_colours_of_the_widgets() -> None:
+    css = (Path(nbruns.__file__).parent / "widgets/static/transcript.css").read_text()
+    for name, status in (
+        ("good", "completed"),
+        ("bad", "failed"),
+        ("warn", "requires_action"),
+        ("accent", "in_progress"),
+    ):
+        [colour] = re.findall(rf"--nb-{name}: var\(--jp-[\w-]+, (#\w+)\)", css)
+        assert _STATUS_COLOURS[status] == colour
+
+
+def test_costs_are_in_dollars_and_the_legend_is_in_the_order_of_the_stack(pictures: None) -> None:
+    runs = [
+        {
+            **RUN,
+            "id": model,
+            "model": model,
+            "usage": {"prompt_tokens": n, "completion_tokens": n, "total_tokens": 2 * n},
+        }
+        for model, n in (("large", 9_000), ("small", 1_000))
+    ]
+    frame = runs_frame(runs)
+    frame = frame.assign(cost=frame.runs.cost({"large": (10.0, 10.0), "small": (10.0, 10.0)}))
+    axes = frame.runs.plot_usage("cost")
+    assert axes.get_title("left").startswith("cost: $")
+    assert all(axes.yaxis.get_major_formatter()(value, 0).startswith("$") for value in (0, 0.5, 2000))
+    bottoms = {bars.get_label(): bars.patches[0].get_y() for bars in axes.containers}
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == sorted(bottoms, key=lambda name: -bottoms[name])

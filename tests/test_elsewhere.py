@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import types
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from azure.ai.agents.models import RunStep as AzureStep
 from azure.ai.agents.models import ThreadMessage as AzureMessage
 from azure.ai.agents.models import ThreadRun as AzureRun
-from openai.pagination import SyncCursorPage
+from openai.pagination import AsyncCursorPage, SyncCursorPage
 from openai.types.beta.threads import Message as OpenAIMessage
 from openai.types.beta.threads import Run as OpenAIRun
 from openai.types.beta.threads.runs import RunStep as OpenAIStep
@@ -178,3 +180,47 @@ def test_json_lines_that_fail_on_the_way_leave_the_file_as_it_was(tmp_path: Path
     with pytest.raises(TypeError, match="not from int"):
         to_jsonl([RUN, 5], file)
     assert len(runs_frame(file)) == 1
+
+
+def test_packed_json_lines_are_read_and_written(tmp_path: Path) -> None:
+    file = to_jsonl([RUN], tmp_path / "runs.jsonl.gz")
+    assert file.read_bytes().startswith(b"\x1f\x8b") and gzip.decompress(file.read_bytes()).startswith(
+        b'{"id"'
+    )
+    assert len(runs_frame(file)) == 1 and [each.name for each in tmp_path.iterdir()] == ["runs.jsonl.gz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("runs.jsonl", gzip.compress(b"{}"), "is not text"),
+        ("runs.jsonl.gz", gzip.compress(b'{"id": "run_1"}')[:20], "not a whole gzip file"),
+        ("runs.jsonl.gz", b'{"id": "run_1"}', "not a whole gzip file"),
+        ("runs.jsonl.gz", gzip.compress(b"{no"), "line 1, is no JSON"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        runs_frame(tmp_path / name)
+
+
+def test_an_asynchronous_page_is_read_where_it_is_all() -> None:
+    page = AsyncCursorPage[OpenAIRun].construct(data=[OpenAIRun.construct(**RUN)], has_more=False)
+    assert list(runs_frame(page)["id"]) == list(runs_frame([page])["id"]) == [RUN["id"]]
+
+
+def test_an_asynchronous_list_that_is_not_all_here_is_refused_with_the_way_out() -> None:
+    async def listed() -> AsyncIterator[dict[str, Any]]:
+        yield RUN
+
+    async def awaited() -> list[dict[str, Any]]:
+        return [RUN]
+
+    page = AsyncCursorPage[OpenAIRun].construct(data=[OpenAIRun.construct(**RUN)], has_more=True)
+    for given in (page, listed(), [listed()]):
+        with pytest.raises(TypeError, match=r"\[each async for each in …\]"):
+            runs_frame(given)
+    for waiting in (awaited(), [awaited()]):
+        with pytest.raises(TypeError, match="write `await` before it"):
+            runs_frame(waiting)

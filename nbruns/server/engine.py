@@ -72,8 +72,11 @@ class Engine:
             task.cancel()
         left = list(self._legs)
         await asyncio.gather(*tasks, return_exceptions=True)
-        for run_id, number in left:
-            await self._db.write(transitions.leave_leg, run_id, number)
+        try:
+            for run_id, number in left:
+                await self._db.write(transitions.leave_leg, run_id, number)
+        except Exception:  # the database is gone: the legs count as cut off, and the rest of the stop goes on
+            log.exception("It could not be noted that runs were left in good order.")
         if self._peers is not None:
             await self._peers.leave()
 

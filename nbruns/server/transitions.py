@@ -144,7 +144,7 @@ def begin_leg(tx: Transaction, run_id: str, leg: int) -> JSON | None:
     if run is None or run["status"] not in WORKING or store.leg_of(tx.conn, run_id) != leg:
         return None
     store.assign(tx, run_id, leg)
-    if store.count_attempt(tx.conn, run_id) > MAX_ATTEMPTS:
+    if store.count_attempt(tx.conn, run_id) > MAX_ATTEMPTS and run["status"] != "cancelling":
         message = f"The server was cut off {MAX_ATTEMPTS} times while it worked on this turn of the run."
         _end(tx, run, "failed", {"last_error": {"code": "server_error", "message": message}})
         return None

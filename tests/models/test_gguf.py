@@ -173,8 +173,12 @@ def test_an_assistants_message_at_the_end_is_followed_by_an_answer(model: GGUF, 
     assert told.finish.usage["prompt_tokens"] > 30
 
 
-def test_no_limit_is_set_where_nobody_sets_one(model: GGUF) -> None:
-    assert model.limit >= 2048
+def test_an_answer_is_as_long_as_the_context_holds_where_nobody_sets_a_limit(model: GGUF) -> None:
+    small = GGUF(model.path, context=256)
+    cut = answer(small, asked("Count from 1 to 1000, each number on its own line: 1 2 3", temperature=0.0))
+    assert cut.finish is not None and cut.finish.usage is not None
+    told = cut.finish.usage["total_tokens"]
+    assert cut.finish.reason == "stop" or told >= 250
 
 
 def test_a_conversation_that_is_too_long_loses_its_oldest_messages(model: GGUF) -> None:

@@ -33,6 +33,10 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CHARACTERS_PER_TOKEN = 3
 
 
+#: For messages that end with what the model has said so far.
+CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
+
+
 class GGUF:
     """A language model from a GGUF file, run by llama.cpp in this process.
 
@@ -48,7 +52,7 @@ class GGUF:
     case, as far as llguidance knows the schema's keywords.
 
     `context` is in tokens, and never more than the file says; of a conversation that is too long for it messages
-    are left out. `limit` caps an answer where the run has no `max_completion_tokens`. The run's temperature is
+    are left out. `limit` caps an answer where the run has no `max_completion_tokens` (default: what the context holds). The run's temperature is
     multiplied by `warmth`. With the same `seed`, the same prompt gets the same answer. `threads` is half of the
     cores unless given: llama.cpp all but stops where it has to share a core that it counts on.
     """
@@ -58,7 +62,7 @@ class GGUF:
         path: str | Path,
         *,
         context: int = 8192,
-        limit: int = 2048,
+        limit: int | None = None,
         warmth: float = 1.0,
         seed: int = 2,
         threads: int | None = None,
@@ -114,7 +118,10 @@ class GGUF:
     async def _call(self, prompt: Prompt, functions: list[dict[str, Any]]) -> AsyncGenerator[Delta]:
         names = [function["name"] for function in functions]
         choice = self._generation(
-            prompt, hermes.naming(prompt, functions), llama.choice_grammar([f'{name}"' for name in names])
+            prompt,
+            hermes.naming(prompt, functions),
+            llama.choice_grammar([f'{name}"' for name in names]),
+            **CONTINUED,
         )
         chosen = (await choice.text()).rstrip('"') if len(functions) > 1 else names[0]
         function = functions[names.index(chosen) if chosen in names else 0]
@@ -125,6 +132,7 @@ class GGUF:
             hermes.filling(prompt, functions, function["name"]),
             llama.object_grammar(schema),
             cache_prompt=len(functions) > 1,
+            **CONTINUED,
         )
         async with aclosing(filling.pieces() if _takes_arguments(schema) else _no_arguments()) as pieces:
             async for piece in pieces:
@@ -134,7 +142,7 @@ class GGUF:
         yield Finish(reason, usage(prompts, choice.completion_tokens + filling.completion_tokens))
 
     def _generation(self, prompt: Prompt, messages: hermes.Messages, grammar: str, **more: Any) -> Generation:
-        limit = prompt.max_completion_tokens or self.limit
+        limit = prompt.max_completion_tokens or self.limit or self.context // 4
         room = max(self.context - limit, self.context // 2) * CHARACTERS_PER_TOKEN
         while sum(len(message["content"]) for message in messages) > room:
             messages = hermes.shorter(messages)
@@ -143,7 +151,7 @@ class GGUF:
 
     def _sampling(self, prompt: Prompt) -> dict[str, Any]:
         return {
-            "max_tokens": prompt.max_completion_tokens or self.limit,
+            "max_tokens": prompt.max_completion_tokens or self.limit or -1,  # -1: what the context holds
             "temperature": (1.0 if prompt.temperature is None else prompt.temperature) * self.warmth,
             "top_p": 1.0 if prompt.top_p is None else prompt.top_p,
             "seed": self.seed,
