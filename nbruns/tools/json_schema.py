@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import datetime
 import functools
+import importlib.util
 import re
+import sys
+import types
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,6 +73,7 @@ def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raise ValueError for what is no JSON Schema of an object."""
+    _load_jsonschema()
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
@@ -78,7 +82,31 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise ValueError(f"This is no JSON Schema: {excerpt(error.message)}") from error
 
 
+@functools.cache
+def _load_jsonschema() -> None:
+    """Import jsonschema without the grammar that `rfc3987_syntax` compiles at its import, which takes over 2 s.
+
+    jsonschema imports it wherever it is installed, as it is with JupyterLab, for one format ("iri"). The name that
+    jsonschema gets loads the real function when somebody first checks that format, so nothing else changes.
+    """
+    name = "rfc3987_syntax"
+    if "jsonschema" in sys.modules or name in sys.modules or importlib.util.find_spec(name) is None:
+        return
+
+    def is_valid_syntax(*args: Any, **kwargs: Any) -> Any:
+        return importlib.import_module(name).is_valid_syntax(*args, **kwargs)
+
+    later: Any = types.ModuleType(name)
+    later.is_valid_syntax = is_valid_syntax
+    sys.modules[name] = later
+    try:
+        import jsonschema  # noqa: F401
+    finally:
+        del sys.modules[name]
+
+
 def _validator(schema: Any) -> Validator:
+    _load_jsonschema()
     from referencing import Registry
 
     # An empty registry fetches nothing.

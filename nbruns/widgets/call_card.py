@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self._place = place
         self._tool = tool
         self._empty_is_meant = False  # the function gave an empty text: that is an answer, too
+        #: The thread in which the function runs, or ran last, at a click.
+        self.thread: threading.Thread | None = None
         self._editor = None if tool is None else _arguments_editor(call, tool)
         self._answer = OutputEditor(call.name, None if tool is None else tool.output_schema)
         self._output = self._answer.text
@@ -164,7 +167,7 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     def _run_clicked(self) -> None:
         # In a thread: a function that takes its time must not hold the kernel.
-        start_thread("nbruns-tool", self._run_shown)
+        self.thread = start_thread("nbruns-tool", self._run_shown)
 
     def _run_shown(self) -> None:
         words = self._run.description

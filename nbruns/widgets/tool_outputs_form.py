@@ -24,6 +24,7 @@ from nbruns.widgets.threads import start_thread
 from nbruns.widgets.tree import close_all
 
 STATIC = Path(__file__).parent / "static"
+WAITING = "The answers are submitted when the running functions have ended."
 State = Literal["open", "submitting", "submitted", "expired", "closed"]
 
 
@@ -64,6 +65,9 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._state: State = "open"
         self._deadline: threading.Timer | None = None
         self._lock = threading.Lock()
+        self._run_all: threading.Thread | None = None
+        self._waiting = False  # Submit waits for functions that run
+        self._refused = False  # Submit was refused, and the form says why for as long as that is true
         known, functions = tools_by_name(tools), _functions(run)
         #: A card for each call, in the order of the run's tool calls.
         self.calls: list[Any] = [
@@ -85,7 +89,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._buttons = [self._submit]
         if sum(card.can_run for card in self.calls) > 1:
             self._buttons.append(ipywidgets.Button(description="Run all functions", icon="play"))
-            self._buttons[1].on_click(lambda _: start_thread("nbruns-tools", self.run_tools))
+            self._buttons[1].on_click(lambda _: self._run_all_clicked())
         footer = ipywidgets.HBox([*self._buttons, self._note])
         footer.add_class("nbruns-footer")
         return footer
@@ -121,8 +125,15 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
                     pass  # said at the card; the other functions can run
 
     def submit(self) -> None:
-        """Submit all answers. Raises NbrunsError where a call is unanswered or the form is not open, and what
-        `on_submit` raised; the form shows it, too, and keeps what it holds."""
+        """Submit all answers, after the functions that run have ended. Raises NbrunsError where a call is
+        unanswered or the form is not open, and what `on_submit` raised; the form shows it, too, and keeps what it
+        holds."""
+        if running := self._running():
+            self._refused, self._waiting = False, True
+            self._say(WAITING)
+            for thread in running:
+                thread.join()
+            self._waiting = False
         outputs = self._take()
         try:
             if self._on_submit is not None:
@@ -168,6 +179,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
                 if problems[card.title]:
                     card.say(problems[card.title])
             words = _not_submitted(problems)
+            self._refused = bool(words)
             if words:
                 self._say(words)
                 self._head.refused += 1  # the page goes to the first place where something is wrong
@@ -195,8 +207,22 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._note.value = f'<span role="alert">{escape(words)}</span>' if words else ""
 
     def _edited(self) -> None:
-        if self._state == "open":  # what was wrong may be right now; Submit will say
-            self._say("")
+        if self._state == "open":
+            self._say(self._state_words())
+
+    def _state_words(self) -> str:
+        """What is true now: that Submit was refused and why, or that it waits."""
+        if self._refused:
+            return _not_submitted({card.title: card.problem() for card in self.calls})
+        return WAITING if self._waiting and self._running() else ""
+
+    def _running(self) -> list[threading.Thread]:
+        """The threads in which functions run at a click."""
+        threads = [self._run_all, *(getattr(card, "thread", None) for card in self.calls)]
+        return [t for t in threads if t and t.is_alive() and t is not threading.current_thread()]
+
+    def _run_all_clicked(self) -> None:
+        self._run_all = start_thread("nbruns-tools", self.run_tools)
 
     def _submit_clicked(self) -> None:
         # In a thread: the kernel stays free, and the page hears that the button is disabled.

@@ -356,3 +356,38 @@ def test_a_function_is_not_run_with_what_does_not_fit_and_can_be_run_again() -> 
     days.control.value = "2"
     card._run_shown()
     assert card.output == "12 celsius in Oslo"
+
+
+def test_submit_waits_for_functions_that_run_and_then_submits() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(city: str) -> str:
+        started.set()
+        go_on.wait(30)
+        return f"rain in {city}"
+
+    taken: list[Any] = []
+    calls = (call_json(name="slow"), call_json(id="call_2"))
+    form = ToolOutputsForm(run(*calls), tools=[slow], on_submit=taken.append)
+    form.calls[0]._run.click()
+    form._submit.click()
+    assert started.wait(30)
+    until(lambda: "running functions" in words(form))
+    form.calls[1].output = "sunny"  # an edit meanwhile does not take the words away
+    assert "running functions" in words(form)
+    assert taken == []
+    go_on.set()
+    until(lambda: taken)
+    assert list(taken[0]) == ["call_1", "call_2"]
+    assert taken[0]["call_1"].startswith("rain in")
+
+
+def test_a_refusal_stays_until_it_is_no_longer_true() -> None:
+    form = ToolOutputsForm(run(call_json(), call_json(id="call_2")))
+    with pytest.raises(NbrunsError):
+        form.submit()
+    form.calls[0].output = "sunny"
+    assert "get_weather (2nd call) is unanswered" in words(form)
+    assert "1st call" not in words(form)
+    form.calls[1].output = "rain"
+    assert words(form) == ""
