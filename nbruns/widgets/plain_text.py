@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 
 
@@ -24,3 +25,15 @@ def plain_label(text: str) -> str:
     for sign in ("(", "[", "begin"):
         plain = plain.replace(f"\\{sign}", f"＼{sign}")
     return plain
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them, cut off rather than rounded: a counter then never shows more than the end does.
+
+    The page's `duration` in transcript.js does the same; tests/widgets/durations.json has the cases of both.
+    """
+    whole = math.floor(max(seconds, 0))
+    if whole < 60:
+        return f"{whole} s" if whole else "<1 s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

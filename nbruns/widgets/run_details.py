@@ -15,7 +15,8 @@ from nbruns.snapshot import RunSnapshot
 from nbruns.transport import Transport, path_of
 from nbruns.widgets.json_text import pretty_json_html
 from nbruns.widgets.markdown import MarkdownBlocks
-from nbruns.widgets.transcript import Transcript, call_html, duration, head_html
+from nbruns.widgets.plain_text import duration
+from nbruns.widgets.transcript import Transcript, call_html, head_html
 
 if TYPE_CHECKING:
     from nbruns.runs import Runs
@@ -88,7 +89,7 @@ def _steps(details: Details) -> str:
     ends = [end for step in details.steps if (end := details.end(step)) is not None]
     whole = max(((end - began).total_seconds() for end in ends), default=0.0) if began else 0.0
     rows = [_step_row(details, step, began, whole or 1.0) for step in details.steps]
-    return _table(("Step", "Status", "Time", "Tokens", "When"), rows)
+    return _table(("Step", "Status", "Duration", "Tokens", "When"), rows)
 
 
 def _step_row(details: Details, step: RunStep, began: Any, whole: float) -> list[str]:
@@ -101,7 +102,13 @@ def _step_row(details: Details, step: RunStep, began: Any, whole: float) -> list
         bar = f'<span class="nbruns-bar-of" style="margin-left:{left:.1f}%;width:{100 * took / whole:.1f}%"></span>'
     tokens = f"{step.usage.total_tokens:,}" if step.usage and isinstance(step.usage.total_tokens, int) else ""
     shown = f'<span class="nbruns-name">{escape(names)}</span>'
-    return [shown, escape(str(step.status or "")), "" if took is None else duration(took), tokens, bar]
+    return [
+        shown,
+        escape(str(step.status or "")),
+        "" if took is None else escape(duration(took)),
+        tokens,
+        bar,
+    ]
 
 
 def _tool_calls(details: Details) -> str:

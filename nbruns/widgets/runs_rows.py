@@ -14,6 +14,7 @@ import pandas as pd
 
 from nbruns.frames import runs_frame
 from nbruns.objects import TERMINAL_STATUSES
+from nbruns.widgets.plain_text import duration
 
 Series = Any  # pd.Series of whatever a column holds
 
@@ -39,12 +40,7 @@ def _times(values: Series) -> list[str]:
 
 
 def _seconds(values: Series) -> list[str]:
-    return ["" if seconds != seconds else _clock(seconds) for seconds in values.dt.total_seconds()]
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return ["" if seconds != seconds else duration(seconds) for seconds in values.dt.total_seconds()]
 
 
 def _counts(values: Series) -> list[str]:
@@ -56,7 +52,7 @@ COLUMNS: dict[str, Column] = {
     "created_at": Column("Created (UTC)", "time", _times),
     "status": Column("Status", "status", _plain),
     "model": Column("Model", "text", _plain),
-    "running_time": Column("Time", "number", _seconds),
+    "duration": Column("Duration", "number", _seconds),
     "total_tokens": Column("Tokens", "number", _counts),
     "why": Column("Reason", "why", _plain),
     "assistant_id": Column("Assistant", "id", _plain),

@@ -19,7 +19,7 @@ SAVED = 20
 #: Seconds after a change until what the notebook saves has it too: each time JupyterLab draws the output anew.
 SETTLED = 1.0
 #: Their columns; the rest is ids.
-_SHOWN = ("created_at", "status", "model", "running_time", "total_tokens", "why", "id")
+_SHOWN = ("created_at", "status", "model", "duration", "total_tokens", "why", "id")
 
 _SHEET = files("nbruns.widgets").joinpath("static/runs_saved.css").read_text(encoding="utf-8")
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())

@@ -16,6 +16,7 @@ from nbruns.widgets.blocks import Block
 from nbruns.widgets.highlight import coloured_html, lexer_for, marks
 from nbruns.widgets.json_text import pretty_json_html
 from nbruns.widgets.markdown import MarkdownBlocks, is_link, link_html
+from nbruns.widgets.plain_text import duration
 
 #: What a terminal takes for a command, or for a change of the direction in which it writes.
 _CONTROL = re.compile(
@@ -149,14 +150,11 @@ def _ids(run: Run) -> str:
 
 
 def _elapsed_html(run: Run) -> str:
-    begin = run.created_at_utc
-    if begin is None:
+    if (took := run.duration) is not None and run.is_terminal:
+        return f'<span class="nbruns-time">{escape(duration(took.total_seconds()))}</span>'
+    if run.is_terminal or run.created_at_utc is None:
         return ""
-    ends = (run.completed_at_utc, run.failed_at_utc, run.cancelled_at_utc)
-    end = next((end for end in ends if end), None)
-    if run.is_terminal:
-        return f'<span class="nbruns-time">{duration((end - begin).total_seconds())}</span>' if end else ""
-    return f'<span class="nbruns-time" data-since="{begin.timestamp():.0f}"></span>'  # the page counts
+    return f'<span class="nbruns-time" data-since="{run.created_at_utc.timestamp():.0f}"></span>'  # the page counts
 
 
 def _tokens_html(snapshot: RunSnapshot) -> str:
@@ -171,14 +169,6 @@ def _tokens_html(snapshot: RunSnapshot) -> str:
     return f'<span class="nbruns-tokens" title="{split}">{total:,} tokens</span>' if total else ""
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 60:
-        return f"{max(seconds, 0):.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
 def call_html(call: ToolCall, state: str) -> str:
     """A tool call as a card that folds."""
     render = _CALLS.get(str(call.type), _unknown_call)
@@ -191,8 +181,8 @@ def call_html(call: ToolCall, state: str) -> str:
 def _call_state(call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> str:
     if step is None or (call.output is None and call.id in awaited):
         return WAITS
-    if step.status == "completed" and step.completed_at_utc and step.created_at_utc:
-        return duration((step.completed_at_utc - step.created_at_utc).total_seconds())
+    if step.status == "completed" and step.duration is not None:
+        return duration(step.duration.total_seconds())
     if step.status == "in_progress":
         return "answered" if call.output is not None else "called"
     return str(step.status or "").replace("_", " ")

@@ -56,7 +56,7 @@ def found(frame: pd.DataFrame, **wanted: Any) -> list[str]:
         ({"until": "2026-11-16T08:00:30Z"}, "a"),
         ({"since": "2026-11-16T09:00:30+01:00", "until": "2026-11-18"}, "cb"),
         ({"sort": "created_at"}, "abcde"),
-        ({"sort": "running_time"}, "bacde"),
+        ({"sort": "duration"}, "bacde"),
         ({"sort": "-total_tokens"}, "abcde"),
         ({"sort": "-model"}, "abdce"),
         ({"sort": "why"}, "bcade"),
@@ -71,7 +71,7 @@ def test_cells_are_text_and_nothing_for_what_is_missing() -> None:
     named = [dict(zip(COLUMNS, cells, strict=True)) for cells in rows.cells(rows.matching(Filter(), NOW))]
     by_id = {cells["id"]: cells for cells in named}
     a = by_id["run_a"]
-    assert (a["created_at"], a["running_time"], a["total_tokens"]) == (
+    assert (a["created_at"], a["duration"], a["total_tokens"]) == (
         "2026-11-16 08:00:00",
         "1 min 30 s",
         "1,200",

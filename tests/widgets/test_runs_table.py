@@ -74,8 +74,8 @@ def test_the_filter_is_in_the_traits(table: RunsTable) -> None:
 
 
 def test_the_order_is_in_a_trait(table: RunsTable) -> None:
-    table.sort = "running_time"
-    assert table.frame["running_time"].dropna().is_monotonic_increasing
+    table.sort = "duration"
+    assert table.frame["duration"].dropna().is_monotonic_increasing
     table.sort = "-total_tokens"
     assert table.frame["total_tokens"].dropna().is_monotonic_decreasing
 

@@ -11,7 +11,7 @@ from scripted import call_json, needs, run_is, run_json, says, step_is
 from test_markdown import assert_harmless
 
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.transcript import STYLE, Transcript, duration, to_html
+from nbruns.widgets.transcript import STYLE, Transcript, to_html
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'`&"
 
@@ -229,9 +229,3 @@ def test_saved_html_needs_nothing_from_outside() -> None:
 def test_saved_html_is_shown_whole() -> None:
     html = to_html(Transcript().blocks(folded(run_is("completed"), says("Hello")))).replace(STYLE, "")
     assert 'class="nbruns-scroll"' not in html
-
-
-def test_durations_as_people_say_them() -> None:
-    assert [duration(s) for s in (-3, 0.4, 59, 60, 3599, 3600, 7384)] == [
-        "0 s", "0 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "2 h 03 min",
-    ]  # fmt: skip

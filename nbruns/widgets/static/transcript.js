@@ -194,7 +194,7 @@ class View {
     // JupyterLab would take Enter and letters for its own, also where a button or a card has the focus.
     (this.el.closest(".nbruns-view") ?? this.el).setAttribute("data-lm-suppress-shortcuts", "");
     const time = this.bar.querySelector("[data-since]");
-    if (time) time.textContent = duration(Math.max(0, Math.round(Date.now() / 1000 - Number(time.dataset.since))));
+    if (time) time.textContent = duration(Math.floor(Date.now() / 1000) - Number(time.dataset.since));
   }
 }
 
@@ -359,8 +359,11 @@ function morphAttributes(old, fresh) {
   for (const { name, value } of fresh.attributes) if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
 }
 
-function duration(seconds) {
+// As plain_text.duration in Python has it; tests/widgets/durations.json has the cases of both.
+function duration(elapsed) {
   const two = (n) => String(n).padStart(2, "0");
+  const seconds = Math.floor(Math.max(0, elapsed));
+  if (seconds < 1) return "<1 s";
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${two(seconds % 60)} s`;
   return `${Math.floor(seconds / 3600)} h ${two(Math.floor(seconds / 60) % 60)} min`;
