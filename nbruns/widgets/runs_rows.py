@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,10 +133,14 @@ class Rows:
         part = self._whole[~self._whole["status"].isin(TERMINAL_STATUSES) & self._whole["status"].notna()]
         return list(zip(_plain(part["id"]), _plain(part["thread_id"]), strict=True))
 
-    def counts(self, name: str) -> list[tuple[str, int]]:
-        """The values of a column, and how often each is there; the most frequent first."""
-        counted = self._whole[name].astype("string").value_counts()
-        return [(str(value), int(count)) for value, count in counted.items() if count]
+    def counts(self, name: str, wanted: Filter, now: pd.Timestamp) -> list[tuple[str, int]]:
+        """The values of a column, and how many rows each has that the rest of the filter lets through; the most
+        frequent first. A value without any stays, so that it can be chosen."""
+        others: dict[str, Any] = {name: ()}
+        values = self._whole[name].astype("string")
+        counted = values.iloc[self.matching(replace(wanted, **others), now)].value_counts()
+        absent = [(str(value), 0) for value in values.value_counts().index if value not in counted.index]
+        return [(str(value), int(count)) for value, count in counted.items()] + absent
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:

@@ -235,7 +235,8 @@ class RunsTable(anywidget.AnyWidget):
         """Filter and sort anew, and tell the pages how many rows there are."""
         with self._lock:
             wanted = Filter(self.status, self.model, self.text, self.since, self.until, self.sort)
-            self._order = self._rows.matching(wanted, pd.Timestamp.now("UTC"))
+            now = pd.Timestamp.now("UTC")
+            self._order = self._rows.matching(wanted, now)
             self._version += 1
             self._facts = {
                 "version": self._version,
@@ -244,8 +245,8 @@ class RunsTable(anywidget.AnyWidget):
                 "shown": len(self._order),
                 "all": len(self._rows),
                 "active": len(self._rows.active()),
-                "statuses": self._rows.counts("status"),
-                "models": self._rows.counts("model"),
+                "statuses": self._rows.counts("status", wanted, now),
+                "models": self._rows.counts("model", wanted, now),
                 "columns": [[name, column.label, column.kind] for name, column in COLUMNS.items()],
             }
         self._outputs.save_soon()

@@ -84,7 +84,7 @@ def test_cells_are_text_and_nothing_for_what_is_missing() -> None:
 def test_no_runs_have_no_rows() -> None:
     rows = Rows(runs_frame([]))
     assert rows.cells(rows.matching(Filter(text="x", since="1h", status=["failed"]), NOW)) == []
-    assert (rows.counts("status"), rows.active(), rows.position("run_a")) == ([], [], None)
+    assert (rows.counts("status", Filter(), NOW), rows.active(), rows.position("run_a")) == ([], [], None)
 
 
 def test_any_frame_that_names_runs_will_do() -> None:
@@ -131,3 +131,14 @@ def test_times_are_utc_unless_they_say_otherwise() -> None:
     assert moment_text("2026-11-01T10:00+02:00") == "2026-11-01T08:00:00"
     assert moment_text(" 7D ") == "7D"
     assert moment("7D", NOW) == pd.Timestamp("2026-11-13T12:00:00Z")
+
+
+def test_counts_are_of_the_rows_that_the_rest_of_the_filter_lets_through() -> None:
+    rows = Rows(runs_frame(RUNS))
+    whole = dict(rows.counts("status", Filter(), NOW))
+    some = dict(rows.counts("status", Filter(until="2026-11-16T08:00:30Z"), NOW))  # run_a alone
+    assert sum(whole.values()) > 1
+    assert sum(some.values()) == 1
+    assert some.keys() == whole.keys()
+    (status,) = [name for name, count in some.items() if count]
+    assert dict(rows.counts("status", Filter(status=[status]), NOW)) == whole  # its own choice doesn't count

@@ -65,7 +65,7 @@ class Grid {
     const { state, all } = this.store.facts;
     const text = this.count ? "" : all ? "No run fits the filter." : { loading: "Listing the runs …", error: "The runs could not be listed." }[state] ?? "There are no runs yet. They will be here when there are, after Refresh.";
     this.empty.hidden = !text;
-    this.scroll.hidden = !all;
+    this.scroll.hidden = !this.count;
     if (this.empty.firstChild?.textContent === text) return;
     this.empty.replaceChildren(element("p", "", {}, text));
     if (!all || this.count) return;
