@@ -215,3 +215,35 @@ def test_what_runs_say_is_only_ever_text(lab: Lab, notebook_page: OpenNotebook) 
     expect(details.locator(".nbruns-told.nbruns-error")).to_contain_text("127.0.0.1:9")  # nobody is there
     assert page.output(1).locator("img, b").count() == 0
     assert page.page.evaluate("'hacked' in window") is False
+
+
+REASONS = """
+import nbruns.objects
+payload = {"thread_id": "thread_1", "assistant_id": "asst_1", "model": "demo", "status": "failed"}
+reasons = ["short", "a long reason " * 40]
+runs = [
+    nbruns.objects.Run({**payload, "id": f"run_{i}", "created_at": 1_790_000_000 + i,
+                        "last_error": {"code": "server_error", "message": reason}})
+    for i, reason in enumerate(reasons)
+]
+table = nbruns.RunsTable(nbruns.Client("http://127.0.0.1:9/v1", max_retries=0), runs=runs)
+table
+"""
+
+
+@pytest.mark.parametrize("width", [1500, 1200, 800])
+def test_columns_are_straight_whatever_a_row_says(lab: Lab, notebook_page: OpenNotebook, width: int) -> None:
+    page = notebook_page(lab.write_notebook("reasons.ipynb", [REASONS]))
+    page.page.set_viewport_size({"width": width, "height": 900})
+    page.run_all()
+    expect(page.output(0).locator(".nbruns-body .nbruns-cell").first).to_be_visible()
+    lines = (
+        page.output(0)
+        .locator(".nbruns-line")
+        .evaluate_all(
+            "lines => lines.map((line) => [...line.children].map((cell) => cell.getBoundingClientRect().left))"
+        )
+    )
+    assert len(lines) == 3
+    assert lines[0] == pytest.approx(lines[1], abs=0.5)
+    assert lines[0] == pytest.approx(lines[2], abs=0.5)
