@@ -65,7 +65,7 @@ def timeline(runs: pd.DataFrame, steps: pd.DataFrame | None, ax: Axes | None) ->
         ax.grid(axis="y", alpha=0.25)
         ax.set_axisbelow(True)
     else:
-        ax.set_yticks([0], [""])
+        ax.set_yticks([0], [""])  # one that isn't seen: see _LIGHTER
         ax.set_ylabel(f"runs, drawn at least {_roughly(bars['narrowest'].iloc[0])} wide", fontsize="small")
     ax.set_ylim(max(lanes) + 0.8, -0.8)  # the first on top
     _legend(ax, _named_colours(runs, steps if named else None))

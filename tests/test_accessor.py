@@ -284,7 +284,7 @@ def test_a_timeline_shows_each_run_and_its_time_zone(pictures: None, count: int)
         assert len(waiting) == len(running) == count
         assert axes.get_xlabel() == "time (UTC)"
         assert [label.get_text() for label in axes.get_yticklabels()] == (
-            list(frame["id"]) if count < 40 else []
+            list(frame["id"]) if count < 40 else [""]
         )
         assert min(bar.width for bar in running) > 0
 

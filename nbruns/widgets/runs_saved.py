@@ -30,7 +30,9 @@ def to_html(rows: Sequence[Sequence[str]], caption: str, place: str) -> str:
     its place on a page that has it."""
     wanted = [number for number, name in enumerate(COLUMNS) if name in _SHOWN]
     columns = [column for name, column in COLUMNS.items() if name in _SHOWN]
-    head = "".join(f'<th scope="col">{escape(column.label)}</th>' for column in columns)
+    head = "".join(
+        f'<th scope="col" {_aligned(column.kind)}>{escape(column.label)}</th>' for column in columns
+    )
     body = "".join(
         "<tr>"
         + "".join(_cell(row[number], column.kind) for number, column in zip(wanted, columns, strict=True))
@@ -90,4 +92,9 @@ def _cell(text: str, kind: str) -> str:
     shown = escape(text if len(text) <= 200 else f"{text[:199]}…")
     if kind == "status":
         shown = f'<span data-status="{escape(text)}">{shown.replace("_", " ")}</span>'
-    return f'<td class="nbruns-{kind}">{shown}</td>'
+    return f'<td class="nbruns-{kind}" {_aligned(kind)}>{shown}</td>'
+
+
+def _aligned(kind: str) -> str:
+    """Said of each cell: JupyterLab puts all cells to the right where it lets no style sheet through."""
+    return f'style="text-align: {"right" if kind == "number" else "left"}"'

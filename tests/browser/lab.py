@@ -212,6 +212,8 @@ class Trouble:
 
     console_errors: list[str] = field(default_factory=list)
     left_the_machine: list[str] = field(default_factory=list)
+    #: How errors begin that a test brings about, however often and late a page tells of them.
+    expected: tuple[str, ...] = ()
 
     def listen(self, page: Page) -> None:
         """Hear of all that the page does from now on."""
@@ -222,11 +224,15 @@ class Trouble:
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.console_errors.append(f"{message.text} ({message.location.get('url')})")
+            self._add(f"{message.text} ({message.location.get('url')})")
 
     def _raised(self, error: Error) -> None:
         if not KNOWN_ERROR.match(error.stack or ""):
-            self.console_errors.append(error.stack or error.message)
+            self._add(error.stack or error.message)
+
+    def _add(self, error: str) -> None:
+        if not error.startswith(self.expected or ("\0",)):
+            self.console_errors.append(error)
 
     def _asked(self, request: Request | WebSocket) -> None:
         address = urlsplit(request.url)

@@ -52,9 +52,10 @@ class GGUF:
     case, as far as llguidance knows the schema's keywords.
 
     `context` is in tokens, and never more than the file says; of a conversation that is too long for it messages
-    are left out. `limit` caps an answer where the run has no `max_completion_tokens` (default: what the context holds). The run's temperature is
-    multiplied by `warmth`. With the same `seed`, the same prompt gets the same answer. `threads` is half of the
-    cores unless given: llama.cpp all but stops where it has to share a core that it counts on.
+    are left out. `limit` caps an answer where the run has no `max_completion_tokens` (default: what the context
+    holds). The run's temperature is multiplied by `warmth`. With the same `seed`, the same prompt gets the same
+    answer. `threads` is half of the cores unless given: llama.cpp all but stops where it has to share a core that it
+    counts on.
     """
 
     def __init__(
