@@ -17,7 +17,7 @@ help:  ## This list
 demo: $(READY)  ## One run of each model in the terminal, with its tool call answered
 	@$(BIN)/nbruns demo
 
-lab: $(READY)  ## The tour in JupyterLab, against the demo's server
+lab: $(READY)  ## The tour in JupyterLab, on copies of the notebooks (in nbruns-notebooks)
 	@$(BIN)/nbruns lab
 
 serve: $(READY)  ## The server on its own: make serve ARGS="--port 8123"

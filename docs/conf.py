@@ -1,6 +1,7 @@
 """How Sphinx builds these pages: `make docs`, offline, with warnings as errors."""
 
 import re
+from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.util.inspect import signature, stringify_signature
@@ -13,7 +14,10 @@ author = "the nbruns developers"
 version = release = nbruns.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+# Of the notebooks, only those that the index names: people keep their own beside them.
+_NAMED = re.findall(r"^notebooks/\w+$", (Path(__file__).parent / "index.md").read_text(), re.MULTILINE)
+include_patterns = ["*.md", "how-to/*.md", "reference/*.md", *(f"{name}.ipynb" for name in _NAMED)]
+exclude_patterns = ["_build"]
 templates_path: list[str] = []
 
 html_theme = "furo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from nbruns.local_server import data_folder, local, server_of, serving, shown, t
 from nbruns.server.logs import FORMATS, LEVELS, configure
 from nbruns.server.serve import DEFAULT_PORT
 
-_TOUR = Path("notebooks/01_tour.ipynb")
+#: Where `nbruns lab` puts copies of the notebooks, and which of them it opens.
+_COPIES, _TOUR = Path("nbruns-notebooks"), "01_tour.ipynb"
 #: Where the upstream's key is looked for, in this order.
 _KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
@@ -144,7 +146,11 @@ def _lab(asked: argparse.Namespace) -> int:
         import jupyterlab  # noqa: F401
     except ModuleNotFoundError:
         raise SetupError(f"JupyterLab is not installed. Install it with: {install_command('lab')}") from None
-    notebook = asked.notebook if asked.notebook.exists() else Path()
+    if asked.notebook is not None and not asked.notebook.exists():
+        raise SetupError(
+            f"There is no notebook or folder {asked.notebook}. Without a name, the tour is opened."
+        )
+    notebook = asked.notebook or _copied_notebooks(_COPIES) / _TOUR
     print(
         f"{local(folder).server}\nOpening {notebook.resolve()} in JupyterLab; end it with Ctrl-C, twice.",
         flush=True,
@@ -153,6 +159,22 @@ def _lab(asked: argparse.Namespace) -> int:
     # Containers have nobody but root; elsewhere, whoever starts this as root has been warned by their system.
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", *as_root, str(notebook)], environment)
+
+
+def _copied_notebooks(folder: Path) -> Path:
+    """Copy the package's notebooks to a folder to work in. What is there stays: the user may have changed it."""
+    package = Path(__file__).parent
+    source = next(kept for kept in (package / "notebooks", package.parent / "notebooks") if kept.is_dir())
+    try:
+        folder.mkdir(exist_ok=True)
+        for notebook in sorted(source.glob("[0-9]*.ipynb")):
+            if not (folder / notebook.name).exists():
+                shutil.copyfile(notebook, folder / notebook.name)
+    except OSError as error:
+        raise SetupError(
+            f"The notebooks can't be copied to {folder.resolve()} ({error.strerror}). Go to another folder."
+        ) from None
+    return folder
 
 
 def _demo(asked: argparse.Namespace) -> int:
@@ -326,8 +348,7 @@ _COMMANDS = {
                 "notebook": {
                     "nargs": "?",
                     "type": Path,
-                    "default": _TOUR,
-                    "help": "notebook or folder (default: %(default)s)",
+                    "help": f"notebook or folder (default: the tour, in {_COPIES}, a folder with copies)",
                 },
             }
         },

@@ -11,8 +11,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -52,11 +54,10 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """What becomes of a program that calls `main` itself."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -403,3 +404,50 @@ def test_a_broken_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "nbruns.sqlite").write_bytes(b"This is no database. " * 1000)
     line = is_one_line(run("serve", "--data", tmp_path, "--port", 0))
     assert str(tmp_path / "nbruns.sqlite") in line and "--database-url" in line
+
+
+#: JupyterLab is replaced by a program that says what it was told to open.
+LAB = """
+import os, sys, types
+sys.modules["jupyterlab"] = types.ModuleType("jupyterlab")
+os.execve = lambda program, arguments, environment: print("opens", arguments[-1])
+import nbruns
+from nbruns.cli import main
+print("nbruns is in", nbruns.__file__)
+sys.exit(main())
+"""
+NOTEBOOKS = sorted((Path(nbruns.__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def test_lab_opens_copies_of_the_notebooks_and_keeps_what_was_changed(tmp_path: Path) -> None:
+    changed = tmp_path / "nbruns-notebooks" / "02_usage.ipynb"
+    for _ in range(2):
+        done = python(LAB, "lab", "--data", tmp_path / "data", cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == "opens nbruns-notebooks/01_tour.ipynb", done
+        changed.write_text("mine")
+    assert sorted(each.name for each in changed.parent.iterdir()) == [each.name for each in NOTEBOOKS]
+    assert changed.read_text() == "mine"
+    run("stop", "--data", tmp_path / "data")
+
+
+def test_the_wheel_carries_the_notebooks_that_lab_opens(tmp_path: Path) -> None:
+    """The wheel unpacked is what pip installs."""
+    root = Path(nbruns.__file__).parent.parent
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=root, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    installed = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(installed)
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = python(LAB, "lab", "--data", tmp_path / "data", cwd=tmp_path, env=environment)
+    assert f"nbruns is in {installed}" in done.stdout, done
+    for notebook in NOTEBOOKS:
+        assert (tmp_path / "nbruns-notebooks" / notebook.name).read_bytes() == notebook.read_bytes()
+    run("stop", "--data", tmp_path / "data")
+
+
+def test_lab_says_that_a_notebook_is_not_there(tmp_path: Path) -> None:
+    assert "There is no notebook or folder" in is_one_line(
+        run("lab", "--data", tmp_path, tmp_path / "none.ipynb")
+    )

@@ -90,7 +90,7 @@ def test_a_run_from_its_first_word_to_the_saved_notebook(
     page.start("notebook:run-cell")
     expect(page.cell(3).locator(".jp-InputPrompt")).to_have_text("[*]:")
     page.save()
-    # While a kernel is busy, JupyterLab asks for widgets before it has heard of them, tells the console, and asks again.
+    # While a kernel is busy, JupyterLab asks for widgets before it has heard of them: it says so, and asks again.
     trouble.expected = ("Error: widget model not found",)
     page.reload()
     expect(form.get_by_label("Output").first).to_have_value("3 degrees")
