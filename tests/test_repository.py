@@ -126,7 +126,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert "nbruns/py.typed" in shipped
-    assert shipped == set(_git("ls-files", "--cached", "--others", "--exclude-standard", "nbruns"))
+    notebooks = {
+        f"nbruns/notebooks/{each.name}"
+        for each in (Path(__file__).parent.parent / "notebooks").glob("0*.ipynb")
+    }
+    package = _git("ls-files", "--cached", "--others", "--exclude-standard", "nbruns")
+    assert shipped == {*package, *notebooks}
 
 
 def test_the_wheel_asks_for_no_weights(wheel: zipfile.ZipFile) -> None:

@@ -228,3 +228,36 @@ def test_approvals_by_keyboard_alone(lab: Lab, notebook_page: OpenNotebook) -> N
     expect(form).to_contain_text("Submitted.")
     page.run_cell(2)
     expect(page.output(2)).to_contain_text('{"call_1": true, "call_2": false}')
+
+
+SLOW = """
+import pathlib
+
+@tool
+def measure(city: str) -> str:
+    "Measure the temperature."
+    while not pathlib.Path("measured").exists():
+        time.sleep(0.02)
+    return f"3 degrees in {city}"
+
+taken = []
+form = ToolOutputsForm(waiting("submit_tool_outputs", call("measure", {"city": "Oslo"}, "call_1")), tools=[measure],
+                       on_submit=lambda outputs: taken.append(outputs))
+form
+"""
+
+
+def test_submit_right_after_run_is_not_lost(lab: Lab, notebook_page: OpenNotebook) -> None:
+    """In a fresh kernel, whose first function takes longest."""
+    page = notebook_page(lab.write_notebook("right-after.ipynb", [MAKE, SLOW, "print(taken)"]))
+    page.run_all()
+    form = page.output(1).locator(".nbruns-form")
+    form.get_by_role("button", name="Run measure").click()
+    form.get_by_role("button", name="Submit").click()
+    told = form.locator(".nbruns-footer .nbruns-told")
+    expect(told).to_contain_text("are submitted when the running functions have ended")
+    page.screenshot("form-submit-waits", page.cell(1))
+    (lab.folder / "measured").touch()
+    expect(told).not_to_contain_text("when the running functions", timeout=20_000)
+    page.run_cell(2)
+    expect(page.output(2)).to_have_text("[{'call_1': '3 degrees in Oslo'}]")

@@ -247,3 +247,43 @@ def test_columns_are_straight_whatever_a_row_says(lab: Lab, notebook_page: OpenN
     assert len(lines) == 3
     assert lines[0] == pytest.approx(lines[1], abs=0.5)
     assert lines[0] == pytest.approx(lines[2], abs=0.5)
+
+
+def test_a_run_that_opens_takes_no_column_and_nothing_shown_is_said_at_the_top(
+    lab: Lab, notebook_page: OpenNotebook
+) -> None:
+    page = notebook_page(lab.write_notebook("columns.ipynb", [REASONS]))
+    page.page.set_viewport_size({"width": 1300, "height": 900})
+    page.run_all()
+    output = page.output(0)
+    heads = output.get_by_role("columnheader").locator("visible=true")
+    expect(output.locator(".nbruns-body .nbruns-cell").first).to_be_visible()
+    before = heads.all_text_contents()
+    page.screenshot("runs-table-light", page.cell(0))
+    output.locator(".nbruns-body [role=row]").first.click()
+    expect(output.get_by_label("The opened run")).to_be_visible()
+    assert heads.all_text_contents() == before
+    page.screenshot("runs-table-with-a-run", page.cell(0))
+
+    output.get_by_label("Search runs").fill("nothing says this")
+    empty = output.get_by_text("No run fits the filter.")
+    expect(empty).to_be_visible()
+    filters, words = output.locator(".nbruns-top").bounding_box(), empty.bounding_box()
+    assert filters and words
+    assert 0 <= words["y"] - (filters["y"] + filters["height"]) < 60
+    page.screenshot("runs-table-empty", page.cell(0))
+
+
+def test_a_saved_table_is_aligned_without_its_style_sheet(lab: Lab, notebook_page: OpenNotebook) -> None:
+    # Without the mark, too, at which the live table would take its place.
+    stripped = "re.sub('<style>.*?</style>|data-nbruns-table=.[^ >]*', '', table.to_html())"
+    shown = f"import re\nfrom IPython.display import HTML\nHTML({stripped})"
+    page = notebook_page(lab.write_notebook("saved.ipynb", [REASONS.replace("\ntable\n", "\n"), shown]))
+    page.run_all()
+    cells = page.output(1).locator("td")
+    expect(cells.first).to_be_visible()
+    aligned = cells.evaluate_all(
+        "cells => cells.map((cell) => [cell.className, getComputedStyle(cell).textAlign])"
+    )
+    assert {side for kind, side in aligned if "number" not in kind} == {"left"}
+    assert {side for kind, side in aligned if "number" in kind} == {"right"}

@@ -118,7 +118,10 @@ def test_a_stream_can_be_rejoined_behind_any_event(api: Api, script: Scripts) ->
     whole = list(api.rejoin(run))
     for after in range(len(whole)):
         assert list(api.rejoin(run, after)) == whole[after:]
-    assert [event.name for event in api.rejoin(run, after=10_000)] == ["done"]
+    for beyond in (10_000, int("9" * 4_000)):
+        assert [event.name for event in api.rejoin(run, after=beyond)] == ["done"]
+    sent = api.send("GET", f"{api.run_path(run)}/stream", headers={"Last-Event-ID": "9" * 5_000}, stream=True)
+    assert sent.status_code == 200 and sent.text.startswith("event: done")
 
 
 def test_rejoining_a_run_that_works_follows_it_to_its_end(api: Api, script: Scripts) -> None:

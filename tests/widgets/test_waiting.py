@@ -161,6 +161,17 @@ def test_await_lets_the_form_work_too(asked: tuple[Cells, str, str]) -> None:
     assert cells.printed(waiting) == "waits\ncompleted\n"
 
 
+def test_what_an_export_to_plain_text_or_latex_keeps_has_the_answer(asked: tuple[Cells, str, str]) -> None:
+    cells, output, submit = asked
+    cells.until_idle(cells.set(output, value="sunny"))
+    cells.click(submit)
+    cells.until_idle(cells.start("view.wait(10); None"))
+    shown = cells.start("view")
+    cells.until_idle(shown)
+    [first, *_] = cells.of(shown, "display_data")
+    assert "It is 12 degrees." in first["content"]["data"]["text/plain"]
+
+
 def test_what_a_cell_prints_stays_its_own_while_widgets_work(asked: tuple[Cells, str, str]) -> None:
     cells, output, submit = asked
     cells.run(
