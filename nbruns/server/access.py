@@ -61,7 +61,7 @@ class Gate:
                 code="host_refused",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
             raise Refused(
                 "Web pages of another origin may not use this server.", status=403, code="origin_refused"
             )

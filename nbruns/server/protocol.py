@@ -17,6 +17,8 @@ MAX_HEAD_BYTES = 65_536
 HEAD_SECONDS = 20.0
 #: While a body comes, it brings so many bytes in the time that a head may take.
 MIN_BODY_BYTES = 8_192
+#: The most requests that may wait on a connection for the answers before theirs. One read brings up to 14,000.
+MAX_AHEAD = 32
 
 _OVERRIDDEN = ("connection_made", "connection_lost", "data_received")
 _CALLBACKS = ("on_message_begin", "on_headers_complete", "on_body", "on_message_complete")
@@ -47,6 +49,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._pending += len(data)
+        if self._clock is None:
+            # Blank lines begin no request, but uvicorn stops its own clock for idle connections at any byte.
+            self._wait()
         super().data_received(data)
         if self._pending > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(
@@ -59,6 +64,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait()
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_AHEAD:
+            self.transport.close()
+            raise ValueError("too many requests ahead")  # so that the rest of what was read is not parsed
         self._in_head, self._pending = False, 0
         super().on_headers_complete()
 
@@ -80,10 +88,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def _stop_waiting(self) -> None:
         if self._clock is not None:
             self._clock.cancel()
+            self._clock = None
 
     def _time_is_up(self) -> None:
-        # A body that we don't read, because the one before it is at work, is not late.
-        if not self._in_head and (self.flow.read_paused or self._brought >= MIN_BODY_BYTES):
+        # What comes behind a request may be late until that is answered, and so may a body that we don't read.
+        cycle = self.cycle
+        is_answering = cycle is not None and not (cycle.more_body or cycle.response_complete)
+        is_body_on_time = not self._in_head and (self.flow.read_paused or self._brought >= MIN_BODY_BYTES)
+        if is_answering or is_body_on_time:
             self._wait()
         elif not self.transport.is_closing():
             self._refuse(408, "Request Timeout", "The rest of the request did not come in time.")

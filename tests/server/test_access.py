@@ -99,6 +99,7 @@ def test_health_needs_no_token(url: str) -> None:
         ({"Host": "[::bad"}, "host_refused"),
         ({"Origin": "https://evil.example"}, "origin_refused"),
         ({"Origin": "null"}, "origin_refused"),
+        ({"Origin": "http://["}, "origin_refused"),
         ({"Origin": "http://127.0.0.1:1"}, "origin_refused"),
     ],
 )

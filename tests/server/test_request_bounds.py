@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from served import TOKEN, ServerProcess
+from served import TOKEN, Api, Scripts, ServerProcess
 
 from nbruns.server import protocol
+from nbruns.server.models import Finish, TextDelta, usage
 
 MIB = 1024 * 1024
 HEAD = b"POST /v1/threads HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -81,6 +83,53 @@ def test_a_head_without_end_is_refused_and_takes_no_memory(
     assert not said or said.split(b" ", 2)[1] in (b"400", b"401", b"431"), said[:200]
     assert peak_memory(process) - before < 10 * MIB
     assert requests.get(f"{process.url}/health", timeout=10).ok
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_requests_sent_ahead_without_end_are_not_kept(process: ServerProcess) -> None:
+    """They fit into a read by the thousand, and each waits for the answers before it."""
+    requests.get(f"{process.url}/health", timeout=10)
+    before = peak_memory(process)
+    for _ in range(5):
+        with connected(process.url) as connection:
+            send_all(connection, b"", b"GET / HTTP/1.1\r\n\r\n" * 50_000, 2 * MIB)
+    assert peak_memory(process) - before < 20 * MIB
+    assert requests.get(f"{process.url}/health", timeout=10).ok
+
+
+def test_a_few_requests_may_be_sent_ahead(url: str) -> None:
+    ahead = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 15
+    last = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    with connected(url) as connection:
+        connection.sendall(ahead + last)
+        assert received(connection).count(b"HTTP/1.1 200") == 16
+
+
+def test_blank_lines_do_not_keep_a_connection_open(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They begin no request, but uvicorn takes them for one: it no longer closes the connection as idle."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    with connected(url) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"\r\n")
+        assert received(connection).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("behind", [b"\r\n", b"GET /health HT"], ids=["a blank line", "half a head"])
+def test_what_comes_behind_a_request_does_not_cut_its_stream(
+    api: Api, script: Scripts, monkeypatch: pytest.MonkeyPatch, behind: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
+    assistant = script(
+        (TextDelta("Take "), 1.0, TextDelta("a coat."), Finish("stop", usage(30, 5)))
+    ).assistant()
+    body = json.dumps({"assistant_id": assistant, "stream": True}).encode()
+    head = f"POST /v1/threads/{api.thread_with()}/runs HTTP/1.1\r\nHost: 127.0.0.1\r\napi-key: {TOKEN}\r\n"
+    with connected(api.url) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(behind)
+        assert b"event: done" in received(connection)
 
 
 def test_a_head_that_is_too_long_is_told_so(url: str) -> None:
