@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -451,3 +452,18 @@ def test_lab_says_that_a_notebook_is_not_there(tmp_path: Path) -> None:
     assert "There is no notebook or folder" in is_one_line(
         run("lab", "--data", tmp_path, tmp_path / "none.ipynb")
     )
+
+
+def test_a_database_that_is_broken_further_down_is_one_line(tmp_path: Path) -> None:
+    """Its tables are listed, but the one of the runs can't be read."""
+    file = tmp_path / "nbruns.sqlite"
+    run("serve", "--data", tmp_path, "--port", 0, "--idle-timeout", 0.1)
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        [size] = db.execute("PRAGMA page_size").fetchone()
+        pages = db.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'runs'").fetchall()
+    with file.open("r+b") as opened:
+        for [page] in pages:
+            opened.seek((page - 1) * size)
+            opened.write(b"\xff" * size)
+    line = is_one_line(run("serve", "--data", tmp_path, "--port", 0, "--idle-timeout", 0.1))
+    assert "database disk image is malformed" in line and "--database-url" in line

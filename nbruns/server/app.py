@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -29,20 +28,12 @@ log = logging.getLogger(__name__)
 
 
 def create_app(services: Services, operations: Iterable[Operation]) -> Starlette:
-    """The ASGI app; its lifespan starts and stops the engine."""
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        services.hub.connect()
-        await services.engine.start()
-        yield
-        await services.engine.stop()
-
+    """The ASGI app; the engine behind it is started and stopped by the server."""
     # "{" comes behind all letters: /threads/runs is asked before /threads/{thread_id}.
     operations = sorted(operations, key=lambda operation: operation.path)
     routes = [Route(each.path, _endpoint(services, each), methods=[each.method]) for each in operations]
     handlers = {HTTPException: _http_error}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
 
 
 def _endpoint(services: Services, operation: Operation) -> Callable[[Request], Awaitable[Response]]:

@@ -93,11 +93,21 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,
-                lifespan="on",
+                lifespan="off",
             )
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Not in the app's lifespan, whose errors uvicorn turns into a traceback in the log.
+        self.hub.connect()
+        try:
+            await self.engine.start()
+        except sa.exc.DBAPIError as error:
+            self._db.close()
+            raise SetupError(
+                f"The database {self._db.engine.url.render_as_string()} can't be used ({error.orig}). Restore it from "
+                "a copy, or name another with --database-url."
+            ) from None
         await super().startup(sockets)
         if self.started:
             self._watching = asyncio.create_task(self._stop_when_idle())
@@ -107,6 +117,8 @@ class Server(uvicorn.Server):
         self.hub.close()
         self._watching.cancel()
         await super().shutdown(sockets)
+        if not self.force_exit:
+            await self.engine.stop()
         await self._settings.models.close()
         self._db.close()
 
