@@ -131,8 +131,10 @@ def _new_axes(height: float) -> Axes:
     ):  # the user has set a style
         return plt.subplots(figsize=(9, height), layout="constrained")[1]
     greys: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), _GREY)
+    # The figure first: with it a backend loads, which may turn interactive mode on, and the context would undo that.
+    figure = plt.figure(figsize=(9, height), layout="constrained")
     with plt.rc_context(greys):
-        figure, ax = plt.subplots(figsize=(9, height), layout="constrained")
+        ax = figure.subplots()
     for patch in (figure.patch, ax.patch):
         patch.set_alpha(0)
     ax.tick_params(axis="x", colors=_GREY)

@@ -25,10 +25,11 @@ STATE = """() => ({
     visible: getComputedStyle(document.body).display,
     pwned: 'pwned' in window, title: document.title,
 })"""
-#: Elements that only hostile text can have brought.
+#: Elements that only hostile text can have brought. Formulas are shown, but nothing in them leads or reacts.
 FOREIGN = (
-    "script, img, svg, math, mjx-container, iframe, object, link, base, form, "
-    "input[autofocus], [onerror], [onload], [onclick]"
+    "script, img, svg, mjx-container, iframe, object, link, base, form, "
+    "input[autofocus], [onerror], [onload], [onclick], "
+    "math [href], math [class], math [id], math [style], maction, annotation-xml"
 )
 
 

@@ -28,6 +28,7 @@ from nbruns.sse import iter_events
 
 JSON = dict[str, Any]
 BROKEN = "broken"
+ENDED = ("completed", "incomplete", "failed", "cancelled", "expired")
 REPOSITORY = Path(__file__).parent.parent.parent
 #: A function tool; CALL is a call of it in the pieces in which models send one.
 WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Weather in a city"}}
@@ -122,6 +123,7 @@ class Api:
     def until(self, run: JSON, *statuses: str) -> JSON:
         """The run, as soon as it has one of these statuses; its stream tells when to look."""
         while (now := self.get(self.run_path(run)))["status"] not in statuses:
+            assert now["status"] not in ENDED, now["last_error"] or now["status"]
             for event in self.rejoin(now):
                 if (
                     event.data != "[DONE]"
