@@ -30,7 +30,9 @@ check: $(DEVELOP)  ## Lint, format, types, import layers, and the docs without a
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_repository.py
+	@$(BIN)/lint-imports --no-logo >.venv/imports 2>&1 || { cat .venv/imports; exit 1; }
+	@$(BIN)/deptry . --no-ansi >.venv/imports 2>&1 || { cat .venv/imports; exit 1; }
+	@$(BIN)/python -m pytest -q tests/test_repository.py
 	@$(MAKE) --no-print-directory docs
 
 docs: $(DEVELOP)  ## The documentation, into docs/_build/html

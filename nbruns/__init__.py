@@ -37,7 +37,7 @@ _MODULES = {
         "TimeoutError",
         "ToolError",
     ),
-    "accessor": (
+    "frames.accessor": (
         "messages_frame",
         "nested_from_json",
         "nested_to_json",
@@ -45,27 +45,21 @@ _MODULES = {
         "steps_frame",
         "tool_calls_frame",
     ),
-    "elsewhere": ("to_jsonl",),
+    "frames.sources": ("to_jsonl",),
     "local_server": ("local",),
-    "stream": ("RunStream",),
+    "client.stream": ("RunStream",),
     "tools": ("tool",),
-    "widgets.run_view": ("RunView",),
-    "widgets.runs_table": ("RunsTable",),
-    "widgets.tool_outputs_form": ("ToolOutputsForm",),
+    "widgets.run_view.view": ("RunView",),
+    "widgets.runs_table.table": ("RunsTable",),
+    "widgets.form.form": ("ToolOutputsForm",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
-    from nbruns.accessor import messages_frame as messages_frame
-    from nbruns.accessor import nested_from_json as nested_from_json
-    from nbruns.accessor import nested_to_json as nested_to_json
-    from nbruns.accessor import runs_frame as runs_frame
-    from nbruns.accessor import steps_frame as steps_frame
-    from nbruns.accessor import tool_calls_frame as tool_calls_frame
     from nbruns.client import Client as Client
-    from nbruns.elsewhere import to_jsonl as to_jsonl
+    from nbruns.client.stream import RunStream as RunStream
     from nbruns.errors import ActiveRunError as ActiveRunError
     from nbruns.errors import APIError as APIError
     from nbruns.errors import AuthenticationError as AuthenticationError
@@ -84,12 +78,18 @@ if TYPE_CHECKING:
     from nbruns.errors import StreamError as StreamError
     from nbruns.errors import TimeoutError as TimeoutError
     from nbruns.errors import ToolError as ToolError
+    from nbruns.frames.accessor import messages_frame as messages_frame
+    from nbruns.frames.accessor import nested_from_json as nested_from_json
+    from nbruns.frames.accessor import nested_to_json as nested_to_json
+    from nbruns.frames.accessor import runs_frame as runs_frame
+    from nbruns.frames.accessor import steps_frame as steps_frame
+    from nbruns.frames.accessor import tool_calls_frame as tool_calls_frame
+    from nbruns.frames.sources import to_jsonl as to_jsonl
     from nbruns.local_server import local as local
-    from nbruns.stream import RunStream as RunStream
     from nbruns.tools import tool as tool
-    from nbruns.widgets.run_view import RunView as RunView
-    from nbruns.widgets.runs_table import RunsTable as RunsTable
-    from nbruns.widgets.tool_outputs_form import ToolOutputsForm as ToolOutputsForm
+    from nbruns.widgets.form.form import ToolOutputsForm as ToolOutputsForm
+    from nbruns.widgets.run_view.view import RunView as RunView
+    from nbruns.widgets.runs_table.table import RunsTable as RunsTable
 
 
 def __getattr__(name: str) -> Any:

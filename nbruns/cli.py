@@ -16,7 +16,7 @@ from nbruns import __version__
 from nbruns.errors import NbrunsError, SetupError, install_command
 from nbruns.local_server import data_folder, local, server_of, serving, shown, tell_address, token_of
 from nbruns.server.logs import FORMATS, LEVELS, configure
-from nbruns.server.serve import DEFAULT_PORT
+from nbruns.server.main import DEFAULT_PORT
 
 #: Where `nbruns lab` puts copies of the notebooks, and which of them it opens.
 _COPIES, _TOUR = Path("nbruns-notebooks"), "01_tour.ipynb"
@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(asked: argparse.Namespace) -> int:
+    from nbruns.server.main import serve
     from nbruns.server.models import Models
-    from nbruns.server.serve import serve
 
     folder = data_folder(asked.data)
     _check(asked)
@@ -178,7 +178,7 @@ def _copied_notebooks(folder: Path) -> Path:
 
 
 def _demo(asked: argparse.Namespace) -> int:
-    from nbruns.demo import demonstrate
+    from nbruns.demo.terminal import demonstrate
 
     with contextlib.closing(local(data_folder(asked.data))) as client:
         demonstrate(client)

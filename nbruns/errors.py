@@ -30,14 +30,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nbruns.text import excerpt
+
 if TYPE_CHECKING:
     from nbruns.objects import Run
     from nbruns.snapshot import RunSnapshot
 
 _PACKAGE = str(Path(__file__).parent)
-
-#: No server's text takes more than this many characters of a message.
-EXCERPT = 200
 
 
 class NbrunsError(Exception):
@@ -210,10 +209,3 @@ def install_command(extra: str) -> str:
     needed = (line.partition(";") for line in requires("nbruns") or ())
     names = [name.strip() for name, _, marker in needed if f'extra == "{extra}"' in marker.replace("'", '"')]
     return f"pip install {' '.join(map(shlex.quote, names))}"
-
-
-def excerpt(text: object, limit: int = EXCERPT) -> str:
-    """The first `limit` characters of outside text, on one line and with control characters escaped."""
-    shown = str(text)[: limit + 1]
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(shown.split()))
-    return line if max(len(shown), len(line)) <= limit else line[: limit - 1] + "…"

@@ -26,7 +26,8 @@ import requests
 from filelock import FileLock, Timeout
 
 from nbruns import __version__
-from nbruns.errors import SetupError, excerpt
+from nbruns.errors import SetupError
+from nbruns.text import excerpt
 
 if TYPE_CHECKING:
     from nbruns.client import Client
@@ -72,7 +73,7 @@ class LocalServer:
         seed that is there already is not put there again. Raises SetupError where the folder's server keeps its data
         elsewhere.
         """
-        from nbruns.server.history import write_history
+        from nbruns.demo.history import write_history
 
         file = self._folder / "nbruns.sqlite"
         if not file.exists():

@@ -18,7 +18,7 @@ from nbruns.tools import Tool, as_tool
 
 if TYPE_CHECKING:
     from nbruns.client import Client
-    from nbruns.widgets.run_view import RunView
+    from nbruns.widgets.run_view.view import RunView
 
 
 @magics_class

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
 
-from nbruns.errors import excerpt
+from nbruns.text import excerpt
 
 JSON = dict[str, Any]
 RunStatus = Literal[

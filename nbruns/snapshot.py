@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nbruns.json_depth import size_of
 from nbruns.objects import JSON, Message, Run, RunStep, Thread, ToolCall
+from nbruns.text import size_of
 
 #: The strings that deltas append to; every other string in a delta replaces what was there.
 GROWING = frozenset({"value", "arguments", "input", "logs", "refusal"})

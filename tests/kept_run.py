@@ -9,7 +9,7 @@ from typing import Any
 from socket_server import Received, SocketServer, answer, stream
 
 from nbruns.client import Client
-from nbruns.stream import RunStream
+from nbruns.client.stream import RunStream
 
 IDS = {"thread_id": "thread_1", "assistant_id": "asst_1"}
 RUN = {"id": "run_1", "object": "thread.run", "status": "in_progress", **IDS}

@@ -16,7 +16,7 @@ import pytest
 
 import nbruns
 from nbruns import SetupError, runs_frame, steps_frame
-from nbruns.plots import _STATUS_COLOURS
+from nbruns.frames.plots import _STATUS_COLOURS
 
 RUN = {
     "id": "run_1",

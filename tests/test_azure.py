@@ -41,7 +41,7 @@ def foundry(server: SocketServer, **options: Any) -> Client:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbruns.transport._backoff", lambda attempt, retry_after: 0.0)
+    monkeypatch.setattr("nbruns.client.transport._backoff", lambda attempt, retry_after: 0.0)
 
 
 def test_a_call_to_approve_is_told() -> None:

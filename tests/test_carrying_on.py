@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from kept_run import BODY, DONE, DONE_EVENT, EVENTS, LAST, NUMBERED, RUN, KeptRun, create, state, wire
-from shares import check_in_shares
+from shares import check_in_shares, cuts
 from socket_server import Answer, Received, SocketServer, answer, hang_up, stream
 
-from nbruns import stream as stream_module
 from nbruns.client import Client
+from nbruns.client import stream as stream_module
 from nbruns.errors import NotFoundError, StreamError
 from nbruns.objects import Run
 
@@ -27,17 +27,17 @@ def test_cut_after_any_byte_the_snapshot_is_that_of_the_whole(
     with SocketServer(stream([body])) as server, create(server) as whole:
         whole.until_done()
 
-    def check(cuts: Sequence[int]) -> None:
+    def check(positions: Sequence[int]) -> None:
         run = KeptRun(body, 0, rejoins)
         with SocketServer(run) as server:
             client = Client(f"{server.url}/v1", timeout=5.0, max_retries=0)
-            for run.cut in cuts:
+            for run.cut in positions:
                 with client.runs.create_stream("thread_1", "asst_1") as events:
                     text = "".join(events.text_deltas())
                 assert state(events) == state(whole), f"cut after {run.cut} bytes: {body[: run.cut][-40:]!r}"
                 assert text == "Hé you", f"cut after {run.cut} bytes"
 
-    check_in_shares(check, range(len(body)))
+    check_in_shares(check, cuts(body))
 
 
 def test_an_error_in_mid_stream_leads_to_what_became_of_the_run() -> None:

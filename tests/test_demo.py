@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import nbruns
-from nbruns import demo as demo_module
-from nbruns.demo import QUESTION, get_weather
+from nbruns.demo import terminal as demo_module
+from nbruns.demo.terminal import QUESTION, get_weather
 from nbruns.errors import ToolError
 from nbruns.local_server import LocalServer
 
@@ -109,7 +109,7 @@ def test_a_tool_that_fails_is_shown_with_its_reason_and_the_model_answers_all_th
 
 
 def test_nothing_but_text_goes_where_there_is_no_terminal(tmp_path: Path) -> None:
-    code = "import nbruns.demo as demo; print(repr(demo._BOLD + demo._END))"
+    code = "import nbruns.demo.terminal as demo; print(repr(demo._BOLD + demo._END))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ}
     )

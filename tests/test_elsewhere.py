@@ -20,7 +20,6 @@ from openai.types.beta.threads import Message as OpenAIMessage
 from openai.types.beta.threads import Run as OpenAIRun
 from openai.types.beta.threads.runs import RunStep as OpenAIStep
 
-from nbruns.elsewhere import to_jsonl
 from nbruns.frames import (
     OBJECT_NAMES,
     assistants_frame,
@@ -30,6 +29,7 @@ from nbruns.frames import (
     threads_frame,
     tool_calls_frame,
 )
+from nbruns.frames.sources import to_jsonl
 from nbruns.objects import Message, Run
 
 FRAMES = {

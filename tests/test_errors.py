@@ -18,9 +18,9 @@ from nbruns.errors import (
     NbrunsError,
     RunFailed,
     StreamError,
-    excerpt,
 )
 from nbruns.objects import Run
+from nbruns.text import excerpt
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, NbrunsError)]
 

@@ -315,7 +315,7 @@ def test_an_error_in_mid_list_keeps_what_was_written(
 
 KILLED = """
     import glob, os, shutil, signal, sys
-    import nbruns, nbruns.export, pandas, pyarrow.parquet, filelock
+    import nbruns, nbruns.client.export, pandas, pyarrow.parquet, filelock
 
     url, folder = sys.argv[1:]
 

@@ -17,10 +17,10 @@ from kept_run import DONE, RUN, wire
 from socket_server import Answer, Received, SocketServer, answer, stream
 
 import nbruns
-from nbruns import frames, pages
-from nbruns import stream as stream_module
-from nbruns.client import Client
-from nbruns.json_depth import MAX_VALUES, TooManyValues, parse_json, size_of
+from nbruns import frames
+from nbruns.client import Client, pagination
+from nbruns.client import stream as stream_module
+from nbruns.text import MAX_VALUES, TooManyValues, parse_json, size_of
 
 MOST_MB = 256
 #: What the client does, in a process of its own, and what it says of it. The peak is the process' own: getrusage
@@ -295,7 +295,7 @@ def test_tens_of_thousands_of_runs_are_listed() -> None:
 
 
 def test_a_limit_of_ones_own_allows_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "MAX_OBJECTS", 150)
+    monkeypatch.setattr(pagination, "MAX_OBJECTS", 150)
     monkeypatch.setattr(frames, "MAX_LIST_BYTES", 1000)
     with SocketServer(listing(350)) as server:
         runs = client(server).runs
@@ -307,7 +307,7 @@ def test_a_limit_of_ones_own_allows_more(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_before_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "MAX_HELD_BYTES", 1_000_000)
+    monkeypatch.setattr(pagination, "MAX_HELD_BYTES", 1_000_000)
     with SocketServer(paged()) as server, pytest.raises(nbruns.LimitError, match="over 1,000,000 bytes"):
         client(server).runs.list("thread_1", before="run_5")
     assert 1 < len(server.received) < 10

@@ -20,10 +20,9 @@ import pytest
 from socket_server import Received, SocketServer, answer
 
 import nbruns
-from nbruns import at_once
-from nbruns.client import Client
+from nbruns.client import Client, concurrent
+from nbruns.client.transport import Transport
 from nbruns.objects import Run
-from nbruns.transport import Transport
 
 
 class Kept(BaseHTTPRequestHandler):
@@ -122,10 +121,10 @@ RUNS = [f"run_{thread}_{i}" for thread in THREADS for i in range(3)]
 
 
 def test_many_threads_are_asked_at_once_in_order_and_over_few_connections(server: KeepingServer) -> None:
-    server.meeting = threading.Barrier(at_once.AT_ONCE)  # so many, or the test fails
+    server.meeting = threading.Barrier(concurrent.MAX_WORKERS)  # so many, or the test fails
     listed = Client(server.url).runs.list(THREADS)
     assert list(listed["id"]) == RUNS
-    assert server.most == at_once.AT_ONCE == server.connections
+    assert server.most == concurrent.MAX_WORKERS == server.connections
 
 
 def test_many_runs_are_asked_for_their_steps(server: KeepingServer) -> None:
@@ -171,7 +170,7 @@ def test_one_that_fails_lets_no_other_ask_again(
     server: KeepingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are between two requests when it fails."""
-    monkeypatch.setattr(at_once, "_BETWEEN", 0.001)
+    monkeypatch.setattr(concurrent, "_BETWEEN", 0.001)
     client, others, failed = Client(server.url), threading.Barrier(3), threading.Event()
     said: list[str] = []
 
@@ -187,7 +186,7 @@ def test_one_that_fails_lets_no_other_ask_again(
 
     with pytest.raises(LookupError):
         try:
-            at_once.at_once(client.runs._transport, fetch, range(3), "runs")
+            concurrent.fetch_all(client.runs._transport, fetch, range(3), "runs")
         finally:
             failed.set()
     assert_no_workers()
@@ -196,7 +195,7 @@ def test_one_that_fails_lets_no_other_ask_again(
 
 
 def test_an_error_does_not_wait_for_what_cannot_be_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(at_once, "_BETWEEN", 0.001)
+    monkeypatch.setattr(concurrent, "_BETWEEN", 0.001)
     begun, go, done = threading.Event(), threading.Event(), threading.Event()
 
     def fetch(_: Transport, number: int) -> None:
@@ -208,7 +207,7 @@ def test_an_error_does_not_wait_for_what_cannot_be_hung_up(monkeypatch: pytest.M
         done.set()
 
     with pytest.raises(LookupError):
-        at_once.at_once(Client("http://127.0.0.1:9").runs._transport, fetch, range(2), "runs")
+        concurrent.fetch_all(Client("http://127.0.0.1:9").runs._transport, fetch, range(2), "runs")
     assert not done.is_set()
     go.set()
     assert_no_workers()
@@ -224,10 +223,10 @@ def assert_no_workers() -> None:
 def test_a_bar_shows_what_takes_long(
     server: KeepingServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(at_once, "QUIET", 60)
+    monkeypatch.setattr(concurrent, "QUIET", 60)
     Client(server.url).runs.list(THREADS)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(at_once, "QUIET", 0)
+    monkeypatch.setattr(concurrent, "QUIET", 0)
     Client(server.url).runs.list(THREADS)
     assert re.search(r"\d+/40 \[.* threads/s", capsys.readouterr().err)
 
@@ -264,7 +263,7 @@ def test_an_interrupt_ends_what_is_under_way(head: bytes) -> None:
             closed.release()
 
     def interrupt() -> None:
-        if all(asked.acquire(timeout=10) for _ in range(at_once.AT_ONCE)):
+        if all(asked.acquire(timeout=10) for _ in range(concurrent.MAX_WORKERS)):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     with SocketServer(hanging) as server:
@@ -275,8 +274,8 @@ def test_an_interrupt_ends_what_is_under_way(head: bytes) -> None:
             client.runs.list(THREADS)
         user.join()
         assert_no_workers()
-        assert all(closed.acquire(timeout=5) for _ in range(at_once.AT_ONCE))
-    assert len(server.received) == at_once.AT_ONCE  # and none of the others was asked
+        assert all(closed.acquire(timeout=5) for _ in range(concurrent.MAX_WORKERS))
+    assert len(server.received) == concurrent.MAX_WORKERS  # and none of the others was asked
 
 
 def test_a_client_can_be_used_after_an_interrupt(server: KeepingServer) -> None:

@@ -13,8 +13,8 @@ from socket_server import Received, SocketServer, answer, hang_up, stream
 
 import nbruns
 from nbruns.client import Client
-from nbruns.headers import retry_after
-from nbruns.json_depth import MAX_DEPTH, parse_json
+from nbruns.client.headers import retry_after
+from nbruns.text import MAX_DEPTH, parse_json
 
 IDS = {"thread_id": "thread_1", "assistant_id": "asst_1"}
 RUN = {"id": "run_1", "object": "thread.run", "status": "in_progress", **IDS}

@@ -13,9 +13,9 @@ from kept_run import DONE, MESSAGE, RUN
 from socket_server import Answer, Received, SocketServer, answer, stream
 
 from nbruns import sse
-from nbruns import stream as stream_module
 from nbruns.client import Client
-from nbruns.stream import Event, RunStream
+from nbruns.client import stream as stream_module
+from nbruns.client.stream import Event, RunStream
 
 Wire = list[tuple[str, dict[str, Any]]]
 STEP = {

@@ -21,6 +21,12 @@ ERRORS = {
     name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NbrunsError)
 }
 
+#: What a notebook that only wants a client should not wait for.
+HEAVY = {
+    *("ipywidgets", "anywidget", "IPython", "matplotlib", "markdown_it", "pydantic", "pandas", "requests"),
+    *("starlette", "uvicorn", "sqlalchemy", "openai", "xllamacpp"),
+}
+
 
 def python(code: str) -> str:
     done = subprocess.run(
@@ -65,3 +71,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_no_module_takes_the_place_of_a_public_name(first: str) -> None:
     code = f"import {first}, nbruns, inspect; print(inspect.isfunction(nbruns.local), inspect.isfunction(nbruns.tool))"
     assert python(code) == "True True"
+
+
+def test_import_nbruns_is_light() -> None:
+    loaded = {name.split(".")[0] for name in python("import nbruns, sys; print(*sys.modules)").split()}
+    assert "nbruns" in loaded
+    assert loaded & HEAVY == set()

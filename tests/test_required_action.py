@@ -10,9 +10,9 @@ import pytest
 from socket_server import Answer, Received, SocketServer, answer, stream
 
 import nbruns
-from nbruns import runs as runs_module
-from nbruns import stream as stream_module
 from nbruns.client import Client
+from nbruns.client import runs as runs_module
+from nbruns.client import stream as stream_module
 from nbruns.objects import Assistant, Run
 
 RUN = {"id": "run_1", "object": "thread.run", "thread_id": "thread_1", "assistant_id": "asst_1"}

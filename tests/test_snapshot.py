@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from nbruns.client.stream import _named
 from nbruns.objects import Message
 from nbruns.snapshot import RunSnapshot
 from nbruns.sse import iter_events
-from nbruns.stream import _named
 
 SHARED = Path(__file__).parents[2] / "shared"
 SEED = SHARED / "reference" / "seeds" / "004_9344369a022e12ec.txt"

@@ -31,7 +31,7 @@ def client(server: SocketServer, **options: object) -> Client:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbruns.transport._backoff", lambda attempt, retry_after: 0.0)
+    monkeypatch.setattr("nbruns.client.transport._backoff", lambda attempt, retry_after: 0.0)
 
 
 def test_what_is_sent() -> None:

@@ -14,11 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from nbruns.server.database import encode
-from nbruns.server.exchange import Exchange
-from nbruns.server.operation import Call, Operation, Services
-from nbruns.server.refusal import Refused
+from nbruns.server.middleware import RequestContext
+from nbruns.server.routes.operation import Call, Operation, Services
 from nbruns.server.schemas.base import parse, parse_query
+from nbruns.server.schemas.errors import Refused
+from nbruns.server.storage.database import encode
 
 JSON = dict[str, Any]
 
@@ -57,7 +57,7 @@ async def _call(services: Services, operation: Operation, request: Request) -> C
         raise Refused("No id has the character NUL.", code="invalid_value")
     asked = parse_query(operation.query, request.query_params.multi_items())
     params = parse(operation.body, _parsed(await _read(request))) if operation.body else {}
-    return Call(services, path, asked, request.headers, params, request.scope["exchange"])
+    return Call(services, path, asked, request.headers, params, request.scope["context"])
 
 
 async def _read(request: Request) -> bytes:
@@ -100,7 +100,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 def _server_error(request: Request, error: Exception) -> Response:
-    exchange: Exchange = request.scope["exchange"]
-    log.error("A request failed.", exc_info=error, extra={"known": {"request_id": exchange.id}})
+    context: RequestContext = request.scope["context"]
+    log.error("A request failed.", exc_info=error, extra={"known": {"request_id": context.id}})
     message = "The server had an error while processing your request; its log says more."
     return _json(Refused(message, type="server_error").body, 500)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints, overload
 
-from nbruns.errors import ToolError, excerpt
+from nbruns.errors import ToolError
+from nbruns.text import excerpt
 from nbruns.tools.output_text import MAX_OUTPUT as MAX_OUTPUT
 from nbruns.tools.output_text import NoText, as_text
 

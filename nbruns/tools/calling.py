@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nbruns.errors import ToolError, excerpt
+from nbruns.errors import ToolError
+from nbruns.text import excerpt
 
 T = TypeVar("T")
 

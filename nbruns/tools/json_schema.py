@@ -14,7 +14,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbruns.errors import excerpt
+from nbruns.text import excerpt
 
 if TYPE_CHECKING:
     from jsonschema import FormatChecker, ValidationError

@@ -84,8 +84,8 @@ def upstream() -> None:
 
 def serve(database: str, upstream_url: str | None = None) -> None:
     """The server, with the model `ticking`."""
+    from nbruns.server.main import serve
     from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, usage
-    from nbruns.server.serve import serve
 
     class Ticking:
         async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
@@ -162,7 +162,7 @@ def clients(url: str, assistant: str, runs: str, seconds: str) -> None:
     asyncio.run(stream())
 
 
-def makers(url: str, assistant: str, at_once: str, seconds: str) -> None:
+def makers(url: str, assistant: str, fetch_all: str, seconds: str) -> None:
     """Make runs, so many at once, each when the last has ended; print how many."""
 
     async def make(until: float) -> int:
@@ -179,7 +179,7 @@ def makers(url: str, assistant: str, at_once: str, seconds: str) -> None:
 
     async def make_all() -> None:
         until = time.monotonic() + float(seconds)
-        print(sum(await asyncio.gather(*(make(until) for _ in range(int(at_once))))))
+        print(sum(await asyncio.gather(*(make(until) for _ in range(int(fetch_all))))))
 
     asyncio.run(make_all())
 
@@ -304,10 +304,10 @@ def bench_runs_made(tmp_path: Path) -> None:
     with running("serve", str(tmp_path / "db")) as (url, pid):
         assistant = asked(url, "POST", "/assistants", {"model": "ticking"})["id"]
         print(f"\n{'runs at once':16}{'made in a second':>18}{'ms of the server for each':>28}")
-        for at_once in (1, 10, 50):
+        for fetch_all in (1, 10, 50):
             before, seconds = cpu(pid), min(10, SECONDS)
-            made = int(program("makers", url, assistant, str(at_once), str(seconds)).communicate()[0])
-            print(f"{at_once:<16}{made / seconds:18.1f}{1000 * (cpu(pid) - before) / made:28.1f}")
+            made = int(program("makers", url, assistant, str(fetch_all), str(seconds)).communicate()[0])
+            print(f"{fetch_all:<16}{made / seconds:18.1f}{1000 * (cpu(pid) - before) / made:28.1f}")
         print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nbruns.server import migrations, store, wire
-from nbruns.server.database import Database, encode
+from nbruns.server.schemas import objects
+from nbruns.server.storage import migrations, store
+from nbruns.server.storage.database import Database, encode
 
 JSON = dict[str, Any]
 
@@ -33,8 +34,8 @@ PAGES: dict[str, tuple[JSON, bool]] = {
 
 def fill(conn: sa.Connection, first: int, last: int) -> None:
     """Store runs that have ended; every thread has ten."""
-    assistant = wire.assistant({"model": "demo", "instructions": "Be short."}, 1) | {"id": "asst"}
-    whole = wire.run(assistant, {}, "thread", 1, 600)
+    assistant = objects.assistant({"model": "demo", "instructions": "Be short."}, 1) | {"id": "asst"}
+    whole = objects.run(assistant, {}, "thread", 1, 600)
     chance = random.Random(first)
     insert = "INSERT INTO runs (id, thread_id, assistant_id, model, status, leg, body) VALUES (?, ?, ?, ?, ?, 1, ?)"
     for start in range(first, last, 10_000):

@@ -65,11 +65,18 @@ def chromium(chromium_path: str) -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def lab(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A JupyterLab, fresh for each test file."""
+@pytest.fixture(scope="session")
+def shared_lab(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A JupyterLab for all test files."""
     with running_lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
+
+
+@pytest.fixture(scope="module")
+def lab(shared_lab: Lab) -> Iterator[Lab]:
+    """The JupyterLab, with nothing in its folder but fresh copies of the notebooks."""
+    shared_lab.clear()
+    yield shared_lab
 
 
 @pytest.fixture(params=["JupyterLab", "Notebook 7"])

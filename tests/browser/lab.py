@@ -88,6 +88,14 @@ class Lab:
         for session in self.sessions():
             requests.delete(f"{self.url}/api/sessions/{session['id']}", timeout=30).raise_for_status()
 
+    def clear(self) -> None:
+        """Leave nothing of earlier tests: neither servers nor files, but the notebooks as they are stored."""
+        _stop_local_servers(self.folder.parent)
+        for path in self.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(ROOT / "notebooks", self.folder, dirs_exist_ok=True)
+        shutil.rmtree(self.environment["NBRUNS_DATA"], ignore_errors=True)
+
     def python(self, program: str) -> str:
         """Run a program where the notebooks run, and return what it printed."""
         command = [self.executable, "-c", program]

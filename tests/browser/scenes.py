@@ -11,7 +11,7 @@ SETUP = f"""
 import pathlib, sys, time
 sys.path.insert(0, {str(WIDGET_TESTS)!r})
 from scripted import *
-from nbruns.widgets.run_view import RunView
+from nbruns.widgets.run_view.view import RunView
 
 def gate(name):
     def closed():

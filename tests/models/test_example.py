@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry
 
-from nbruns.server.models.example import example
+from nbruns.demo.example import example
 
 TREE = {
     "$ref": "#/$defs/node",
@@ -285,7 +285,7 @@ def test_values_do_not_depend_on_the_process() -> None:
     said = ["17 in Oslo"]
     here = [example(schema, said) for schema in SCHEMAS.values()]
     program = (
-        "import json, sys; from nbruns.server.models.example import example; schemas, said = json.load(sys.stdin);"
+        "import json, sys; from nbruns.demo.example import example; schemas, said = json.load(sys.stdin);"
         "print(json.dumps([example(schema, said) for schema in schemas]))"
     )
     done = subprocess.run(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nbruns.demo.model import Scripted
 from nbruns.server.models import Models, UnknownModelError
-from nbruns.server.models.scripted import Scripted
 
 
 def test_a_model_is_built_once() -> None:

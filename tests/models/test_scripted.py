@@ -13,8 +13,8 @@ import pytest
 from conversations import MULTIPLY, WEATHER, answer, asked, followed
 from markdown_it import MarkdownIt
 
+from nbruns.demo.model import Scripted
 from nbruns.server.models import Finish, ModelError, Prompt, TextDelta, ToolCallDelta
-from nbruns.server.models.scripted import Scripted
 
 DEMO = Scripted(pause=0)
 OSLO = asked("What should I wear in Oslo?", WEATHER)

@@ -9,10 +9,10 @@ import pytest
 from postgresql_server import NewDatabase, cluster
 from served import Api, Registry, Script, Scripted, Turn, thread_server
 
-from nbruns.server import migrations, store
-from nbruns.server.database import Database
+from nbruns.server.http import Server
 from nbruns.server.models import Models
-from nbruns.server.running import Server
+from nbruns.server.storage import migrations, store
+from nbruns.server.storage.database import Database
 
 _names = (f"scripted-{number}" for number in itertools.count(1))
 

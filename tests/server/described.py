@@ -10,8 +10,8 @@ from typing import Any
 import requests
 from jsonschema import Draft202012Validator
 
-from nbruns.server.openapi import document
 from nbruns.server.routes import OPERATIONS
+from nbruns.server.routes.openapi import document
 
 JSON = dict[str, Any]
 DOCUMENT = document(OPERATIONS, "of the tests")

@@ -22,8 +22,8 @@ import requests
 from described import check_answer, check_event
 from slow_server import CALL, TOKEN
 
+from nbruns.server.http import Server, Settings
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, usage
-from nbruns.server.running import Server, Settings
 from nbruns.sse import iter_events
 
 JSON = dict[str, Any]

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from nbruns.server import bounded, hosted, transitions
+from nbruns.server import hosted, limited_process
+from nbruns.server.main import serve
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
+from nbruns.server.runs import transitions
 from nbruns.server.schemas.base import Schema
-from nbruns.server.serve import serve
 
 TOKEN = "correct horse"
 CALL = (
@@ -87,11 +88,11 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=10)
     parser.add_argument("--pause", type=float, default=0.05)
     parser.add_argument("--attempts", type=int, default=3)
-    parser.add_argument("--seconds-for-schemas", type=float, default=bounded.SECONDS)
+    parser.add_argument("--seconds-for-schemas", type=float, default=limited_process.SECONDS)
     parser.add_argument("--tally", type=Path, default=Path("/dev/null"))
     asked = parser.parse_args()
     transitions.MAX_ATTEMPTS = asked.attempts
-    bounded.SECONDS = asked.seconds_for_schemas
+    limited_process.SECONDS = asked.seconds_for_schemas
     hosted.TOOLS["tally"] = Tally(asked.tally)
     models = Models()
     models.add("slow", Slow(asked.words, asked.pause))

@@ -18,8 +18,8 @@ from served import (
 )
 
 from nbruns.errors import SetupError
-from nbruns.server.access import Gate
-from nbruns.server.serve import serve
+from nbruns.server.main import serve
+from nbruns.server.middleware import AccessMiddleware
 
 JSON = dict[str, Any]
 
@@ -56,7 +56,7 @@ def test_an_empty_credential_is_never_admitted(headers: dict[str, str]) -> None:
 
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": "GET", "path": "/v1/threads", "headers": raw}
-    asyncio.run(Gate(app, token="", hosts=None)(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(AccessMiddleware(app, token="", hosts=None)(scope, None, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 401
 
 

@@ -34,8 +34,8 @@ def test_every_object_has_the_shape_of_the_recordings(
     beyond = {"thread.message": MESSAGE_STATE, "thread.run.step": {"expired_at", "metadata"}}
     real: dict[str, JSON] = {}
     for exchanges in recorded.values():
-        for exchange in exchanges:
-            for payload in objects_in(exchange):
+        for context in exchanges:
+            for payload in objects_in(context):
                 if payload.get("object") not in SHOWN:
                     continue  # of operations that are not supported
                 known = real.setdefault(payload["object"], {})
@@ -274,9 +274,9 @@ def test_bad_pages_are_refused(
     assert (status, error["param"], error["code"]) == (400, param, code)
 
 
-def objects_in(exchange: JSON) -> Iterable[JSON]:
-    """All the API's objects in a recorded exchange."""
-    body = exchange["body"]
+def objects_in(context: JSON) -> Iterable[JSON]:
+    """All the API's objects in a recorded context."""
+    body = context["body"]
     payloads = [event.data for event in as_events(body)[:-1]] if isinstance(body, str) else [body]
     for payload in payloads:
         yield payload

@@ -62,9 +62,9 @@ def shown(body: Any) -> Iterable[JSON]:
 def test_the_settings_of_a_run_are_told_as_they_were_recorded(
     api: Api, script: Scripts, recorded: dict[str, list[JSON]]
 ) -> None:
-    *_, exchange = recorded["response_format"]
+    *_, context = recorded["response_format"]
     assistant = script(ANSWER).assistant(response_format={"type": "text"})
-    body = {**exchange["request"], "assistant_id": assistant}
+    body = {**context["request"], "assistant_id": assistant}
     include = "step_details.tool_calls[*].file_search.results[*].content"
     run = api.send("POST", f"/threads/{api.thread_with()}/runs", body, params={"include[]": include}).json()
     for name in (
@@ -75,7 +75,7 @@ def test_the_settings_of_a_run_are_told_as_they_were_recorded(
         "tools",
         "metadata",
     ):
-        assert run[name] == exchange["body"][name], name
+        assert run[name] == context["body"][name], name
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from postgresql_server import NewDatabase
 from test_store import run_on
 
-from nbruns.server import migrations, store, transitions, wire
-from nbruns.server.database import Database, Event, Transaction
+from nbruns.server.runs import transitions
+from nbruns.server.schemas import objects
+from nbruns.server.storage import migrations, store
+from nbruns.server.storage.database import Database, Event, Transaction
 
 JSON = dict[str, Any]
 Open = Callable[[str], Database]
@@ -53,7 +55,7 @@ def thread_of(size: int) -> Callable[[Transaction], str]:
     """A change that adds a thread with so many characters, and gives its id."""
 
     def add(tx: Transaction) -> str:
-        thread = wire.thread({"metadata": {"text": "x" * size}}, store.now())
+        thread = objects.thread({"metadata": {"text": "x" * size}}, store.now())
         store.add(tx.conn, store.threads, thread)
         return str(thread["id"])
 
@@ -193,7 +195,7 @@ def test_numbers_go_on_when_more_runs_are_at_work_than_are_remembered(
         runs = [await db.write(run_on) for _ in range(5)]
         assert len(log._last) <= 2
         for run in runs:
-            await db.write(transitions.begin_leg, run["id"], 1)
+            await db.write(transitions.begin_turn, run["id"], 1)
             await db.write(transitions.end, run["id"], "completed")
             events = await db.read(store.events_after, run["id"], 0, 100)
             assert [event.number for event in events] == [1, 2, 3, 4]

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from served import OUTPUTS, Api, Scripts, waiting_run
 
-from nbruns.server.leg import Leg
-from nbruns.server.live import Hub
+from nbruns.server.http import Server
 from nbruns.server.models import Finish, TextDelta, usage
-from nbruns.server.running import Server
+from nbruns.server.runs.streams import RunStreams
+from nbruns.server.runs.turn import Turn
 
 JSON = dict[str, Any]
 T = TypeVar("T")
@@ -33,10 +33,10 @@ def test_nothing_in_memory_is_for_a_run_that_requires_action(
     before = threading.active_count()
     runs = [first, *(parked(api, script) for _ in range(10))]
     ids = {run["id"] for run in runs}  # other tests' runs may still be at work at the same server
-    deadline = time.monotonic() + 10  # a leg ends just behind the event that tells of its end
-    while legs := [leg for leg in alive(Leg) if leg._run["id"] in ids]:
-        assert time.monotonic() < deadline, legs
-    assert [hub for hub in alive(Hub) if not ids.isdisjoint(hub._feeds)] == []
+    deadline = time.monotonic() + 10  # a turn ends just behind the event that tells of its end
+    while turns := [turn for turn in alive(Turn) if turn._run["id"] in ids]:
+        assert time.monotonic() < deadline, turns
+    assert [hub for hub in alive(RunStreams) if not ids.isdisjoint(hub._feeds)] == []
     assert threading.active_count() <= before + 1  # a pool of threads may still be growing
     for run in runs:
         api.post(f"{api.run_path(run)}/submit_tool_outputs", OUTPUTS)
@@ -57,8 +57,8 @@ def test_a_long_answer_is_held_as_its_text_and_not_as_its_pieces(api: Api, scrip
     run = next(events).data
     deltas = (event for event in events if event.name == "thread.message.delta")
     assert len(list(itertools.islice(deltas, len(words)))) == len(words)
-    [leg] = [leg for leg in alive(Leg) if leg._run["id"] == run["id"]]
-    [pieces] = leg._said.values()
+    [turn] = [turn for turn in alive(Turn) if turn._run["id"] == run["id"]]
+    [pieces] = turn._said.values()
     assert len(pieces) < 300
     rest.set()
     assert list(deltas) == []

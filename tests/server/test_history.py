@@ -12,11 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 import nbruns
+from nbruns.demo.history import write_history
 from nbruns.errors import SetupError
 from nbruns.local_server import LocalServer
 from nbruns.objects import TERMINAL_STATUSES
-from nbruns.server import store
-from nbruns.server.history import write_history
+from nbruns.server.storage import store
 
 UNTIL = datetime(2026, 11, 20, 18, tzinfo=UTC)
 TABLES = (store.assistants, store.threads, store.messages, store.runs, store.steps)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,10 +68,16 @@ class Load:
             thread.start()
 
     def finish(self) -> None:
+        """Let each client end what it is at."""
         self._over.set()
+        deadline = time.monotonic() + 60
         for thread in self._threads:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in self._threads)
+            thread.join(max(0.0, deadline - time.monotonic()))
+        frames = sys._current_frames()
+        stuck = [
+            frames[thread.ident] for thread in self._threads if thread.is_alive() and thread.ident in frames
+        ]
+        assert not stuck, "\n\n".join("".join(traceback.format_stack(frame)[-12:]) for frame in stuck)
 
     def _api(self) -> Api:
         with self._there:
@@ -175,7 +183,13 @@ def test_whenever_it_is_killed_every_run_is_carried_on_once(
         server.kill()
         server = ServerProcess(database, *ARGUMENTS)
     load.serve_at(server.url)
-    load.finish()
+    try:
+        load.finish()
+    except AssertionError:
+        print("unsettled", [run for run in all_runs(server.api) if run["status"] not in SETTLED])
+        server.kill()
+        print(server.errors)
+        raise
     stored = settled(server.api)
     told(load, stored, time.monotonic() - began)
     assert load.refused == []

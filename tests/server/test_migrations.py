@@ -15,9 +15,9 @@ from postgresql_server import NewDatabase
 from served import OUTPUTS, ServerProcess
 
 from nbruns.errors import SetupError
-from nbruns.server import migrations, store
-from nbruns.server.database import Database
-from nbruns.server.serve import serve
+from nbruns.server.main import serve
+from nbruns.server.storage import migrations, store
+from nbruns.server.storage.database import Database
 
 OLD = (Path(__file__).parent / "version_1.sql").read_text()
 

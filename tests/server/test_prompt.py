@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from nbruns.server import migrations, prompt, store, transitions, wire
-from nbruns.server.database import Database
+from nbruns.server.runs import prompt, transitions
+from nbruns.server.runs.transitions import Made
+from nbruns.server.schemas import objects
 from nbruns.server.schemas.threads import text_content
-from nbruns.server.transitions import Made
+from nbruns.server.storage import migrations, store
+from nbruns.server.storage.database import Database
 
 JSON = dict[str, Any]
 QUESTION = {"role": "user", "content": "What should I wear?"}
@@ -27,17 +29,17 @@ def db(tmp_path: Path) -> Iterator[Database]:
 
 
 async def run_in_progress(db: Database, messages: list[JSON]) -> JSON:
-    """A run whose first leg has begun."""
+    """A run whose first turn has begun."""
     thread = await db.write(transitions.create_thread, {"messages": messages})
-    assistant = wire.assistant({"model": "demo"}, store.now())
+    assistant = objects.assistant({"model": "demo"}, store.now())
     await db.write(lambda tx: store.add(tx.conn, store.assistants, assistant))
     started = await db.write(transitions.create, thread["id"], {"assistant_id": assistant["id"]}, 600)
-    run = await db.write(transitions.begin_leg, started.run["id"], 1)
+    run = await db.write(transitions.begin_turn, started.run["id"], 1)
     assert run is not None
     return run
 
 
-def test_a_leg_that_is_done_again_is_asked_what_it_was_asked_the_first_time(db: Database) -> None:
+def test_a_turn_that_is_done_again_is_asked_what_it_was_asked_the_first_time(db: Database) -> None:
     async def scenario() -> None:
         run = await run_in_progress(db, [{"role": "user", "content": [text_content("What should I wear?")]}])
         await assert_asked_again(db, run, 1)
@@ -46,11 +48,11 @@ def test_a_leg_that_is_done_again_is_asked_what_it_was_asked_the_first_time(db: 
             "type": "function",
             "function": {"name": "f", "arguments": "{}", "output": None},
         }
-        step = wire.step(run, "step_calls_1", {"type": "tool_calls", "tool_calls": [call]}, 1)
-        await db.write(transitions.require_action, run["id"], step, wire.NO_USAGE)
+        step = objects.step(run, "step_calls_1", {"type": "tool_calls", "tool_calls": [call]}, 1)
+        await db.write(transitions.require_action, run["id"], step, objects.NO_USAGE)
         outputs = [{"tool_call_id": "call_1", "output": "cold"}]
         await db.write(transitions.submit, run["thread_id"], run["id"], outputs)
-        second = await db.write(transitions.begin_leg, run["id"], 2)
+        second = await db.write(transitions.begin_turn, run["id"], 2)
         assert second is not None
         assert [message["role"] for message in await assert_asked_again(db, second, 2)] == [
             "user",
@@ -61,17 +63,17 @@ def test_a_leg_that_is_done_again_is_asked_what_it_was_asked_the_first_time(db: 
     asyncio.run(scenario())
 
 
-async def assert_asked_again(db: Database, run: JSON, leg: int) -> list[JSON]:
-    """What a leg has made before it is cut off is no part of what the next attempt is asked."""
+async def assert_asked_again(db: Database, run: JSON, turn: int) -> list[JSON]:
+    """What a turn has made before it is cut off is no part of what the next attempt is asked."""
     before = await db.read(prompt.build, run)
-    message = wire.answer(run, f"msg_{leg}", 1) | {"content": [text_content("Let me see.")]}
-    details: JSON = {"type": "message_creation", "message_creation": {"message_id": f"msg_{leg}"}}
-    step = wire.step(run, f"step_{leg}", details, 1)
-    await db.write(transitions.complete_message, run["id"], message, step, wire.NO_USAGE)
-    calls = wire.step(run, f"step_calls_{leg}", {"type": "tool_calls", "tool_calls": []}, 1)
+    message = objects.answer(run, f"msg_{turn}", 1) | {"content": [text_content("Let me see.")]}
+    details: JSON = {"type": "message_creation", "message_creation": {"message_id": f"msg_{turn}"}}
+    step = objects.step(run, f"step_{turn}", details, 1)
+    await db.write(transitions.complete_message, run["id"], message, step, objects.NO_USAGE)
+    calls = objects.step(run, f"step_calls_{turn}", {"type": "tool_calls", "tool_calls": []}, 1)
     await db.write(transitions.save, run["id"], [Made(store.steps, calls)])
     assert await db.read(prompt.build, run) == before
-    return before.messages if leg > 1 else []
+    return before.messages if turn > 1 else []
 
 
 def test_what_is_no_text_is_named(db: Database) -> None:

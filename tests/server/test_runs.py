@@ -21,10 +21,11 @@ from served import (
     waiting_run,
 )
 
-from nbruns.server import engine, store, transitions
-from nbruns.server.database import Transaction
+from nbruns.server.http import Server
 from nbruns.server.models import Finish, ModelError, Models, TextDelta, usage
-from nbruns.server.running import Server
+from nbruns.server.runs import engine, transitions
+from nbruns.server.storage import store
+from nbruns.server.storage.database import Transaction
 
 JSON = dict[str, Any]
 
@@ -279,7 +280,7 @@ def test_a_limit_that_nobody_set_is_not_reported_as_one(api: Api, script: Script
     assert message["content"][0]["text"]["value"] == "Once upon"  # kept
 
 
-def test_limits_hold_over_all_legs_of_a_run(api: Api, script: Scripts) -> None:
+def test_limits_hold_over_all_turns_of_a_run(api: Api, script: Scripts) -> None:
     greedy = (*CALL[:-1], Finish("tool_calls", usage(300, 100)))
     said = script(greedy, ANSWER)
     thread = api.thread_with()

@@ -23,7 +23,7 @@ BOMBS: dict[str, JSON] = {
 }
 #: Those whose example can't be made, in the time that the server here has.
 FAILING = {"pattern", "another pattern", "unique items", "references", "alternatives"}
-ARGUMENTS = ("--seconds-for-schemas", "2")
+ARGUMENTS = ("--seconds-for-schemas", "1")
 
 
 def start(server: ServerProcess, schema: JSON, through: str) -> JSON:
@@ -34,14 +34,17 @@ def start(server: ServerProcess, schema: JSON, through: str) -> JSON:
         wanted = {"name": "f", "schema": parameters}
         body = {"response_format": {"type": "json_schema", "json_schema": wanted}}
     assistant = server.api.post("/assistants", {"model": "demo", **body})["id"]
-    return server.api.post(f"/threads/{server.api.thread_with()}/runs", {"assistant_id": assistant})
+    # What the demo model writes of thousands of items would take a minute to stream.
+    short = {"assistant_id": assistant, "max_completion_tokens": 400}
+    return server.api.post(f"/threads/{server.api.thread_with()}/runs", short)
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("through", ["tools", "response_format"])
 def test_a_bomb_fails_and_nobody_else_waits(tmp_path: Path, through: str) -> None:
     server = ServerProcess(tmp_path / "db", *ARGUMENTS)
-    runs = {name: start(server, schema, through) for name, schema in BOMBS.items()}
+    bombs = BOMBS if through == "tools" else {name: BOMBS[name] for name in ("pattern", "options")}
+    runs = {name: start(server, schema, through) for name, schema in bombs.items()}
     waits, going = [], dict(runs)
     while going:
         began = time.perf_counter()
@@ -53,10 +56,10 @@ def test_a_bomb_fails_and_nobody_else_waits(tmp_path: Path, through: str) -> Non
                 del going[name]
     # In most cases 3 ms; a block by the schemas would be seconds.
     assert sorted(waits)[len(waits) * 99 // 100] < 0.1, sorted(waits)[-5:]
-    for name in FAILING:
+    for name in FAILING & bombs.keys():
         error = runs[name]["last_error"]
         assert runs[name]["status"] == "failed" and error["code"] == "invalid_prompt", name
-        assert "JSON Schema of " in error["message"] and "over 2 seconds" in error["message"]
+        assert "JSON Schema of " in error["message"] and "over 1 s" in error["message"]
     server.kill()
     server = ServerProcess(tmp_path / "db", *ARGUMENTS)
     assert requests.get(f"{server.url}/health", timeout=5).ok

@@ -15,10 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from nbruns.errors import SetupError
-from nbruns.server import migrations, store, transitions, wire
-from nbruns.server.database import Database, Event, Transaction
-from nbruns.server.refusal import Refused
-from nbruns.server.serve import serve
+from nbruns.server.main import serve
+from nbruns.server.runs import transitions
+from nbruns.server.schemas import objects
+from nbruns.server.schemas.errors import Refused
+from nbruns.server.storage import migrations, store
+from nbruns.server.storage.database import Database, Event, Transaction
 
 JSON = dict[str, Any]
 
@@ -49,7 +51,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
 def run_on(tx: Transaction, thread_id: str | None = None) -> JSON:
     """A run in the database, on a thread of its own unless told otherwise."""
     thread_id = thread_id or transitions.create_thread(tx, {})["id"]
-    assistant = wire.assistant({"model": "demo", "instructions": "Be short."}, store.now())
+    assistant = objects.assistant({"model": "demo", "instructions": "Be short."}, store.now())
     store.add(tx.conn, store.assistants, assistant)
     return transitions.create(tx, thread_id, {"assistant_id": assistant["id"]}, 600).run
 
@@ -57,7 +59,9 @@ def run_on(tx: Transaction, thread_id: str | None = None) -> JSON:
 class TestStore:
     def test_what_is_written_is_read_with_every_character_and_in_order(self, db: Database) -> None:
         async def scenario() -> None:
-            body = wire.thread({"metadata": {"z": "\ud83d \0 '\"; DROP TABLE threads", "a": "naïve 🧥"}}, 1)
+            body = objects.thread(
+                {"metadata": {"z": "\ud83d \0 '\"; DROP TABLE threads", "a": "naïve 🧥"}}, 1
+            )
             await db.write(lambda tx: store.add(tx.conn, store.threads, body))
             read = await db.read(store.get, store.threads, body["id"])
             assert json.dumps(read) == json.dumps(body)
@@ -69,7 +73,7 @@ class TestStore:
         db.on_events = published.extend
 
         def fail(tx: Transaction, run: JSON) -> None:
-            transitions.begin_leg(tx, run["id"], 1)
+            transitions.begin_turn(tx, run["id"], 1)
             raise Refused("no")
 
         async def scenario() -> None:
@@ -132,19 +136,19 @@ class TestStore:
     def test_of_many_that_submit_at_once_one_succeeds(self, db: Database) -> None:
         async def scenario() -> None:
             run = await db.write(run_on)
-            await db.write(transitions.begin_leg, run["id"], 1)
+            await db.write(transitions.begin_turn, run["id"], 1)
             call = {
                 "id": "call_1",
                 "type": "function",
                 "function": {"name": "f", "arguments": "{}", "output": None},
             }
-            step = wire.step(run, "step_1", {"type": "tool_calls", "tool_calls": [call]}, store.now())
-            await db.write(transitions.require_action, run["id"], step, wire.NO_USAGE)
+            step = objects.step(run, "step_1", {"type": "tool_calls", "tool_calls": [call]}, store.now())
+            await db.write(transitions.require_action, run["id"], step, objects.NO_USAGE)
             output = [{"tool_call_id": "call_1", "output": "1"}]
             tries = [db.write(transitions.submit, run["thread_id"], run["id"], output) for _ in range(20)]
             results = await asyncio.gather(*tries, return_exceptions=True)
             assert [isinstance(result, Refused) for result in results] == [False] + [True] * 19
-            assert await db.read(store.leg_of, run["id"]) == 2
+            assert await db.read(store.turn_of, run["id"]) == 2
 
         asyncio.run(scenario())
 

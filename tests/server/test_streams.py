@@ -26,8 +26,8 @@ from served import (
     waiting_run,
 )
 
-from nbruns.server import live
 from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
+from nbruns.server.runs import streams
 from nbruns.sse import iter_events
 
 JSON = dict[str, Any]
@@ -41,8 +41,8 @@ def test_a_run_with_a_tool_call_tells_the_events_of_the_recording(
     first = list(api.stream("/threads/runs", {"assistant_id": assistant, "thread": thread}))
     run = first[-2].data
     second = list(api.stream(f"{api.run_path(run)}/submit_tool_outputs", OUTPUTS))
-    for ours, exchange in zip((first, second), recorded["stream_tool_call"][1:], strict=True):
-        assert names(ours) == names(as_events(exchange["body"]))
+    for ours, context in zip((first, second), recorded["stream_tool_call"][1:], strict=True):
+        assert names(ours) == names(as_events(context["body"]))
     assert [event.id for event in (*first[:-1], *second[:-1])] == list(range(1, len(first) + len(second) - 1))
 
 
@@ -161,7 +161,7 @@ def test_a_reader_that_reads_nothing_holds_back_nobody_and_misses_nothing(api: A
 def test_the_stream_of_a_run_that_is_deleted_ends(
     api: Api, script: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "KEEP_ALIVE_SECONDS", 0.1)  # then it looks whether the run is still there
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", 0.1)  # then it looks whether the run is still there
     assistant = script((TextDelta("Once upon"), threading.Event())).assistant()
     run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
     stream = api.rejoin(run)

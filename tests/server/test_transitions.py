@@ -11,9 +11,11 @@ import pytest
 from postgresql_server import NewDatabase
 from test_store import run_on
 
-from nbruns.server import peers, store, transitions, wire
-from nbruns.server.database import Database
-from nbruns.server.refusal import Refused
+from nbruns.server.runs import transitions
+from nbruns.server.schemas import objects
+from nbruns.server.schemas.errors import Refused
+from nbruns.server.storage import peers, store
+from nbruns.server.storage.database import Database
 
 JSON = dict[str, Any]
 Open = Callable[[str], Database]
@@ -34,13 +36,13 @@ def calling(run: JSON) -> JSON:
         "function": {"name": "f", "arguments": "{}", "output": None},
     }
     details = {"type": "tool_calls", "tool_calls": [call]}
-    return wire.step(run, wire.derived_id("step", run["id"]), details, store.now())
+    return objects.step(run, objects.derived_id("step", run["id"]), details, store.now())
 
 
 async def begun(db: Database) -> JSON:
     """A run that is being worked on."""
     run = await db.write(run_on)
-    begun = await db.write(transitions.begin_leg, run["id"], 1)
+    begun = await db.write(transitions.begin_turn, run["id"], 1)
     assert begun is not None and begun["status"] == "in_progress"
     return begun
 
@@ -51,20 +53,20 @@ async def status(db: Database, run: JSON) -> str:
     return str(now["status"])
 
 
-def test_a_leg_that_is_not_the_runs_is_not_begun(db: Database) -> None:
+def test_a_turn_that_is_not_the_runs_is_not_begun(db: Database) -> None:
     async def scenario() -> None:
         run = await begun(db)
-        assert await db.write(transitions.begin_leg, run["id"], 2) is None
-        assert await db.write(transitions.begin_leg, "run_none", 1) is None
+        assert await db.write(transitions.begin_turn, run["id"], 2) is None
+        assert await db.write(transitions.begin_turn, "run_none", 1) is None
         outputs = [{"tool_call_id": "call_1", "output": "cold"}]
         await db.write(transitions.require_action, run["id"], calling(run), USAGE)
-        assert await db.write(transitions.begin_leg, run["id"], 1) is None
+        assert await db.write(transitions.begin_turn, run["id"], 1) is None
         await db.write(transitions.submit, run["thread_id"], run["id"], outputs)
-        assert await db.write(transitions.begin_leg, run["id"], 1) is None
-        second = await db.write(transitions.begin_leg, run["id"], 2)
+        assert await db.write(transitions.begin_turn, run["id"], 1) is None
+        second = await db.write(transitions.begin_turn, run["id"], 2)
         assert second is not None and second["status"] == "in_progress"
         await db.write(transitions.end, run["id"], "completed")
-        assert await db.write(transitions.begin_leg, run["id"], 2) is None
+        assert await db.write(transitions.begin_turn, run["id"], 2) is None
 
     asyncio.run(scenario())
 
@@ -89,7 +91,7 @@ def test_a_run_that_has_ended_ends_in_no_other_way(db: Database) -> None:
         await db.write(transitions.cancel, run["thread_id"], run["id"])
         await db.write(transitions.end, run["id"], "completed")
         events = await db.read(store.last_event, run["id"])
-        message = wire.answer(run, "msg_1", store.now())
+        message = objects.answer(run, "msg_1", store.now())
         await db.write(transitions.complete, run["id"], message, calling(run), USAGE)
         await db.write(transitions.expire, run["id"])
         await db.write(transitions.expire, "run_none")

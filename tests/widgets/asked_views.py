@@ -8,7 +8,7 @@ from typing import Any
 from eventually import until
 from scripted import ScriptedRuns, ScriptedStream, call_json, needs, run_is, says, step_is
 
-from nbruns.widgets.run_view import RunView
+from nbruns.widgets.run_view.view import RunView
 
 DONE = [*says("It is ", "12 °C."), run_is("completed", completed_at=int(time.time()) + 1)]
 

@@ -7,7 +7,7 @@ from typing import Any
 from conftest import Sent
 from eventually import until
 
-from nbruns.widgets.runs_table import RunsTable
+from nbruns.widgets.runs_table.table import RunsTable
 
 
 def ask(table: RunsTable, sent: Sent, **message: Any) -> list[dict[str, Any]]:

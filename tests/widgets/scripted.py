@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
+from nbruns.client.runs import Outputs, outputs_json
+from nbruns.client.stream import Event
 from nbruns.objects import Assistant, Run, parse_object
 from nbruns.snapshot import RunSnapshot
-from nbruns.stream import Event
-from nbruns.submission import Outputs, outputs_json
 
 RUN, THREAD, ASSISTANT = "run_1", "thread_1", "asst_1"
 WEATHER = {

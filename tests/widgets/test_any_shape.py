@@ -12,8 +12,8 @@ import pytest
 import nbruns
 from nbruns.objects import Run
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.tool_outputs_form import ToolOutputsForm
-from nbruns.widgets.transcript import Transcript, plain_text, to_html
+from nbruns.widgets.form.form import ToolOutputsForm
+from nbruns.widgets.run_view.transcript import Transcript, plain_text, to_html
 
 JSON = dict[str, Any]
 ODD: list[Any] = [

@@ -11,9 +11,9 @@ from test_transcript import EVIL
 
 from nbruns.errors import NbrunsError
 from nbruns.objects import Run
-from nbruns.widgets.approval_card import MOST_SHOWN, ApprovalCard
-from nbruns.widgets.run_view import RunView
-from nbruns.widgets.tool_outputs_form import ToolOutputsForm
+from nbruns.widgets.form.approval_card import MOST_SHOWN, ApprovalCard
+from nbruns.widgets.form.form import ToolOutputsForm
+from nbruns.widgets.run_view.view import RunView
 
 
 def mcp_call(id: str = "call_1", **fields: Any) -> dict[str, Any]:

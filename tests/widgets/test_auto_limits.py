@@ -14,7 +14,7 @@ from socket_server import Answer, Received, SocketServer, answer, stream
 
 import nbruns
 from nbruns.client import Client
-from nbruns.submission import MAX_CALLS, MAX_ROUNDS
+from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
 
 RUN = {"id": "run_1", "object": "thread.run", "thread_id": "thread_1", "assistant_id": "asst_1"}
 DONE = {**RUN, "status": "completed"}

@@ -14,10 +14,10 @@ import pytest
 from nbruns.frames import runs_frame
 from nbruns.objects import Run
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.plain_text import duration
-from nbruns.widgets.runs_rows import Filter, Rows
-from nbruns.widgets.transcript import head_html
-from nbruns.widgets.transcript_view import STATIC
+from nbruns.widgets.html import duration
+from nbruns.widgets.run_view.transcript import head_html
+from nbruns.widgets.run_view.transcript_view import STATIC
+from nbruns.widgets.runs_table.rows import Filter, Rows
 
 CASES = json.loads((Path(__file__).parent / "durations.json").read_text(encoding="utf-8"))
 

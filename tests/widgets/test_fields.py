@@ -9,10 +9,10 @@ from typing import Any
 import ipywidgets
 import pytest
 
-from nbruns.widgets.field import Asked, Field
-from nbruns.widgets.fields import FIELDS, MISSING, field_for
-from nbruns.widgets.group_fields import AlternativesField, ListField, MapField, ObjectField
-from nbruns.widgets.scalar_fields import (
+from nbruns.widgets.form.field import Asked, Field
+from nbruns.widgets.form.fields import FIELDS, MISSING, field_for
+from nbruns.widgets.form.group_fields import AlternativesField, ListField, MapField, ObjectField
+from nbruns.widgets.form.scalar_fields import (
     BooleanField,
     ChoiceField,
     DateField,
@@ -262,7 +262,7 @@ def test_users_can_teach_it_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
         def knows(cls, asked: Asked) -> bool:
             return bool(asked.schema.get("format") == "colour")
 
-    monkeypatch.setattr("nbruns.widgets.fields.FIELDS", [ColourField, *FIELDS])
+    monkeypatch.setattr("nbruns.widgets.form.fields.FIELDS", [ColourField, *FIELDS])
     assert type(field_for("x", {"type": "string", "format": "colour"}, "red")) is ColourField
 
     class Slider(Field):
@@ -273,7 +273,7 @@ def test_users_can_teach_it_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
         def make(self, value: Any) -> Any:
             return ipywidgets.IntSlider(0 if value is MISSING else value)
 
-    monkeypatch.setattr("nbruns.widgets.fields.FIELDS", [Slider, *FIELDS])
+    monkeypatch.setattr("nbruns.widgets.form.fields.FIELDS", [Slider, *FIELDS])
     field = field_for("x", {"type": "integer"}, 3)
     assert (type(field), field.read()) == (Slider, 3)
     field.control.value = 5

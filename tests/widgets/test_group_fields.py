@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from conftest import Sent
 
-from nbruns.widgets.field import MOST_FIELDS, Field
-from nbruns.widgets.fields import MISSING, field_for
-from nbruns.widgets.group_fields import MOST_ROWS, AlternativesField, ListField, MapField, ObjectField
-from nbruns.widgets.scalar_fields import IntegerField, JSONField, TextField
+from nbruns.widgets.form.field import MOST_FIELDS, Field
+from nbruns.widgets.form.fields import MISSING, field_for
+from nbruns.widgets.form.group_fields import MOST_ROWS, AlternativesField, ListField, MapField, ObjectField
+from nbruns.widgets.form.scalar_fields import IntegerField, JSONField, TextField
 
 PLACE = {
     "type": "object",

@@ -10,8 +10,8 @@ from hostile import EVIL_NAME, MARKDOWN_ATTRIBUTES, MARKDOWN_TAGS, hostile_run
 from scripted import ScriptedRuns, ScriptedStream, says
 
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.run_view import RunView
-from nbruns.widgets.transcript import Transcript, plain_text, to_html
+from nbruns.widgets.run_view.transcript import Transcript, plain_text, to_html
+from nbruns.widgets.run_view.view import RunView
 
 #: Every element and attribute that a transcript is made of.
 TAGS = MARKDOWN_TAGS | {"style", "details", "summary"}

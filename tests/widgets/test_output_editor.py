@@ -16,12 +16,12 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from nbruns.errors import NbrunsError
 from nbruns.objects import Run
-from nbruns.widgets.call_card import CallCard
-from nbruns.widgets.field import Field
-from nbruns.widgets.file_input import MAX_FILE, decoded
-from nbruns.widgets.group_fields import ListField, MapField, ObjectField
-from nbruns.widgets.scalar_fields import BooleanField, ChoiceField, DateField, IntegerField, NumberField
-from nbruns.widgets.tool_outputs_form import ToolOutputsForm
+from nbruns.widgets.form.call_card import CallCard
+from nbruns.widgets.form.field import Field
+from nbruns.widgets.form.file_input import MAX_FILE, decoded
+from nbruns.widgets.form.form import ToolOutputsForm
+from nbruns.widgets.form.group_fields import ListField, MapField, ObjectField
+from nbruns.widgets.form.scalar_fields import BooleanField, ChoiceField, DateField, IntegerField, NumberField
 
 
 class Sky(enum.Enum):

@@ -7,10 +7,10 @@ from kernel_cells import kernel
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LIST = """
 import time
-from nbruns import Client, at_once
-at_once.QUIET = 0
+from nbruns import Client, fetch_all
+fetch_all.QUIET = 0
 client = Client("http://127.0.0.1:9/v1")
-print(at_once.at_once(client, lambda _, item: time.sleep(0.2) or item, range(20), "runs"))
+print(fetch_all.fetch_all(client, lambda _, item: time.sleep(0.2) or item, range(20), "runs"))
 """
 
 

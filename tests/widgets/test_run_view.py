@@ -17,7 +17,7 @@ from scripted import ScriptedRuns, ScriptedStream, gate, run_is, says
 
 from nbruns.errors import APIError, ConnectionError, NbrunsError, StreamError, TimeoutError
 from nbruns.objects import TERMINAL_STATUSES, Run
-from nbruns.widgets.run_view import RunView
+from nbruns.widgets.run_view.view import RunView
 
 OpenPage = Callable[[Any], Page]
 

@@ -14,9 +14,9 @@ from test_tool_outputs_form import get_weather
 
 from nbruns.errors import APIError, ConnectionError, NbrunsError
 from nbruns.objects import Run
-from nbruns.widgets import run_view
-from nbruns.widgets.run_view import RunView
-from nbruns.widgets.transcript import Transcript
+from nbruns.widgets.run_view import view as view_module
+from nbruns.widgets.run_view.transcript import Transcript
+from nbruns.widgets.run_view.view import RunView
 
 OpenPage = Callable[[Any], Page]
 
@@ -116,7 +116,7 @@ def test_without_auto_functions_only_offer_themselves() -> None:
 @pytest.fixture
 def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often whether somebody else has answered."""
-    monkeypatch.setattr(run_view, "LOOK_FIRST", 0.05)
+    monkeypatch.setattr(view_module, "LOOK_FIRST", 0.05)
 
 
 @pytest.mark.usefixtures("watchful")

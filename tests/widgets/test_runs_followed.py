@@ -15,8 +15,8 @@ from socket_server import Received, SocketServer, answer
 
 import nbruns
 from nbruns.objects import Run
-from nbruns.widgets import runs_follow
-from nbruns.widgets.runs_table import RunsTable
+from nbruns.widgets.runs_table import poll
+from nbruns.widgets.runs_table.table import RunsTable
 
 
 def test_runs_that_cannot_be_listed_say_so_under_the_table(nowhere: nbruns.Client, sent: Sent) -> None:
@@ -32,7 +32,7 @@ def test_runs_that_cannot_be_listed_say_so_under_the_table(nowhere: nbruns.Clien
 def test_a_run_that_goes_on_is_looked_at_until_it_has_ended(
     client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs_follow, "FIRST", 0.05)
+    monkeypatch.setattr(poll, "FIRST", 0.05)
     assistant = client.assistants.create("demo", tools=[{"type": "function", "function": WEATHER}])
     thread = client.threads.create("What should I wear in Oslo?")
     run = client.runs.wait(client.runs.create(thread, assistant), timeout=30)
@@ -56,7 +56,7 @@ def test_a_run_that_goes_on_is_looked_at_until_it_has_ended(
 def test_an_end_that_is_heard_of_by_the_way_shows_in_the_rows(
     by: str, client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs_follow, "FIRST", 3600.0)  # nobody looks by themselves
+    monkeypatch.setattr(poll, "FIRST", 3600.0)  # nobody looks by themselves
     assistant = client.assistants.create("demo")
     thread = client.threads.create("Hello")
     run = client.runs.wait(client.runs.create(thread, assistant), timeout=30)
@@ -103,7 +103,7 @@ def test_nobody_looks_when_no_page_does_or_the_table_is_closed(nowhere: nbruns.C
 def test_what_keeps_it_from_looking_is_said_and_taken_back(
     nowhere: nbruns.Client, client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs_follow, "FIRST", 0.05)
+    monkeypatch.setattr(poll, "FIRST", 0.05)
     table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
     until(lambda: "follow" in table._notes)
     assert table._notes["follow"].startswith("Runs that go on could not be looked at. ")
@@ -167,7 +167,7 @@ def test_a_list_is_asked_for_once_at_a_time_and_left_when_the_table_is_closed(se
 
 
 def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs_follow, "FIRST", 0.05)
+    monkeypatch.setattr(poll, "FIRST", 0.05)
     meanwhile = [lambda: follower.start(), lambda: (follower.stop(), follower.start()), lambda: None]
     looks: list[Any] = []
 
@@ -175,7 +175,7 @@ def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -
         looks.append(follower._thread)
         meanwhile[len(looks) - 1]()
 
-    follower = runs_follow.Follower(look)
+    follower = poll.Follower(look)
     follower.start()
     until(lambda: len(looks) == 3 and not follower.is_following)
     assert looks[0] is looks[1] is not looks[2] is not None

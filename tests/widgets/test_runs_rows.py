@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from nbruns.frames import runs_frame
-from nbruns.widgets.runs_rows import COLUMNS, Filter, Rows, complete, moment, moment_text, updated
+from nbruns.widgets.runs_table.rows import COLUMNS, Filter, Rows, complete, moment, moment_text, updated
 
 NOW = pd.Timestamp("2026-11-20T12:00:00Z")
 MONDAY = int(pd.Timestamp("2026-11-16T08:00:00Z").timestamp())

@@ -17,8 +17,8 @@ from scripted import run_json
 
 import nbruns
 from nbruns.objects import Run
-from nbruns.widgets.runs_rows import COLUMNS
-from nbruns.widgets.runs_table import ROWS_AT_ONCE, RunsTable
+from nbruns.widgets.runs_table.rows import COLUMNS
+from nbruns.widgets.runs_table.table import ROWS_AT_ONCE, RunsTable
 
 UNTIL = datetime(2026, 11, 20, 18, tzinfo=UTC)
 

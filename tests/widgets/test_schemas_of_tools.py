@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from nbruns.tools.json_schema import check_schema, problems
-from nbruns.widgets.arguments import ArgumentsEditor
-from nbruns.widgets.field import Field
-from nbruns.widgets.scalar_fields import JSONField
+from nbruns.widgets.form.arguments import ArgumentsEditor
+from nbruns.widgets.form.field import Field
+from nbruns.widgets.form.scalar_fields import JSONField
 
 
 class Case(NamedTuple):

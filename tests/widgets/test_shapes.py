@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nbruns.widgets.shapes import name_of, shape_of
+from nbruns.widgets.form.plain_schema import name_of, shape_of
 
 ROOT: dict[str, Any] = {
     "$defs": {

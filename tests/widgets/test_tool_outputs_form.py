@@ -17,8 +17,8 @@ from test_transcript import EVIL
 from nbruns.errors import BadRequestError, NbrunsError
 from nbruns.objects import Run
 from nbruns.tools import as_tool
-from nbruns.widgets.run_view import RunView
-from nbruns.widgets.tool_outputs_form import ToolOutputsForm
+from nbruns.widgets.form.form import ToolOutputsForm
+from nbruns.widgets.run_view.view import RunView
 
 
 def get_weather(city: str, unit: str = "celsius", days: int = 1) -> str:
@@ -268,7 +268,7 @@ def test_what_comes_after_submitting_does_not_unsay_it() -> None:
 
 
 def test_what_was_entered_is_not_lost_where_somebody_else_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbruns.widgets.run_view.LOOK_FIRST", 0.05)
+    monkeypatch.setattr("nbruns.widgets.run_view.view.LOOK_FIRST", 0.05)
     runs = ScriptedRuns()
     view = RunView(runs, ScriptedStream(needs(call_json())))
     until(lambda: view.form is not None)
@@ -306,7 +306,7 @@ def test_hostile_text_is_text_in_every_place(sent: Sent) -> None:
 
 
 def test_hostile_schemas_and_arguments_are_text_in_the_fields(sent: Sent) -> None:
-    from nbruns.widgets.arguments import ArgumentsEditor
+    from nbruns.widgets.form.arguments import ArgumentsEditor
 
     schema = {
         "type": "object",

@@ -11,7 +11,7 @@ from scripted import call_json, needs, run_is, run_json, says, step_is
 from test_markdown import assert_harmless
 
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.transcript import STYLE, Transcript, to_html
+from nbruns.widgets.run_view.transcript import STYLE, Transcript, to_html
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'`&"
 

@@ -14,8 +14,8 @@ from test_markdown import TEXT
 from nbruns.snapshot import RunSnapshot
 from nbruns.widgets.blocks import Block, splice
 from nbruns.widgets.markdown import MarkdownBlocks
-from nbruns.widgets.transcript import Transcript
-from nbruns.widgets.transcript_view import TranscriptView
+from nbruns.widgets.run_view.transcript import Transcript
+from nbruns.widgets.run_view.transcript_view import TranscriptView
 
 OpenPage = Callable[[Any], Page]
 

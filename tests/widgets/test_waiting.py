@@ -12,12 +12,12 @@ from kernel_cells import SETUP, Cells, kernel
 from nbclient import NotebookClient
 from tornado.queues import Queue
 
-from nbruns.widgets.waiting import _read_ahead
+from nbruns.widgets.notebook.waiting import _read_ahead
 
 ASK = """
 import time
 from scripted import *
-from nbruns.widgets.run_view import RunView
+from nbruns.widgets.run_view.view import RunView
 done = ScriptedStream([*says("It is ", "12 degrees."), run_is("completed")])
 view = RunView(ScriptedRuns(done), ScriptedStream(run_is("in_progress"), needs(call_json())))
 while view.form is None:
@@ -243,7 +243,7 @@ def test_a_name_that_comes_behind_the_end_is_kept_with_the_notebook(cells: Cells
 SLOW = """
 import time
 from scripted import *
-from nbruns.widgets.run_view import RunView
+from nbruns.widgets.run_view.view import RunView
 opened, shut = gate()
 view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), shut, says("12 degrees."), run_is("completed")))
 view"""

@@ -1,12 +1,19 @@
-"""The models that answer, by name. Each is imported and built when it is first asked for."""
+"""Models by name. Each is imported and built when it is first used.
+
+A package adds models through the entry-point group `nbruns.models`: the entry's name is the model's name, and its
+value a class or function that takes no arguments and returns a `Model`. nbruns registers its own the same way.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from threading import Lock
 
-from nbruns.server.models.contract import (
+from nbruns.errors import SetupError
+from nbruns.server.models.protocol import (
     Closing,
     Delta,
     Finish,
@@ -18,6 +25,7 @@ from nbruns.server.models.contract import (
     ToolCallDelta,
     usage,
 )
+from nbruns.text import excerpt
 
 __all__ = [
     "Delta",
@@ -34,12 +42,19 @@ __all__ = [
 ]
 
 
+#: The entry points of this group are the models of installed packages.
+GROUP = "nbruns.models"
+
+log = logging.getLogger(__name__)
+
+
 class UnknownModelError(LookupError):
     """No model has this name; the message says which there are and how to add one."""
 
 
 class Models:
-    """Models by name: `demo`, `smollm2`, GGUF files by the names given, and any other name upstream.
+    """Models by name: those that packages register (`demo` and `smollm2` are nbruns' own), GGUF files by the names
+    given, and any other name upstream.
 
     `files` maps names to GGUF files; `upstream` is the base URL of an endpoint that is sent every name that is
     not known here, `upstream_api` says which it has, "chat" (Chat Completions) or "responses", unless that is to
@@ -53,7 +68,7 @@ class Models:
         upstream: str | None = None,
         upstream_api: str | None = None,
     ) -> None:
-        self._builders: dict[str, Callable[[], Model]] = {"demo": _demo, "smollm2": _smollm2}
+        self._builders = _registered()
         self._builders |= {name: _gguf_builder(path) for name, path in (files or {}).items()}
         self._built: dict[str, Model] = {}
         self._upstream_url, self._upstream_api = upstream, upstream_api
@@ -113,16 +128,38 @@ class Models:
         )
 
 
-def _demo() -> Model:
-    from nbruns.server.models.scripted import Scripted
+def _registered() -> dict[str, Callable[[], Model]]:
+    """Return what builds the models that installed packages register. No package takes a name of nbruns' own."""
+    found: dict[str, Callable[[], Model]] = {}
+    # Stable: of two packages, apart from nbruns, the first by name keeps a model's name.
+    for entry in sorted(
+        entry_points(group=GROUP), key=lambda entry: (_package(entry) != "nbruns", _package(entry))
+    ):
+        if entry.name in found:
+            log.warning(
+                "The model %r of the package %s is ignored: the name is taken.", entry.name, _package(entry)
+            )
+        else:
+            found[entry.name] = _entry_builder(entry)
+    return found
 
-    return Scripted()
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else ""
 
 
-def _smollm2() -> Model:
-    from nbruns.server.models.gguf import smollm2
+def _entry_builder(entry: EntryPoint) -> Callable[[], Model]:
+    def build() -> Model:
+        try:
+            model: Model = entry.load()()
+        except (ImportError, AttributeError, TypeError) as error:
+            raise SetupError(
+                f"The package {_package(entry)} registers the model {entry.name!r} as {entry.value}, which can't be "
+                f"loaded ({type(error).__name__}: {excerpt(error)}). Install what it needs, or remove the package."
+            ) from error
+        return model
 
-    return smollm2()
+    return build
 
 
 def _gguf_builder(path: str | Path) -> Callable[[], Model]:

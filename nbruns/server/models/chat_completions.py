@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 
-from nbruns.server.models.contract import (
+from nbruns.server.models.endpoint import JSON, Endpoint, Said, counted, items, mapping, said, stated, text
+from nbruns.server.models.protocol import (
     Delta,
     Finish,
     FinishReason,
@@ -14,7 +15,6 @@ from nbruns.server.models.contract import (
     TextDelta,
     ToolCallDelta,
 )
-from nbruns.server.models.endpoint import JSON, Endpoint, Said, counted, items, mapping, said, stated, text
 
 #: What the reasons to finish mean; unknown ones count as `stop`.
 REASONS: dict[str, FinishReason] = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nbruns.server.models.contract import Delta, Finish, Prompt, usage
+from nbruns.server.models.protocol import Delta, Finish, Prompt, usage
 
 JSON = dict[str, Any]
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from nbruns.errors import excerpt
-from nbruns.server.models.contract import ErrorCode, ModelError
 from nbruns.server.models.endpoint import Said, mapping, text
+from nbruns.server.models.protocol import ErrorCode, ModelError
+from nbruns.text import excerpt
 
 #: What an HTTP status means for a run.
 CODES: dict[int, ErrorCode] = {

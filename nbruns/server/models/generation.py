@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any
 
-from nbruns.server.models.contract import FinishReason, ModelError
+from nbruns.server.models.protocol import FinishReason, ModelError
 
 Chunk = dict[str, Any]
 Messages = list[dict[str, Any]]

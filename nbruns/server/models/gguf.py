@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from nbruns.errors import SetupError
-from nbruns.server.models import chat_completions, hermes, llama, native, truncation
-from nbruns.server.models.contract import (
+from nbruns.server.models import chat_completions, chat_templates, hermes, llama, truncation
+from nbruns.server.models.generation import Generation
+from nbruns.server.models.json_schemas import TooLarge, check_size
+from nbruns.server.models.protocol import (
     Delta,
     Finish,
     FinishReason,
@@ -23,9 +25,7 @@ from nbruns.server.models.contract import (
     ToolCallDelta,
     usage,
 )
-from nbruns.server.models.generation import Generation
-from nbruns.server.models.schemas import TooLarge, check_size
-from nbruns.server.models.turn import answer_schema, functions_due
+from nbruns.server.models.request import answer_schema, functions_due
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -75,7 +75,7 @@ class GGUF:
         self.path, self.context, self.limit = Path(path).resolve(), context, limit
         self.warmth, self.seed = warmth, seed
         self.threads = threads or max(1, (os.cpu_count() or 1) // 2)
-        self._knows_tools = native.knows_tools(self.path)
+        self._knows_tools = chat_templates.knows_tools(self.path)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=self.path.stem)
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
@@ -93,7 +93,7 @@ class GGUF:
         return self._call(prompt, functions) if functions else self._say(prompt)
 
     async def _natively(self, prompt: Prompt) -> AsyncGenerator[Delta]:
-        request = native.request(prompt)
+        request = chat_templates.request(prompt)
         reading = chat_completions.Reading(request)
         messages = request.pop("messages")
         generation = Generation(

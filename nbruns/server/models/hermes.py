@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nbruns.server.models.contract import Prompt
-from nbruns.server.models.turn import text_of
+from nbruns.server.models.protocol import Prompt
+from nbruns.server.models.request import text_of
 
 Messages = list[dict[str, str]]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from nbruns.errors import excerpt
-from nbruns.server.models.contract import ModelError
-from nbruns.server.models.schemas import Schema
+from nbruns.server.models.json_schemas import Schema
+from nbruns.server.models.protocol import ModelError
+from nbruns.text import excerpt
 
 Chunk = dict[str, Any]
 

@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nbruns.server.models.contract import (
+from nbruns.server.models.endpoint import JSON, Endpoint, Said, counted, mapping, said, stated, text
+from nbruns.server.models.protocol import (
     Delta,
     Finish,
     FinishReason,
@@ -15,7 +16,6 @@ from nbruns.server.models.contract import (
     TextDelta,
     ToolCallDelta,
 )
-from nbruns.server.models.endpoint import JSON, Endpoint, Said, counted, mapping, said, stated, text
 
 #: Why a response can be incomplete; anything else counts as `length`.
 INCOMPLETE: dict[str, FinishReason] = {"content_filter": "content_filter"}

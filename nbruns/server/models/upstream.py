@@ -13,13 +13,14 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from nbruns.errors import SetupError, excerpt, install_command
+from nbruns.errors import SetupError, install_command
 from nbruns.server.models import truncation
 from nbruns.server.models.chat_completions import CHAT
-from nbruns.server.models.contract import Delta, ModelError, Prompt
 from nbruns.server.models.endpoint import Endpoint, Said
 from nbruns.server.models.failures import Failure, failure
+from nbruns.server.models.protocol import Delta, ModelError, Prompt
 from nbruns.server.models.responses import RESPONSES
+from nbruns.text import excerpt
 
 #: Where the key is looked for, in this order; it is never given in any other way.
 KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")

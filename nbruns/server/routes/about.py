@@ -8,10 +8,10 @@ from typing import Any
 from starlette.responses import Response
 
 from nbruns import __version__
-from nbruns.server.database import encode
-from nbruns.server.openapi import document
-from nbruns.server.operation import OPERATIONS, Call, operation
+from nbruns.server.routes.openapi import document
+from nbruns.server.routes.operation import OPERATIONS, Call, operation
 from nbruns.server.schemas.base import Document, Health
+from nbruns.server.storage.database import encode
 
 JSON = dict[str, Any]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbruns.server import store, wire
 from nbruns.server.models import UnknownModelError
-from nbruns.server.operation import (
+from nbruns.server.routes.operation import (
     Call,
     change_object,
     delete_object,
@@ -14,7 +13,7 @@ from nbruns.server.operation import (
     list_objects,
     operation,
 )
-from nbruns.server.refusal import Refused
+from nbruns.server.schemas import objects
 from nbruns.server.schemas.assistants import (
     AssistantObject,
     CreateAssistantRequest,
@@ -22,6 +21,8 @@ from nbruns.server.schemas.assistants import (
     ModifyAssistantRequest,
 )
 from nbruns.server.schemas.base import ListQuery, Page
+from nbruns.server.schemas.errors import Refused
+from nbruns.server.storage import store
 
 JSON = dict[str, Any]
 
@@ -31,7 +32,7 @@ _ASSISTANT = "/v1/assistants/{assistant_id}"
 @operation("POST", "/v1/assistants", AssistantObject, CreateAssistantRequest)
 async def create_assistant(call: Call) -> JSON:
     check_model(call, call.params["model"])
-    assistant = wire.assistant(call.params, store.now())
+    assistant = objects.assistant(call.params, store.now())
     await call.db.write(lambda tx: store.add(tx.conn, store.assistants, assistant))
     return assistant
 

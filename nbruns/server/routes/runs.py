@@ -6,13 +6,13 @@ from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
-from nbruns.server import store, transitions
-from nbruns.server.database import encode
-from nbruns.server.operation import Call, get_object, list_objects, operation
-from nbruns.server.refusal import Refused
 from nbruns.server.routes.assistants import check_model
+from nbruns.server.routes.operation import Call, get_object, list_objects, operation
 from nbruns.server.routes.threads import changed_fields, get_thread
+from nbruns.server.runs import transitions
+from nbruns.server.runs.transitions import Started
 from nbruns.server.schemas.base import ListQuery, Page
+from nbruns.server.schemas.errors import Refused
 from nbruns.server.schemas.runs import (
     CreateRunRequest,
     CreateThreadAndRunRequest,
@@ -24,7 +24,8 @@ from nbruns.server.schemas.runs import (
     SubmitToolOutputsRunRequest,
 )
 from nbruns.server.schemas.threads import ModifyRequest
-from nbruns.server.transitions import Started
+from nbruns.server.storage import store
+from nbruns.server.storage.database import encode
 
 JSON = dict[str, Any]
 
@@ -130,7 +131,7 @@ def _check_tool_choice(choice: str | JSON | None, tools: list[JSON]) -> None:
 
 
 def _started(call: Call, started: Started) -> JSON | Response:
-    call.exchange.run_id = started.run["id"]
+    call.context.run_id = started.run["id"]
     if not call.params.get("stream"):
         return started.run
     return _stream(call, started.run["id"], started.after, started.after + 1)
@@ -142,4 +143,4 @@ def _stream(call: Call, run_id: str, after: int, until: int) -> Response:
         "cache-control": "no-cache",
         "x-accel-buffering": "no",
     }
-    return StreamingResponse(call.services.hub.stream(run_id, after, until), headers=headers)
+    return StreamingResponse(call.services.streams.stream(run_id, after, until), headers=headers)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbruns.server import store, transitions
-from nbruns.server.operation import (
+from nbruns.server.routes.operation import (
     Call,
     change_object,
     delete_object,
@@ -13,8 +12,9 @@ from nbruns.server.operation import (
     list_objects,
     operation,
 )
-from nbruns.server.refusal import not_found
+from nbruns.server.runs import transitions
 from nbruns.server.schemas.base import ListQuery, Page
+from nbruns.server.schemas.errors import not_found
 from nbruns.server.schemas.threads import (
     CreateMessageRequest,
     CreateThreadRequest,
@@ -26,6 +26,7 @@ from nbruns.server.schemas.threads import (
     ModifyThreadRequest,
     ThreadObject,
 )
+from nbruns.server.storage import store
 
 JSON = dict[str, Any]
 

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
-from nbruns.server.refusal import Refused
+from nbruns.server.schemas.errors import Refused
 
 JSON = dict[str, Any]
 T = TypeVar("T")

@@ -1,0 +1,86 @@
+"""Many fetched at once: a bounded number of workers, in order, with a progress bar, and a clean end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any, TypeVar
+
+from nbruns.client.transport import Transport
+
+#: Fetches at the same time: fewer than the connections that a client pools.
+MAX_WORKERS = 8
+#: Seconds after which a progress bar appears.
+QUIET = 1.0
+#: Attempts at hanging up those under way, and seconds between them: one that is just connecting has no line yet.
+_HANG_UPS, _BETWEEN = 20, 0.05
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+def fetch_all(
+    transport: Transport, fetch: Callable[[Transport, Item], T], items: Iterable[Item], unit: str
+) -> list[T]:
+    """What `fetch` gives for each item, in their order, several fetched at a time.
+
+    A progress bar of so many `unit`s shows if it takes over a second. When one fetch fails, or the user interrupts,
+    the others are hung up and the error is raised.
+    """
+    apart, workers = transport.apart(), list[int]()
+    pool = ThreadPoolExecutor(
+        MAX_WORKERS, thread_name_prefix="nbruns-list", initializer=lambda: workers.append(get_ident())
+    )
+    futures = [pool.submit(fetch, apart, item) for item in items]
+    try:
+        _wait(futures, unit)
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        _end(futures, apart, workers)
+
+
+def _wait(futures: Sequence[Future[Any]], unit: str) -> None:
+    """Until all are done. Raises the error of the first that fails."""
+    done, going = wait(futures, timeout=QUIET, return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result()
+    if not going:
+        return
+    with _bar(total=len(futures), initial=len(done), unit=f" {unit}", leave=False) as bar:
+        for future in as_completed(going):
+            future.result()
+            bar.update()
+
+
+@contextmanager
+def _bar(**options: Any) -> Iterator[Any]:
+    """tqdm's bar, gone at the end. By itself it would leave in a notebook the place of a widget that is no more, which
+    says without a kernel that it can't be displayed."""
+    from tqdm.auto import tqdm  # takes a while to import, in a notebook most of all
+
+    if all(kind.__name__ != "tqdm_notebook" for kind in tqdm.__mro__):
+        with tqdm(**options) as bar:
+            yield bar
+        return
+    from IPython import display
+
+    in_notebook: Any = tqdm(**options, display=False)
+    show: Any = display.display
+    with in_notebook as bar:
+        shown = show(bar.container, display_id=True)
+        try:
+            yield bar
+        finally:
+            shown.update({}, raw=True)
+
+
+def _end(futures: Sequence[Future[Any]], apart: Transport, workers: Sequence[int]) -> None:
+    for _ in range(_HANG_UPS):
+        going = [future for future in futures if not future.done()]
+        if not going:
+            return
+        apart.hang_up(workers)
+        wait(going, timeout=_BETWEEN)

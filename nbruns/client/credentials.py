@@ -1,0 +1,113 @@
+"""Who we are to a server: a key or a token, in the header that the server wants, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from nbruns.text import excerpt
+
+#: Gives a bearer token per request: a callable, or an azure-identity credential.
+TokenProvider = Callable[[], str] | Any
+
+_AZURE_SCOPE = "https://ai.azure.com/.default"
+_KEY_HEADER_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com")
+#: As many as there can be requests under way.
+_TOKENS = 16
+#: Characters of a header's value from which on it may be a secret.
+_SECRET_LENGTH = 8
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+#: Headers that decide who we are, or how a request and its answer are read.
+_OWN_HEADERS = frozenset(
+    {
+        *("authorization", "api-key", "host", "connection", "upgrade", "expect", "te", "trailer"),
+        *("content-type", "content-length", "content-encoding", "transfer-encoding"),
+        *("accept", "accept-encoding", "last-event-id"),
+    }
+)
+
+
+class Credentials:
+    """Signs requests to one server.
+
+    As a session's `auth` it also keeps requests from taking another one out of ~/.netrc.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        token_provider: TokenProvider | None,
+        headers: Mapping[str, str],
+    ) -> None:
+        """`headers` are sent too: what they hold may be secret."""
+        self.api_key = _sendable(api_key, "api_key") if api_key else None
+        self.token_provider = token_provider
+        self._tokens: deque[str] = deque(maxlen=_TOKENS)
+        words = {word for value in headers.values() for word in (value, *value.split())}
+        # A short word says nothing, and texts would be illegible without it.
+        self._in_headers = sorted(
+            (word for word in words if len(word) >= _SECRET_LENGTH), key=len, reverse=True
+        )
+        parts = urlsplit(base_url)
+        self._by_key_header = (parts.hostname or "").endswith(_KEY_HEADER_HOSTS) or "/openai" in parts.path
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.token_provider is not None:
+            request.headers["Authorization"] = f"Bearer {self._token()}"
+        elif self.api_key and self._by_key_header:
+            request.headers["api-key"] = self.api_key
+        elif self.api_key:
+            request.headers["Authorization"] = f"Bearer {self.api_key}"
+        return request
+
+    def not_in(self, text: str) -> str:
+        """A server's words without the key or token in them: some name the one that they don't accept."""
+        for secret in filter(None, (self.api_key, *self._tokens, *self._in_headers)):
+            text = text.replace(secret, "[not shown]")
+        return text
+
+    def _token(self) -> str:
+        provider: Any = self.token_provider
+        token = provider() if callable(provider) else provider.get_token(_AZURE_SCOPE).token
+        if not isinstance(token, str) or not token:
+            raise TypeError(f"token_provider gave {type(token).__name__}, where a token was expected.")
+        token = _sendable(token, "The token of token_provider")
+        self._tokens.append(token)
+        return token
+
+
+def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Default headers as they are sent. Raises ValueError or TypeError for what can't be, without its value."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"default_headers is a dict of names and texts, not {type(given).__name__}.")
+    headers = {}
+    for name, value in (given or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(
+                f"default_headers is a dict of names and texts; {excerpt(repr(name), 80)} is none."
+            )
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{excerpt(repr(name), 80)} is no name of a header.")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(
+                f"default_headers can't set {name}: nbruns sets it. For authentication pass api_key=… or "
+                "token_provider=…."
+            )
+        headers[name] = _sendable(value, f"The value of {name} in default_headers")
+    return headers
+
+
+def _sendable(secret: str, what: str) -> str:
+    """A secret as a header can carry it: http.client's own error would show it."""
+    stripped = secret.strip()  # a key that is read from a file ends with a line break
+    if not (stripped.isascii() and stripped.isprintable()):
+        raise ValueError(
+            f"{what} has characters that no header can carry: is it the whole key, and only that?"
+        )
+    return stripped

@@ -1,0 +1,207 @@
+"""Runs as a folder of Parquet files, one for each month, for whatever reads such folders: DuckDB, Dask, Spark.
+
+    runs/month=2026-11/runs.parquet     the runs created in that month (UTC), each once
+    runs/_export.json                   how far the export has come; readers pass over names that begin so
+
+Every file is written beside its place and moved there whole, and how far it has come is noted after the runs are
+there: stopped at any moment, the next export fetches a part again at most, and a run that is fetched again takes its
+own row's place. The note stops before the first run that had not ended, or that is so young that another might still
+be listed before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self, cast
+
+import pandas as pd
+from filelock import FileLock
+
+from nbruns.client.concurrent import fetch_all
+from nbruns.client.pagination import iter_pages
+from nbruns.client.transport import Transport, path_of
+from nbruns.errors import APIError, BadRequestError, NotFoundError, SetupError, install_command
+from nbruns.frames import durations, nested_to_json, runs_frame
+from nbruns.objects import JSON, TERMINAL_STATUSES, Run, utc
+
+#: Runs, or threads, after which what was fetched is written.
+_RUNS_AT_A_TIME, _THREADS_AT_A_TIME = 2_000, 64
+#: Runs of a list of all, at most: they go to the disk, not to the memory.
+_MOST = 10_000_000
+#: Lists are ordered by whole seconds, and clocks differ: what is younger than this is asked for again next time.
+_SETTLED_AFTER = timedelta(minutes=10)
+#: The key of the list of all threads' runs.
+_ALL = ""
+_NOTE, _LOCK, _UNFINISHED = "_export.json", ".export.lock", ".unfinished"
+
+
+def export_runs(transport: Transport, folder: Path, threads: Iterable[str] | None, since: Any = None) -> None:
+    """Bring the folder up to date with the runs of the threads, or of all, created since then.
+
+    Raises SetupError without pyarrow, TypeError where no threads are given and the server lists none.
+    """
+    _require_pyarrow()
+    with _Export(folder, None if since is None else _moment(since)) as export:
+        if threads is None and _is_listed(transport, "/runs"):
+            listed = _listed(transport, _ALL, export.after(_ALL), _MOST)
+            while some := list(islice(listed, _RUNS_AT_A_TIME)):
+                export.add({_ALL: some})
+            return
+        keys = iter(_all_threads(transport) if threads is None else list(threads))
+        while some_keys := list(islice(keys, _THREADS_AT_A_TIME)):
+            fetch = _fetch_present if threads is None else _fetch
+            asked = [(key, export.after(key)) for key in some_keys]
+            export.add(dict(zip(some_keys, fetch_all(transport, fetch, asked, "threads"), strict=True)))
+
+
+def _fetch(transport: Transport, asked: tuple[str, str | None]) -> list[JSON]:
+    return list(_listed(transport, *asked))
+
+
+def _fetch_present(transport: Transport, asked: tuple[str, str | None]) -> list[JSON]:
+    try:
+        return _fetch(transport, asked)
+    except NotFoundError:  # the thread was deleted since it was listed
+        return []
+
+
+def _listed(transport: Transport, key: str, after: str | None, most: int | None = None) -> Iterator[JSON]:
+    """A thread's runs, or all, oldest first, after one; from the start if that one is gone."""
+    path = path_of("threads", key, "runs") if key else "/runs"
+    try:
+        yield from iter_pages(transport, path, {"order": "asc", "after": after}, most=most)
+    except (BadRequestError, NotFoundError):
+        if after is None:
+            raise
+        yield from iter_pages(transport, path, {"order": "asc"}, most=most)
+
+
+def _is_listed(transport: Transport, path: str) -> bool:
+    try:
+        next(iter_pages(transport, path, {}, 1), None)
+        return True
+    except APIError as error:
+        if error.status in (404, 405):
+            return False
+        raise
+
+
+def _all_threads(transport: Transport) -> list[str]:
+    if not _is_listed(transport, "/threads"):
+        raise TypeError(
+            "This server lists neither all runs nor all threads (GET /runs and GET /threads are not there), so say "
+            "whose runs: export(folder, threads=[…])."
+        )
+    return [thread["id"] for thread in iter_pages(transport, "/threads", {"order": "asc"})]
+
+
+class _Export:
+    """The folder and its note, held by one export at a time."""
+
+    def __init__(self, folder: Path, since: datetime | None) -> None:
+        self._folder, self._since = folder, since
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / _LOCK)
+        self._after: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        for left in self._folder.rglob(f".*{_UNFINISHED}"):
+            left.unlink()
+        note = self._folder / _NOTE
+        noted = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+        before = noted.get("since")
+        if before is None or (self._since is not None and self._since >= datetime.fromisoformat(before)):
+            self._after = noted.get("after", {})  # else runs that were left out then are wanted now
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def after(self, key: str) -> str | None:
+        """The run behind which a list goes on."""
+        return self._after.get(key)
+
+    def add(self, lists: dict[str, list[JSON]]) -> None:
+        """Write the runs of some lists, then note how far these have come."""
+        months: dict[str, list[JSON]] = {}
+        for run in (run for runs in lists.values() for run in runs):
+            created = utc(run.get("created_at"))
+            if self._since is None or created is None or created >= self._since:
+                months.setdefault(f"{created:%Y-%m}" if created else "unknown", []).append(run)
+        for month, runs in sorted(months.items()):
+            _merge(self._folder / f"month={month}" / "runs.parquet", runs)
+        for key, runs in lists.items():
+            if (settled := _settled(runs)) is not None:
+                self._after[key] = settled
+        note = {"since": self._since and self._since.isoformat(), "after": self._after}
+        _replace(self._folder / _NOTE, lambda path: path.write_text(json.dumps(note), encoding="utf-8"))
+
+
+def _settled(runs: list[JSON]) -> str | None:
+    """The last of the runs before which nothing can change any more."""
+    last, young = None, datetime.now(UTC) - _SETTLED_AFTER
+    for run in runs:
+        created = utc(run.get("created_at"))
+        if run.get("status") not in TERMINAL_STATUSES or created is None or created > young:
+            break
+        last = run["id"]
+    return last
+
+
+def _merge(file: Path, runs: list[JSON]) -> None:
+    """The runs into a month's file, in the place of their own rows where it has them."""
+    frame = _portable(runs_frame(map(Run, runs)))
+    if file.exists():
+        before = pd.read_parquet(file, partitioning=None)
+        before = before.assign(**durations("run", before))[
+            frame.columns
+        ]  # earlier versions had fewer of them
+        others = before[~before["id"].isin(frame["id"])]
+        frame = pd.concat([others.astype(frame.dtypes), frame]) if len(others) else frame
+        frame = frame.sort_values(["created_at", "id"], ignore_index=True)
+        if frame.equals(before.astype(frame.dtypes)):
+            return
+    file.parent.mkdir(exist_ok=True)
+    ordered = frame.sort_values(["created_at", "id"], ignore_index=True)
+    _replace(file, lambda path: ordered.to_parquet(path, index=False))
+
+
+def _portable(frame: pd.DataFrame) -> pd.DataFrame:
+    """With text in the place of categories and nested values: files of one column type, whatever reads them."""
+    categories = frame.select_dtypes("category").columns
+    return nested_to_json(frame.astype(dict.fromkeys(categories, "string")))
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place and move it there: whoever reads finds the old one or the new one, whole."""
+    unfinished = file.with_name(f".{file.name}{_UNFINISHED}")
+    write(unfinished)
+    with unfinished.open("rb+") as written:
+        os.fsync(written.fileno())
+    os.replace(unfinished, file)
+
+
+def _moment(since: Any) -> datetime:
+    moment: Any = pd.NaT
+    with suppress(TypeError, ValueError):
+        moment = pd.Timestamp(since, unit="s") if isinstance(since, (int, float)) else pd.Timestamp(since)
+    if pd.isna(moment):
+        raise ValueError(
+            f"since={since!r} is no moment; a date, a datetime or a text such as '2026-11-01' is."
+        )
+    moment = moment.tz_localize(UTC) if moment.tzinfo is None else moment.tz_convert(UTC)
+    return cast(datetime, moment.to_pydatetime())
+
+
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError as error:
+        raise SetupError(f"Parquet files need the package pyarrow: {install_command('parquet')}") from error

@@ -1,0 +1,466 @@
+"""Runs and their steps: a method per operation of the API, and what waits for a run or watches it.
+
+Source of the operations: the OpenAPI description of the Assistants API.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nbruns import frames
+from nbruns.client.concurrent import fetch_all
+from nbruns.client.headers import seconds, server_time
+from nbruns.client.pagination import iter_pages
+from nbruns.client.resources import (
+    AssistantArg,
+    Resource,
+    RunArg,
+    ThreadArg,
+    id_of,
+    not_streamed,
+    place_of,
+    query_and_body,
+    query_of,
+)
+from nbruns.client.stream import ACTION_DEADLINE, RunStream
+from nbruns.client.transport import Check, Transport, path_of
+from nbruns.errors import TimeoutError
+from nbruns.frames import accessor as accessor
+from nbruns.objects import JSON, Assistant, Run, RunStep, Thread, items_of, utc
+from nbruns.snapshot import RunSnapshot
+from nbruns.text import excerpt
+from nbruns.tools import Tool
+from nbruns.tools.output_text import as_text
+
+if TYPE_CHECKING:
+    from nbruns.widgets.run_view.view import RunView
+
+#: With `auto=True`: how often functions answer a run that requires action, and how many of its calls, at most.
+MAX_ROUNDS, MAX_CALLS = 50, 500
+
+#: Tool outputs: {tool_call_id: value} or the wire's list.
+Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+#: Tool approvals: {tool_call_id: whether it may run} or the wire's list, whose entries can carry `headers` too.
+Approvals = Mapping[str, bool] | Sequence[Mapping[str, Any]]
+
+
+def outputs_json(given: Outputs, run: str | Run) -> list[JSON]:
+    """Tool outputs as the wire's list; values that are not text become JSON. Raises TypeError for what is none."""
+    if isinstance(given, Mapping):
+        _check_ids(given, run)
+        return [{"tool_call_id": call, "output": as_text(value)} for call, value in given.items()]
+    return _listed(given)
+
+
+def approvals_json(given: Approvals, run: str | Run) -> list[JSON]:
+    """Tool approvals as the wire's list. Raises TypeError for what is neither yes nor no."""
+    if isinstance(given, Mapping):
+        _check_ids(given, run)
+        wire: list[JSON] = [{"tool_call_id": call, "approve": approve} for call, approve in given.items()]
+    else:
+        wire = _listed(given)
+    for approval in wire:
+        # Anything else would be taken for true or false on its way, and no tool may run by mistake.
+        if not isinstance(approval.get("approve"), bool):
+            call, was = excerpt(approval.get("tool_call_id")), excerpt(repr(approval.get("approve")))
+            raise TypeError(f"Call {call} is approved with True or False, not with {was}.")
+    return wire
+
+
+def answered_by(body: JSON) -> set[str]:
+    """The ids of the calls that a submission answers."""
+    return {str(answer.get("tool_call_id")) for answers in body.values() for answer in answers}
+
+
+def _check_ids(given: Mapping[str, Any], run: str | Run) -> None:
+    """Raise TypeError where answers by id would leave one of several calls that share an id without its own."""
+    shared = Counter(call.id for call in run.tool_calls) if isinstance(run, Run) else Counter[Any]()
+    for id in given:
+        if not isinstance(id, str):
+            raise TypeError(f"A tool call is answered by its id, which is a text, not {excerpt(repr(id))}.")
+        if shared[id] > 1:
+            raise TypeError(
+                f"{shared[id]} tool calls of the run have the id {excerpt(repr(id))}, and a dict answers only one of "
+                "them. Pass a list with an entry for each call, in their order: "
+                "[{'tool_call_id': call.id, 'output': …} for call in run.tool_calls]."
+            )
+
+
+def _listed(given: Any) -> list[JSON]:
+    answers: list[Any] = [*given] if isinstance(given, Iterable) else [None]
+    if not all(isinstance(answer, Mapping) for answer in answers):
+        raise TypeError(
+            f"Answers are {{tool_call_id: answer}}, or a list of the API's objects, not {excerpt(repr(given))}."
+        )
+    return [dict(answer) for answer in answers]
+
+
+class RunSteps(Resource):
+    """`client.runs.steps`"""
+
+    def retrieve(
+        self, step: str | RunStep, run: RunArg, thread: ThreadArg | None = None, **params: Any
+    ) -> RunStep:
+        """Ask for a step of a run."""
+        return RunStep(self._get(*place_of("runs", run, thread), "steps", id_of(step), **query_of(params)))
+
+    def iter(
+        self,
+        run: RunArg,
+        thread: ThreadArg | None = None,
+        *,
+        limit: int | None = None,
+        order: str = "asc",
+        **params: Any,
+    ) -> Iterator[RunStep]:
+        """A run's steps, in the order in which they were made."""
+        path = path_of(*place_of("runs", run, thread), "steps")
+        pages = iter_pages(self._transport, path, {"order": order, **query_of(params)}, limit)
+        return map(RunStep, pages)
+
+    def list(
+        self,
+        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
+        thread: ThreadArg | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """The steps of one run or of many as a DataFrame, each run's in the order in which they were made.
+
+        `runs`: a run, several, or a frame of runs; several are asked for at once, with a progress bar if it takes
+        over a second. Columns: see `nbruns.steps_frame`.
+        """
+        return self._frame_of("step", runs, thread, params)
+
+    def tool_calls(
+        self,
+        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
+        thread: ThreadArg | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """The tool calls of one run or of many as a DataFrame, one row per call; `runs` as in `list`.
+
+        Columns: see `nbruns.tool_calls_frame`.
+        """
+        return self._frame_of("tool_call", runs, thread, params)
+
+    def _frame_of(
+        self,
+        kind: str,
+        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
+        thread: ThreadArg | None,
+        params: Mapping[str, Any],
+    ) -> pd.DataFrame:
+        """The steps of one run or of many, those of many fetched at once."""
+        limit = params.get("limit")
+        if isinstance(runs, (str, Run)):
+            return self._frame(kind, self.iter(runs, thread, **params), limit)
+        given: Iterable[RunArg] = _runs_of(runs) if isinstance(runs, pd.DataFrame) else runs
+        # Each once; and what is no run is refused before anything is sent.
+        many = {path_of(*place_of("runs", run, thread)): run for run in given}
+        budget = frames.Budget(limit)
+
+        def fetch(transport: Transport, run: RunArg) -> frames.Columns:
+            return frames.list_columns(kind, RunSteps(transport).iter(run, thread, **params), budget)
+
+        return frames.list_frame(kind, fetch_all(self._transport, fetch, many.values(), "runs"))
+
+
+def _runs_of(frame: pd.DataFrame) -> list[Run]:
+    """The runs of a frame: its rows, or those that its steps or messages belong to."""
+    column = _column(frame, "run_id", "id")
+    unique = frame[[column, "thread_id"]].dropna().drop_duplicates()
+    return [
+        Run({"id": id, "thread_id": thread})
+        for id, thread in zip(unique[column], unique["thread_id"], strict=True)
+    ]
+
+
+def threads_of(frame: pd.DataFrame) -> list[str]:
+    """The threads of a frame: its rows, or those that its runs, steps or messages belong to."""
+    return list(frame[_column(frame, "thread_id", "id")].dropna().unique())
+
+
+def _column(frame: pd.DataFrame, *names: str) -> str:
+    found = next((name for name in names if name in frame), None)
+    if found is None:
+        known = excerpt(", ".join(map(str, frame.columns)))
+        raise TypeError(f"A frame names its rows in the column {' or '.join(names)}; this one has: {known}.")
+    return found
+
+
+_POLL_FIRST, _POLL_MOST = 0.3, 5.0
+#: However long a server wants not to be asked.
+_PAUSE_MOST = 3600.0
+
+
+class Runs(Resource):
+    """`client.runs`"""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self.steps = RunSteps(transport)
+
+    def create(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> Run:
+        """Start a run on a thread. Raises ActiveRunError while another run of the thread is active."""
+        path, query, body, check = self._creation(thread, assistant, params)
+        sent = self._transport.request("POST", path, params=query, json=not_streamed(body), check=check)
+        return Run(sent.payload)
+
+    def create_stream(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> RunStream:
+        """Start a run on a thread and stream its events."""
+        path, query, body, check = self._creation(thread, assistant, params)
+        opened = self._transport.open_stream(
+            "POST", path, params=query, json=body | {"stream": True}, check=check
+        )
+        return RunStream(self._transport, opened, check=check)
+
+    def retrieve(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
+        """Ask for a run as it is now."""
+        return Run(self._get(*place_of("runs", run, thread)))
+
+    def retrieve_stream(self, run: RunArg, thread: ThreadArg | None = None) -> RunStream:
+        """Follow a run that exists: its events from the start where the server keeps them, else its end."""
+        return RunStream(self._transport, self._get(*place_of("runs", run, thread)))
+
+    def update(self, run: RunArg, *, thread: ThreadArg | None = None, **params: Any) -> Run:
+        """Change what is given: `metadata`, which replaces what was there."""
+        return Run(self._post(*place_of("runs", run, thread), body=params))
+
+    def iter(
+        self, thread: ThreadArg | None = None, *, limit: int | None = None, order: str = "desc", **params: Any
+    ) -> Iterator[Run]:
+        """A thread's runs, newest first; without a thread those of all, where the server lists them (ours does)."""
+        path = "/runs" if thread is None else path_of("threads", id_of(thread), "runs")
+        return map(Run, iter_pages(self._transport, path, {"order": order, **params}, limit))
+
+    def list(
+        self,
+        threads: ThreadArg | Iterable[ThreadArg] | pd.DataFrame | None = None,
+        *,
+        limit: int | None = None,
+        order: str = "desc",
+        after: str | None = None,
+        before: str | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """The runs of one thread or of many as a DataFrame, all pages; `limit` counts per thread.
+
+        `threads`: a thread, several, or a frame with a row for each; several are asked for at once, with a progress
+        bar if it takes over a second. Without threads those of all, where the server lists them (ours does).
+        Columns: see `nbruns.runs_frame`.
+        """
+        params |= {"limit": limit, "order": order, "after": after, "before": before}
+        if threads is None or isinstance(threads, (str, Thread)):
+            return self._frame("run", self.iter(threads, **params), limit)
+        many = threads_of(threads) if isinstance(threads, pd.DataFrame) else map(id_of, threads)
+        budget = frames.Budget(limit)
+
+        def fetch(transport: Transport, thread: ThreadArg) -> frames.Columns:
+            return frames.list_columns("run", Runs(transport).iter(thread, **params), budget)
+
+        return frames.list_frame("run", fetch_all(self._transport, fetch, dict.fromkeys(many), "threads"))
+
+    def export(
+        self,
+        folder: str | PathLike[str],
+        threads: ThreadArg | Iterable[ThreadArg] | pd.DataFrame | None = None,
+        *,
+        since: Any = None,
+    ) -> Path:
+        """Write runs to a folder of Parquet files, one for each month, and bring it up to date when called again.
+
+        `threads`: as in `list`, all if left out; `since`: only runs created from then on, a date, datetime or text
+        (UTC unless it says otherwise). Gives the folder, which `pd.read_parquet`, DuckDB, Dask and Spark read as it
+        is; nested columns are JSON text there. May be interrupted at any moment: the next export goes on, and each
+        run is there once, as it was last. Raises SetupError without pyarrow (the extra `parquet`), TypeError without
+        threads where the server lists none.
+        """
+        from nbruns.client.export import export_runs
+
+        if isinstance(threads, (str, Thread)):
+            threads = [threads]
+        keys = threads_of(threads) if isinstance(threads, pd.DataFrame) else threads
+        export_runs(self._transport, Path(folder), None if keys is None else map(id_of, keys), since)
+        return Path(folder)
+
+    def assistant_of(self, run: Run) -> Assistant:
+        """The assistant that a run executes, as it is now."""
+        return Assistant(self._get("assistants", run.assistant_id))
+
+    def cancel(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
+        """Ask the server to cancel a run; it is `cancelling` first, `cancelled` soon."""
+        return Run(self._post(*place_of("runs", run, thread), "cancel"))
+
+    def submit_tool_outputs(self, run: RunArg, outputs: Outputs, thread: ThreadArg | None = None) -> Run:
+        """Answer all tool calls of a run that requires action, all in a single submission.
+
+        `outputs`: {tool_call_id: value}, values that are not text go as JSON; or the wire's list, for calls that share
+        an id too. Raises TypeError where a dict can't tell the calls apart.
+        """
+        return self._submit(run, {"tool_outputs": outputs_json(outputs, run)}, thread)
+
+    def submit_tool_outputs_stream(
+        self,
+        run: RunArg,
+        outputs: Outputs,
+        thread: ThreadArg | None = None,
+        *,
+        snapshot: RunSnapshot | None = None,
+    ) -> RunStream:
+        """Answer all tool calls of a run and stream what follows; `snapshot` carries an earlier stream's on."""
+        return self._submit_stream(run, {"tool_outputs": outputs_json(outputs, run)}, thread, snapshot)
+
+    def submit_tool_approvals(
+        self, run: RunArg, approvals: Approvals, thread: ThreadArg | None = None
+    ) -> Run:
+        """Allow or forbid the tool calls of a run whose `required_action` is of the type `submit_tool_approval`.
+
+        Azure AI Foundry asks so before it calls a tool of an MCP server. `approvals`: {tool_call_id: True or False};
+        or the wire's list of {"tool_call_id", "approve"}, in which "headers" are for the MCP server.
+        """
+        return self._submit(run, {"tool_approvals": approvals_json(approvals, run)}, thread)
+
+    def submit_tool_approvals_stream(
+        self,
+        run: RunArg,
+        approvals: Approvals,
+        thread: ThreadArg | None = None,
+        *,
+        snapshot: RunSnapshot | None = None,
+    ) -> RunStream:
+        """Allow or forbid tool calls and stream what follows; `snapshot` carries an earlier stream's on."""
+        return self._submit_stream(run, {"tool_approvals": approvals_json(approvals, run)}, thread, snapshot)
+
+    def wait(
+        self,
+        run: RunArg,
+        *,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        thread: ThreadArg | None = None,
+    ) -> Run:
+        """Ask until the run ends or requires action; `timeout` and `poll_interval` in seconds.
+
+        Some servers tell the tool calls of a run that requires action late: it is asked for them for up to 10 s.
+        Without `poll_interval` the server's `openai-poll-after-ms` decides, else pauses grow from 0.3 to 5 s.
+        Raises TimeoutError when `timeout` is over; the run goes on.
+        """
+        path = path_of(*place_of("runs", run, thread))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause, late = _POLL_FIRST, None
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            over = f"Run {id_of(run)} was still going on after {timeout} s; wait again, or cancel it."
+            if left is not None and left <= 0:
+                raise TimeoutError(over)
+            try:
+                payload, headers = self._transport.request("GET", path, timeout=left)
+            except TimeoutError as error:
+                if deadline is None or time.monotonic() + _POLL_FIRST < deadline:
+                    raise
+                raise TimeoutError(over) from error
+            now = Run(payload)
+            if now.status == "requires_action":
+                late = late or time.monotonic()
+                if now.tool_calls or time.monotonic() - late > ACTION_DEADLINE:
+                    return now
+            elif now.is_terminal:
+                return now
+            told = seconds(headers.get("openai-poll-after-ms"), 0.001)
+            wanted = poll_interval if poll_interval is not None else pause if told is None else told
+            pause = min(pause * 1.5, _POLL_MOST)
+            time.sleep(max(0.0, min(wanted, _PAUSE_MOST if left is None else left)))
+
+    def watch(
+        self,
+        thread: ThreadArg | None = None,
+        assistant: AssistantArg | None = None,
+        *,
+        run: RunArg | None = None,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        auto: bool = False,
+        max_rounds: int = MAX_ROUNDS,
+        max_calls: int = MAX_CALLS,
+        **params: Any,
+    ) -> RunView:
+        """Start a run and show it live, or show the `run` that exists.
+
+        Its tool calls are answered in a form, which `tools` (Python functions) can fill in; with `auto=True` they
+        answer by themselves, at most `max_rounds` times and `max_calls` calls: after that `view.wait()` raises
+        LimitError, and the run waits. The cell returns at once; `view.wait()` waits for the end.
+        """
+        stream = self._watched(thread, assistant, run, params)
+        from nbruns.widgets.run_view.view import RunView
+
+        known = assistant if isinstance(assistant, Assistant) else None
+        limits = {"max_rounds": max_rounds, "max_calls": max_calls}
+        return RunView(self, stream, tools=tools, auto=auto, assistant=known, **limits)
+
+    def _watched(
+        self,
+        thread: ThreadArg | None,
+        assistant: AssistantArg | None,
+        run: RunArg | None,
+        params: Mapping[str, Any],
+    ) -> RunStream:
+        if run is not None:
+            return self.retrieve_stream(run, thread)
+        if thread is None or assistant is None:
+            raise TypeError("watch() takes a thread and an assistant to start a run, or run=… to show one.")
+        return self.create_stream(thread, assistant, **params)
+
+    def _creation(
+        self, thread: ThreadArg, assistant: AssistantArg, params: Mapping[str, Any]
+    ) -> tuple[str, JSON, JSON, Check]:
+        query, body = query_and_body({"assistant_id": id_of(assistant), **params})
+        started = time.monotonic()
+        path = path_of("threads", id_of(thread), "runs")
+        return path, query, body, lambda: self._created_since(path, started, body)
+
+    def _created_since(self, path: str, started: float, body: JSON) -> JSON | None:
+        """The run that a request for one has made, if its answer was lost: made since, for the same assistant."""
+        page, headers = self._transport.request("GET", path, params={"order": "desc", "limit": 20})
+        # By the server's clock, of which both the timestamps and the Date header are; they count whole seconds.
+        since = server_time(headers) - (time.monotonic() - started) - 2
+        wanted = body["assistant_id"], body.get("metadata") or {}
+
+        def is_it(run: JSON) -> bool:
+            made = utc(run.get("created_at"))
+            same = (run.get("assistant_id"), run.get("metadata") or {}) == wanted
+            return same and made is not None and made.timestamp() >= since
+
+        return next((run for run in items_of(page.get("data")) if isinstance(run, dict) and is_it(run)), None)
+
+    def _submit(self, run: RunArg, body: JSON, thread: ThreadArg | None) -> Run:
+        place = place_of("runs", run, thread)
+        path, check = path_of(*place, "submit_tool_outputs"), self._taken(place, answered_by(body))
+        return Run(self._transport.request("POST", path, json=body, check=check).payload)
+
+    def _submit_stream(
+        self, run: RunArg, body: JSON, thread: ThreadArg | None, snapshot: RunSnapshot | None
+    ) -> RunStream:
+        place, answered = place_of("runs", run, thread), answered_by(body)
+        path, check = path_of(*place, "submit_tool_outputs"), self._taken(place, answered)
+        opened = self._transport.open_stream("POST", path, json=body | {"stream": True}, check=check)
+        return RunStream(
+            self._transport, opened, snapshot=snapshot, check=lambda: self._get(*place), answered=answered
+        )
+
+    def _taken(self, place: tuple[str, ...], answered: Collection[str]) -> Check:
+        """Asks whether the answers to these calls have arrived: then the run no longer waits for them."""
+
+        def taken() -> JSON | None:
+            now = Run(self._get(*place))
+            waits = now.status == "requires_action" and not {call.id for call in now.tool_calls}.isdisjoint(
+                answered
+            )
+            return None if waits else now.to_dict()
+
+        return taken

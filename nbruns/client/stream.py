@@ -1,0 +1,362 @@
+"""A run's event stream: events in, snapshot out, carried on after a dropped connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+
+import requests
+
+from nbruns import errors
+from nbruns.client.connections import hang_up
+from nbruns.client.pagination import iter_pages
+from nbruns.client.transport import Check, Transport, iter_chunks, path_of
+from nbruns.errors import APIError, LimitError, StreamError
+from nbruns.objects import (
+    JSON,
+    TERMINAL_STATUSES,
+    APIObject,
+    Message,
+    MessageDelta,
+    Run,
+    parse_object,
+)
+from nbruns.snapshot import RunSnapshot
+from nbruns.sse import ServerSentEvent, iter_events
+from nbruns.text import TooManyValues, excerpt, parse_json, size_of
+
+#: Seconds for which a dropped stream is carried on without any news from the server.
+CARRY_ON_DEADLINE = 60.0
+#: Seconds for which a run that requires action is asked for its tool calls, where its server tells them late.
+ACTION_DEADLINE = 10.0
+#: How often a stream is rejoined, at most, when its connection drops again and again.
+MAX_RECONNECTS = 100
+#: Bytes of a run's events, decompressed and over all connections. 100,000 tokens one by one have some 30 MB.
+MAX_STREAM_BYTES = 256 * 1024 * 1024
+#: Bytes in memory of a run's state: its steps and messages.
+MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
+#: Objects, arrays and commas of one event.
+MAX_EVENT_VALUES = 100_000
+#: So many bytes of events are folded in before the state is weighed again.
+_WEIGHED_EVERY = 1024 * 1024
+_POLL_FIRST, _POLL_MOST = 0.25, 2.0
+_ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES)
+
+T = TypeVar("T")
+
+
+class Event(NamedTuple):
+    """One event of a run: its name, its data as an object of the API, and its id where the server numbers them."""
+
+    event: str
+    data: APIObject
+    id: str | None = None
+
+
+class RunStream:
+    """The events of a run, in order, as an iterator; use it in a `with` block, or exhaust it.
+
+        with client.runs.create_stream(thread, assistant) as stream:
+            for text in stream.text_deltas():
+                print(text, end="")
+
+    It ends when the run does, or when the run requires action. If the connection drops, the run goes on at
+    the server, and so does the stream: it rejoins where the server numbers its events, and else asks until
+    the run has ended, so that `snapshot` is in the end what an unbroken stream would have given. Iterating
+    raises StreamError when the server can't be reached for CARRY_ON_DEADLINE seconds, APIError where it
+    refuses, LimitError where it has sent over MAX_STREAM_BYTES, dropped the connection over MAX_RECONNECTS
+    times, or the run's state takes over MAX_SNAPSHOT_BYTES.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        opened: requests.Response | JSON,
+        *,
+        snapshot: RunSnapshot | None = None,
+        check: Check | None = None,
+        answered: Collection[str] = (),
+    ) -> None:
+        """`opened` is an event stream's response, or the JSON of a run to follow without one; `check` finds the run
+        whose stream drops before it names one; `answered` are tool calls for which it is no end to be asked."""
+        self.snapshot = snapshot or RunSnapshot()
+        self._answered = frozenset(answered)
+        self._transport = transport
+        self._response = opened if isinstance(opened, requests.Response) else None
+        self._check = check
+        self._ended = False
+        self._closed = False
+        self._received = 0
+        self._weighed = -_WEIGHED_EVERY  # a snapshot that is carried on is weighed at once
+        if not isinstance(opened, requests.Response):
+            self.snapshot.apply(f"thread.run.{opened.get('status')}", opened)
+        self._events = self._iterate()
+
+    @property
+    def run(self) -> Run | None:
+        """The run as last heard of; None until the first event has named it."""
+        return self.snapshot.run
+
+    def __iter__(self) -> Iterator[Event]:
+        return self._events
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"RunStream({self.run!r}{', closed' if self._closed else ''})"
+
+    def text_deltas(self) -> Iterator[str]:
+        """The text of the run's messages, in the pieces in which it arrives."""
+        for event in self:
+            if isinstance(event.data, MessageDelta) and event.data.text:
+                yield event.data.text
+
+    def until_done(self) -> Run:
+        """Read the stream to its end; gives the run, ended or requiring action. Raises as iterating does."""
+        for _ in self:
+            pass
+        if self.run is None:
+            raise StreamError("The stream was closed before it named a run.", self.snapshot)
+        return self.run
+
+    def close(self) -> None:
+        """Stop reading, also while another thread does. The run itself goes on: `client.runs.cancel` ends it."""
+        self._closed = True
+        if self._response is not None:
+            hang_up(self._response)
+
+    def _iterate(self) -> Iterator[Event]:
+        damage: errors.NbrunsError | None = None
+        if self._response is not None:
+            try:
+                yield from self._read(self._response)
+            except (errors.ConnectionError, errors.TimeoutError, StreamError) as error:
+                damage = error
+        if not self._ended and not self._closed:
+            try:
+                yield from self._carry_on(damage)
+            except StreamError:
+                if not self._closed:
+                    raise
+
+    def _read(self, response: requests.Response, *, rejoined: bool = False) -> Iterator[Event]:
+        """The events of one connection; sets `_ended` when the run has told its end."""
+        try:
+            for received in iter_events(self._counted(iter_chunks(response))):
+                self.snapshot.last_event_id = received.id or self.snapshot.last_event_id
+                name, payload = _named(received)
+                if name == "done":
+                    return
+                self.snapshot.apply(name, payload)
+                self._weigh()
+                # Not for good: a stream that is joined late passes an answered requires_action.
+                if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
+                    if not rejoined:  # the server has the answers; it may use the ids of their calls again
+                        self._answered = frozenset()
+                    self._ended = self._is_end(name, payload)
+                yield Event(name, parse_object(payload), received.id)
+        finally:
+            response.close()
+
+    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._received += len(chunk)
+            if self._received > MAX_STREAM_BYTES:
+                raise self._over(f"has sent over {MAX_STREAM_BYTES:,} bytes")
+            yield chunk
+
+    def _weigh(self) -> None:
+        if self._received - self._weighed >= _WEIGHED_EVERY:
+            self._weighed = self._received
+            if self.snapshot.size() > MAX_SNAPSHOT_BYTES:
+                raise self._over(f"takes over {MAX_SNAPSHOT_BYTES:,} bytes of memory")
+
+    def _over(self, what: str) -> LimitError:
+        run = self.run.id if self.run else "unknown"
+        return LimitError(
+            f"The stream of run {self._transport.told(run)} {what}; it was closed. snapshot has what arrived. "
+            "Follow the run with client.runs.wait(…), or end it with client.runs.cancel(…)."
+        )
+
+    def _carry_on(self, damage: errors.NbrunsError | None) -> Iterator[Event]:
+        run = self.run or self._answer_to(self._found)
+        if run is None or not run.thread_id:
+            raise StreamError(
+                f"The stream ended before it named a run and its thread. {self._why(damage)}", self.snapshot
+            )
+        if not isinstance(damage, StreamError) and self.snapshot.error is None:
+            yield from self._rejoined(run, damage)
+        if not self._ended and not self._closed:
+            yield from self._ask(run)
+
+    def _rejoined(self, run: Run, damage: errors.NbrunsError | None) -> Iterator[Event]:
+        """The events that are still to come; none where the server has not got this extra."""
+        heard = time.monotonic()
+        reconnects = 0
+        while not self._ended and not self._closed:
+            if reconnects == MAX_RECONNECTS:
+                raise self._over(f"was dropped and rejoined {MAX_RECONNECTS} times")
+            reconnects += 1
+            try:
+                for event in self._rejoin(run):
+                    yield event
+                    heard = time.monotonic()
+            except (APIError, StreamError):
+                return
+            except (errors.ConnectionError, errors.TimeoutError) as error:
+                damage = error
+            if time.monotonic() - heard > CARRY_ON_DEADLINE:
+                raise self._given_up(damage)
+            if not self._ended:
+                time.sleep(_POLL_FIRST)
+
+    def _answer_to(self, question: Callable[[], T]) -> T:
+        """What the server says, however often it has to be asked; StreamError when it stays silent."""
+        asked = time.monotonic()
+        while True:
+            try:
+                return question()
+            except (errors.ConnectionError, errors.TimeoutError, errors.ServerError) as error:
+                if self._closed or time.monotonic() - asked > CARRY_ON_DEADLINE:
+                    raise self._given_up(error) from error
+            time.sleep(_POLL_FIRST)
+
+    def _is_end(self, name: str, payload: JSON) -> bool:
+        if name != "thread.run.requires_action":
+            return name in _ENDS
+        asked = {call.id for call in Run(payload).tool_calls}
+        return bool(asked) and asked.isdisjoint(self._answered)
+
+    def _found(self) -> Run | None:
+        """The run of a stream that has not named it: its thread is new, or there is a check that looks for it."""
+        if self._check:
+            known = self._check()
+        elif self.snapshot.thread:
+            path = path_of("threads", self.snapshot.thread.id, "runs")
+            known = next(iter_pages(self._transport, path, {}, 1), None)
+        else:
+            known = None
+        return None if known is None else Run(known)
+
+    def _rejoin(self, run: Run) -> Iterator[Event]:
+        path = path_of("threads", run.thread_id, "runs", run.id, "stream")
+        opened = self._transport.open_stream("GET", path, last_event_id=self.snapshot.last_event_id)
+        assert isinstance(opened, requests.Response)  # without a check there is no other answer
+        self._response = opened
+        return self._read(opened, rejoined=True)
+
+    def _ask(self, run: Run) -> Iterator[Event]:
+        """Follow a run by asking for it, then tell what the lost events would have told."""
+        path = path_of("threads", run.thread_id, "runs", run.id)
+        pause = _POLL_FIRST
+        late = None  # since when the run requires action without saying which
+        while not self._closed:
+            payload = self._answer_to(lambda: self._transport.request("GET", path).payload)
+            if payload.get("status") != "requires_action":
+                self._answered = frozenset()
+            late = late or time.monotonic() if _is_late(payload) else None
+            is_over = late is not None and time.monotonic() - late > ACTION_DEADLINE
+            if is_over or self._is_end(f"thread.run.{payload.get('status')}", payload):
+                yield from self._told(run, payload)
+                return
+            time.sleep(pause)
+            pause = min(pause * 1.5, _POLL_MOST)
+
+    def _told(self, run: Run, ended: JSON) -> Iterator[Event]:
+        of_run = path_of("threads", run.thread_id, "runs", run.id, "steps")
+        of_thread = path_of("threads", run.thread_id, "messages")
+        known = {step.id: step for step in self.snapshot.steps}
+        for step in self._listed(of_run, {"order": "asc"}, lambda _: True):
+            if step["id"] not in known or known[step["id"]].to_dict() != step:
+                yield self._apply(f"thread.run.step.{step.get('status')}", step)
+
+        def is_of_run(message: JSON) -> bool:  # not every server knows the parameter
+            return message.get("run_id") == run.id and message.get("role") == "assistant"
+
+        for message in self._listed(of_thread, {"order": "asc", "run_id": run.id}, is_of_run):
+            yield from self._told_message(message)
+        self._ended = True
+        yield self._apply(f"thread.run.{ended['status']}", ended)
+
+    def _listed(self, path: str, params: JSON, is_wanted: Callable[[JSON], bool]) -> list[JSON]:
+        def listed() -> list[JSON]:
+            found, size = [], 0
+            for item in filter(is_wanted, iter_pages(self._transport, path, params)):
+                size += size_of(item)
+                if size > MAX_SNAPSHOT_BYTES:
+                    raise self._over(f"takes over {MAX_SNAPSHOT_BYTES:,} bytes of memory")
+                found.append(item)
+            return found
+
+        return self._answer_to(listed)
+
+    def _told_message(self, message: JSON) -> Iterator[Event]:
+        known = {m.id: m for m in self.snapshot.messages}.get(message["id"])
+        before, after = known.text if known else "", Message(message).text
+        if after != before and after.startswith(before):
+            text = {"index": 0, "type": "text", "text": {"value": after[len(before) :]}}
+            delta = {"id": message["id"], "object": "thread.message.delta", "delta": {"content": [text]}}
+            yield self._apply("thread.message.delta", delta)
+        # A list may leave the status out; what the run's end implies for it is what the event would have
+        # said.
+        status = message.get("status") or "completed"
+        if known is None or known.to_dict() != message:
+            yield self._apply(f"thread.message.{status}", {**message, "status": status})
+
+    def _apply(self, name: str, payload: JSON) -> Event:
+        self.snapshot.apply(name, payload)
+        return Event(name, parse_object(payload))
+
+    def _given_up(self, damage: errors.NbrunsError | None) -> StreamError:
+        run = self.run.id if self.run else "unknown"
+        return StreamError(
+            f"The stream of run {run} broke off ({self._why(damage)}), and the server was silent for "
+            f"{CARRY_ON_DEADLINE:.0f} s. The run may still be going on: client.runs.retrieve(…) tells, "
+            "error.snapshot has what arrived.",
+            self.snapshot,
+        )
+
+    def _why(self, damage: errors.NbrunsError | None) -> str:
+        said = (self.snapshot.error or {}).get("message")
+        return self._transport.told(said or damage or "No reason was given.")
+
+
+def _is_late(payload: JSON) -> bool:
+    return payload.get("status") == "requires_action" and not Run(payload).tool_calls
+
+
+def _named(received: ServerSentEvent) -> tuple[str, JSON]:
+    """The name and payload of an event, from servers that put the name elsewhere too."""
+    if received.event == "done" or received.data.strip() == "[DONE]":
+        return "done", {}
+    payload = _object(received.data)
+    if received.event != "message":
+        return received.event, payload
+    if isinstance(payload.get("event"), str) and isinstance(payload.get("data"), dict):  # Astra's
+        return payload["event"], payload["data"]
+    kind, status = str(payload.get("object", "message")), payload.get("status")
+    return (f"{kind}.{status}" if status else kind), payload
+
+
+def _object(data: str) -> JSON:
+    for text in (data, data.rstrip().removesuffix("}")):  # the reference's own example has a brace too many
+        with suppress(ValueError):
+            try:
+                payload = parse_json(text, MAX_EVENT_VALUES)
+            except TooManyValues as error:
+                raise StreamError(f"An event's data is {error}: this is no stream of run events.") from error
+            if isinstance(payload, dict):
+                return payload
+    raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")

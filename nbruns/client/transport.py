@@ -1,0 +1,429 @@
+"""The one place that touches the wire: a session, a request path, its time-outs, retries and errors."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Event, Timer, get_ident
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import requests
+import urllib3
+
+from nbruns import errors
+from nbruns.client.connections import Connections, Session
+from nbruns.client.credentials import Credentials, TokenProvider, checked_headers
+from nbruns.client.headers import REQUEST_IDS, retry_after
+from nbruns.errors import APIError
+from nbruns.text import EXCERPT, MAX_VALUES, TooManyValues, excerpt, parse_json
+
+JSON = dict[str, Any]
+#: Asks the server whether a request that may have been carried out was; its result, or None if it was not.
+Check = Callable[[], JSON | None]
+
+#: The server did not take the request, so repeating it can't do the work twice.
+_NOT_TAKEN = frozenset({409, 429, 503})
+#: Past these seconds since the first try, nothing is repeated any more.
+RETRY_DEADLINE = 120.0
+_POOL = 16
+#: Bytes of an answer's JSON, decompressed, at most. Lists ask for fewer objects at a time where they reach it.
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+#: Bytes of an event's id with which a stream is rejoined, at most; servers refuse long headers.
+MAX_EVENT_ID_BYTES = 1024
+#: Characters of an id in a path, at most.
+MAX_ID = 512
+#: The same of an error's.
+MAX_ERROR_BYTES = 1024 * 1024
+
+# The API has no code for it. The second is for a message that is added meanwhile.
+_ACTIVE_RUN = re.compile(r"already has an active run|while a run \S+ is active")
+
+
+class Answer(NamedTuple):
+    """A JSON object and the headers that it came with."""
+
+    payload: JSON
+    headers: Mapping[str, str]
+
+
+T = TypeVar("T")
+
+
+class _MaybeTaken(Exception):
+    """The request may have been carried out: cut off in mid-answer, or a gateway's error."""
+
+    def __init__(self, error: errors.NbrunsError) -> None:
+        self.error = error
+
+
+class Transport:
+    """One server: where it is, who we are, and how a request gets there.
+
+    `timeout` is in seconds, for connecting and for each silence while an answer arrives. `max_retries`
+    counts the repetitions of a request that can be repeated without doing its work twice.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        api_version: str | None = None,
+        token_provider: TokenProvider | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 4,
+    ) -> None:
+        if urlsplit(base_url).scheme not in ("http", "https"):
+            raise ValueError(f"base_url starts with http:// or https://, unlike {excerpt(base_url)!r}.")
+        self.base_url = base_url.rstrip("/")
+        self.api_version = api_version
+        self.timeout = timeout
+        self.max_retries = max_retries
+        self._default_headers = checked_headers(default_headers)
+        self._credentials = Credentials(base_url, api_key, token_provider, self._default_headers)
+        self._session = Session()
+        self._session.auth = self._credentials
+        self._session.headers.update({"User-Agent": "nbruns", "OpenAI-Beta": "assistants=v2"})
+        self._session.headers.update(self._default_headers)
+        self._connections = Connections(_POOL)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, self._connections)
+        self._over = Event()
+
+    def __repr__(self) -> str:
+        parts = urlsplit(self.base_url)
+        return f"{type(self).__name__}({parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path})"
+
+    @property
+    def api_key(self) -> str | None:
+        """The key, for pointing another SDK at the same server; it is never shown."""
+        return self._credentials.api_key
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._session.close()
+
+    def apart(self) -> Self:
+        """The same, with the same connections, but an end of its own: see `hang_up`."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._over = Event()
+        return twin
+
+    def hang_up(self, threads: Iterable[int]) -> None:
+        """End the requests that these threads wait for, and send nothing any more."""
+        self._over.set()
+        for thread in threads:
+            self._connections.hang_up(thread)
+
+    def told(self, text: object, limit: int = EXCERPT) -> str:
+        """Outside text as an error may show it: short, on one line, and without our key or token, whoever says it."""
+        whole = self._credentials.not_in(str(text))  # before it is cut: most of a key is as good as the key
+        return excerpt(whole, limit)
+
+    def request_id(self, headers: Mapping[str, str]) -> str | None:
+        """What the server calls the request, for asking whoever runs it."""
+        return next((self.told(headers[name]) for name in REQUEST_IDS if headers.get(name)), None)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: JSON | None = None,
+        check: Check | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Send a request, and again as the rules for repeating allow; gives the server's JSON object.
+
+        `path` is below the base URL, its parts quoted (see `path_of`). With `check`, a POST of which it is
+        not known whether it was carried out is asked after before it is repeated. `timeout` in
+        seconds is for all of it, repetitions too, whatever the server does.
+        Raises the APIError of the answer, ConnectionError or TimeoutError, LimitError for an answer over
+        MAX_ANSWER_BYTES.
+        """
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def once() -> Answer:
+            left = None if deadline is None else min(self.timeout, max(0.01, deadline - time.monotonic()))
+            with self._hung_up_at(deadline, f"{method} {path}"):
+                response = self._send(method, path, params=params, json=json, timeout=left)
+                with response:
+                    return Answer(self._read_json(response), response.headers)
+
+        def found() -> Answer | None:
+            known = check() if check else None
+            return None if known is None else Answer(known, {})
+
+        return self._repeat(once, method, found if check else None, deadline)
+
+    def open_stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: JSON | None = None,
+        last_event_id: str | None = None,
+        check: Check | None = None,
+    ) -> requests.Response | JSON:
+        """Send a request whose answer is an event stream, which the caller reads and closes.
+
+        Gives the run's JSON instead where the answer was lost, but `check` finds that the request was carried
+        out. Repeated and raises as `request` does.
+        """
+        headers: dict[str, str | bytes] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if last_event_id and last_event_id.isprintable() and last_event_id == last_event_id.strip():
+            headers["Last-Event-ID"] = last_event_id.encode()
+            if len(headers["Last-Event-ID"]) > MAX_EVENT_ID_BYTES:  # the stream comes again from its start
+                del headers["Last-Event-ID"]
+
+        def once() -> requests.Response | JSON:
+            response = self._send(method, path, params=params, json=json, headers=headers)
+            if "text/event-stream" not in response.headers.get("Content-Type", "text/event-stream").lower():
+                with response:
+                    payload = jsonlib.dumps(self._read_json(response))  # raises where the answer is an error
+                    raise self._error(response, f"an answer that is no event stream: {self.told(payload)}")
+            return response
+
+        return self._repeat(once, method, check)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: JSON | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
+        timeout: float | None = None,
+    ) -> requests.Response:
+        """Send a request once; gives the response with its body unread, or raises the error that it is."""
+        query = {k: v for k, v in (params or {}).items() if v is not None}
+        if self.api_version:
+            query["api-version"] = self.api_version
+        seconds = self.timeout if timeout is None else timeout
+        if self._over.is_set():
+            raise errors.ConnectionError(f"{method} {path} was not sent: others of its kind had ended.")
+        try:
+            response = self._session.request(
+                method,
+                self.base_url + path,
+                params=query,
+                json=json,
+                headers=dict(headers or {}),
+                timeout=(seconds, seconds),
+                stream=True,
+            )
+        except requests.RequestException as error:
+            raise self._unsent(error, method, urlsplit(self.base_url).path + path) from error
+        if response.status_code >= 300:
+            with response:
+                raise self._classified(response)
+        return response
+
+    def _repeat(
+        self,
+        once: Callable[[], T],
+        method: str,
+        found: Callable[[], T | None] | None,
+        deadline: float | None = None,
+    ) -> T:
+        deadline = time.monotonic() + RETRY_DEADLINE if deadline is None else deadline
+        for attempt in range(self.max_retries + 1):
+            try:
+                return once()
+            except _MaybeTaken as maybe:
+                if method != "GET":
+                    if found is None:
+                        raise maybe.error from maybe.__cause__
+                    known = found()
+                    if known is not None:
+                        return known
+                error = maybe.error
+            except (errors.ConnectionError, APIError) as refused:
+                if isinstance(refused, APIError) and not _is_repeatable(refused):
+                    raise
+                error = refused
+            pause = _backoff(attempt, getattr(error, "retry_after", None))
+            if attempt == self.max_retries or time.monotonic() + pause > deadline or self._over.wait(pause):
+                raise error
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @contextmanager
+    def _hung_up_at(self, deadline: float | None, what: str) -> Iterator[None]:
+        """Hang up when time is over: a socket's own time-out starts anew with each byte that trickles in."""
+        if deadline is None:
+            yield
+            return
+        timer = Timer(max(0.0, deadline - time.monotonic()), self._connections.hang_up, [get_ident()])
+        timer.start()
+        try:
+            yield
+        except (APIError, _MaybeTaken) as broken:
+            if time.monotonic() < deadline:
+                raise
+            raise errors.TimeoutError(f"{what}: the answer did not end in time. Try again.") from broken
+        finally:
+            timer.cancel()
+
+    def _unsent(self, error: requests.RequestException, method: str, path: str) -> Exception:
+        where = f"{method} {urlsplit(self.base_url).netloc.rpartition('@')[2]}{path}"
+        if isinstance(error, requests.ConnectTimeout) or _is_refused(error):
+            return errors.ConnectionError(
+                f"{where}: no connection. Is the server running, and is base_url right?"
+            )
+        if isinstance(error, requests.Timeout):
+            return _MaybeTaken(
+                errors.TimeoutError(f"{where}: no answer in time. Raise timeout=…, or try again.")
+            )
+        if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+            return _MaybeTaken(
+                errors.ConnectionError(f"{where}: the connection broke before the answer came.")
+            )
+        return errors.ConnectionError(
+            f"{where}: {type(error).__name__}. Check base_url and the proxy settings."
+        )
+
+    def _read_json(self, response: requests.Response) -> JSON:
+        body, limit = bytearray(), MAX_ANSWER_BYTES if response.status_code < 300 else MAX_ERROR_BYTES
+        try:
+            for chunk in iter_chunks(response):
+                body += chunk
+                if len(body) > limit:
+                    raise self._too_large(response, f"{limit:,} bytes")
+        except (errors.ConnectionError, errors.TimeoutError) as broken:
+            kind = requests.Timeout if isinstance(broken, errors.TimeoutError) else requests.ConnectionError
+            raise self._unsent(kind(), *_route(response)) from broken
+        try:
+            payload = parse_json(bytes(body))
+        except TooManyValues as error:
+            raise self._too_large(response, f"{MAX_VALUES:,} values") from error
+        except ValueError:
+            payload = None
+        if isinstance(payload, dict) and not (payload.get("error") and "id" not in payload):
+            return payload
+        if isinstance(payload, dict):
+            raise self._error(response, payload["error"])
+        shown = self.told(body.decode(errors="replace")) or "nothing"
+        raise self._error(response, f"where a JSON object was expected: {shown}")
+
+    def _too_large(self, response: requests.Response, limit: str) -> errors.NbrunsError:
+        """The error for an answer that is not read; a refusal keeps the class of its status."""
+        if response.status_code >= 300:
+            return self._error(response, f"an error of over {limit}, which was not read")
+        method, path = _route(response)
+        return errors.LimitError(
+            f"{method} {path}: the answer has over {limit} and was not read. Ask for fewer objects with limit=…, "
+            "and check that base_url is where such an API's server is."
+        )
+
+    def _classified(self, response: requests.Response) -> Exception:
+        if response.is_redirect:
+            target = self.told(response.headers.get("Location"))
+            return self._error(
+                response, f"a redirection to {target}, which is not followed: correct base_url"
+            )
+        try:
+            payload = self._read_json(response)
+            words = (payload.get(name) for name in ("error", "message", "detail"))
+            error: Exception = self._error(response, next(filter(None, words), "an error without a message"))
+        except (errors.NbrunsError, _MaybeTaken) as caught:
+            error = caught
+        maybe = isinstance(error, APIError) and response.status_code in (500, 502, 504)
+        return _MaybeTaken(error) if maybe and isinstance(error, APIError) else error
+
+    def _error(self, response: requests.Response, error: object) -> APIError:
+        """The typed error for a response, from its error object or from our own words."""
+        fields = error if isinstance(error, Mapping) else {"message": error}
+        given = {name: fields[name] for name in ("code", "type", "param") if fields.get(name) is not None}
+        told = {name: self.told(value) for name, value in given.items()}
+        message = self.told(fields.get("message") or error, 1000)
+        kind = errors.BY_STATUS.get(response.status_code)
+        if kind is None:
+            kind = errors.ServerError if response.status_code >= 500 else APIError
+        if kind is errors.BadRequestError and _ACTIVE_RUN.search(message):
+            kind = errors.ActiveRunError
+        method, path = _route(response)
+        made = kind(
+            message,
+            status=response.status_code,
+            **told,
+            request_id=self.request_id(response.headers),
+            method=method,
+            path=path,
+        )
+        made.retry_after = retry_after(response.headers)
+        return made
+
+
+def path_of(*parts: object) -> str:
+    """A path from its parts, each quoted, so that no id can point elsewhere.
+
+    Raises InvalidIdError for what quoting does not hold in its place: clients, proxies and servers resolve dots, and
+    some decode slashes and percent signs first.
+    """
+    return "".join(f"/{_quoted(part)}" for part in parts)
+
+
+def _quoted(part: object) -> str:
+    if (
+        not isinstance(part, str)
+        or part in ("", ".", "..")
+        or len(part) > MAX_ID
+        or not part.isprintable()
+        or any(character in part for character in "/\\%")
+    ):
+        raise errors.InvalidIdError(
+            f"{excerpt(repr(part), 80)} is not an id: nothing was sent. An id is a text of 1 to {MAX_ID} printable "
+            "characters without /, \\ and %, and not just dots. Pass the id as the server gave it."
+        )
+    return quote(part, safe="")
+
+
+def iter_chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body's bytes, each piece when it arrives: `iter_content` would hold back a body that ends by
+    closing.
+
+    Raises ConnectionError or TimeoutError where the body breaks off.
+    """
+    raw = response.raw
+    try:
+        while chunk := raw.read1(65536, decode_content=True):
+            yield chunk
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise errors.TimeoutError("The answer fell silent.") from error
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+        # ValueError and AttributeError are what reading from a connection gives that another thread closes.
+        raise errors.ConnectionError("The connection broke.") from error
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        reason = getattr(error, "reason", None) or (error.args[0] if error.args else None)
+        if isinstance(error, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)):
+            return True
+        error = reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
+    return False
+
+
+def _is_repeatable(error: APIError) -> bool:
+    return error.status in _NOT_TAKEN and error.code != "insufficient_quota"
+
+
+def _backoff(attempt: int, wanted: float | None) -> float:
+    return wanted if wanted is not None else random.uniform(0.5, 1.0) * min(0.5 * 2**attempt, 8.0)
+
+
+def _route(response: requests.Response) -> tuple[str, str]:
+    return response.request.method or "", urlsplit(response.request.url or "").path

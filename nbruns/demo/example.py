@@ -1,0 +1,191 @@
+"""A JSON schema -> a value that is valid under it: the same for the same schema and messages.
+
+Candidates are made for each node, the likeliest first, and the first that validates (jsonschema) is taken.
+What the user's messages offer goes before defaults, and those before invented values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from jsonschema import Draft202012Validator, SchemaError
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Registry
+
+from nbruns.demo import scalars
+from nbruns.demo.findings import Findings
+from nbruns.server.models.json_schemas import Node, Schema, alternatives, merged, resolved, types
+
+#: Below the first depth only what is required is filled in, below the second nothing: schemas may recurse.
+DEEP, DEEPEST = 4, 16
+#: An array that the messages can fill gets no more items than this.
+ITEMS = 5
+#: Schemas with more parts than this, or longer texts, are not quick.
+QUICK = 500
+#: So many nodes are filled in before the rest is given up: schemas can be written that take for ever.
+NODES = 2000
+
+
+def example(schema: Schema, messages: Iterable[str] = ()) -> Any:
+    """Return a value for `schema`, using what `messages` (the latest first) offer.
+
+    Where the schema itself is not valid, or nothing that satisfies it was found, the value is a best effort.
+    References are followed within the schema only.
+    """
+    draft: type[Validator] = validator_for(schema, default=Draft202012Validator)
+    try:
+        draft.check_schema(schema)  # type: ignore[arg-type]  # true and false are schemas too
+    except SchemaError:
+        return {}
+    # An empty registry: jsonschema's own would fetch remote references.
+    validator = draft(schema, registry=Registry(), format_checker=draft.FORMAT_CHECKER)
+    return _Filling(validator, schema, Findings(list(messages))).fill(schema, "")
+
+
+def is_quick(schema: Schema) -> bool:
+    """Tell whether an example of this schema is surely made within milliseconds: it is small, names no other part of
+    itself, has no pattern, and asks for nothing in great numbers."""
+    waiting: list[Any] = [schema]
+    for _ in range(QUICK):
+        if not waiting:
+            return True
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if item.keys() & _SLOW or any(
+                isinstance(item.get(word), int) and item[word] > QUICK for word in _LEAST
+            ):
+                return False
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, str) and len(item) > QUICK:
+            return False
+    return False
+
+
+_SLOW = {
+    "$ref",
+    "$dynamicRef",
+    "allOf",
+    "pattern",
+    "patternProperties",
+    "uniqueItems",
+    "not",
+    "if",
+    "contains",
+}
+_LEAST = ("minItems", "minLength", "minProperties", "minContains")
+
+
+class _Filling:
+    """One schema being filled in."""
+
+    def __init__(self, validator: Validator, root: Schema, findings: Findings) -> None:
+        self.validator, self.root, self.findings, self.nodes = validator, root, findings, NODES
+        self.of_type: dict[str, Callable[[Node, str, int], Iterable[Any]]] = {
+            "object": self._objects,
+            "array": self._arrays,
+            "string": lambda node, name, _: scalars.strings(node, name),
+            "integer": lambda node, _name, _: scalars.integers(node),
+            "number": lambda node, _name, _: scalars.numbers(node),
+            "boolean": lambda *_: (True, False),
+            "null": lambda *_: (None,),
+        }
+
+    def fill(self, schema: Schema, name: str, depth: int = 0, avoid: Iterable[Any] = ()) -> Any:
+        """Return the first candidate that is valid (and, if one can be found, not in `avoid`)."""
+        second_best: list[Any] = []
+        node = resolved(schema, self.root)
+        for candidate in self._candidates(node, name, depth):
+            if self._valid(candidate, schema):
+                if candidate not in avoid:
+                    self.findings.take(candidate)
+                    return candidate
+                second_best.insert(0, candidate)
+            second_best.append(candidate)
+        return second_best[0] if second_best else None
+
+    def _valid(self, value: Any, schema: Schema) -> bool:
+        try:
+            return self.validator.evolve(schema=schema).is_valid(value)
+        except Exception:  # a reference that leads nowhere, a pattern in another dialect: nothing can be said
+            return True
+
+    def _candidates(self, node: Node, name: str, depth: int) -> Iterator[Any]:
+        self.nodes -= 1
+        if depth > DEEPEST or self.nodes < 0:
+            return
+        yield from [node["const"]] if "const" in node else []
+        yield from self._found(node, name)
+        yield from [node["default"]] if "default" in node else []
+        yield from node.get("examples", ())
+        yield from node.get("enum", ())
+        branches = list(alternatives(node, self.root))
+        if depth > DEEP:
+            branches.sort(key=lambda branch: types(branch) != ["null"])
+        for branch in branches:
+            yield from self._candidates(branch, name, depth + 1)
+        for kind in types(node):
+            yield from self.of_type[kind](node, name, depth)
+
+    def _found(self, node: Node, name: str) -> Iterator[Any]:
+        """What the messages offer for this node, if it is a scalar or may be one."""
+        for option in (node, *alternatives(node, self.root)):
+            kinds, labels = types(option), (option.get("format", ""), name, option.get("description", ""))
+            if "enum" in option:
+                yield from (value for value in option["enum"] if self.findings.mentions(str(value)))
+            elif "string" in kinds:
+                yield from self.findings.offers(*labels)
+            elif "integer" in kinds or "number" in kinds:
+                yield from self.findings.numbers()
+
+    def _objects(self, node: Node, _name: str, depth: int) -> Iterator[dict[str, Any]]:
+        properties = node.get("properties", {})
+        value = {name: self._property(node, name, depth) for name in _required(node)}
+        optional = [name for name in properties if name not in value and depth <= DEEP]
+        said = [name for name in optional if self._said(properties[name], name)]
+        yield {**value, **{name: self._property(node, name, depth) for name in said}}
+        yield value
+        spare = [*(name for name in properties if name not in value), *(f"key{i}" for i in range(1, ITEMS))]
+        for name in spare[: max(node.get("minProperties", 0) - len(value), 0)]:
+            value = {**value, name: self._property(node, name, depth)}
+        yield value
+
+    def _property(self, node: Node, name: str, depth: int) -> Any:
+        schema = node.get("properties", {}).get(name, node.get("additionalProperties", {}))
+        return self.fill(schema, name, depth + 1)
+
+    def _said(self, schema: Schema, name: str) -> bool:
+        """Tell whether the messages have something for this property or for its items."""
+        node = resolved(schema, self.root)
+        items = node.get("items")
+        inner = merged({"description": node.get("description", "")}, items) if isinstance(items, dict) else {}
+        return any(self._valid(value, schema) for value in self._found(node, name)) or any(
+            True for _ in self._found(resolved(inner, self.root), name) if inner
+        )
+
+    def _arrays(self, node: Node, name: str, depth: int) -> Iterator[list[Any]]:
+        items = node.get("items", {})
+        ordered = node.get("prefixItems", items if isinstance(items, list) else [])
+        rest = node.get("additionalItems", {}) if isinstance(items, list) else items
+        if isinstance(rest, dict) and "description" in node:
+            rest = merged({"description": node["description"]}, rest)
+        value = [self.fill(item, name, depth + 1) for item in ordered]
+        value += [self.fill(node["contains"], name, depth + 1)] if "contains" in node else []
+        least = max(node.get("minItems", 0), 0 if depth > DEEP else 1)
+        while len(value) < least or (len(value) < ITEMS and self._said(rest, name)):
+            value.append(self.fill(rest, name, depth + 1, avoid=value))
+            if self.nodes < 0:
+                break
+        yield value
+        yield value[: node.get("maxItems", ITEMS)]
+        yield value[: node.get("minItems", 0)]
+
+
+def _required(node: Node) -> list[str]:
+    names = list(node.get("required", ()))
+    for name, needed in node.get("dependentRequired", {}).items():
+        names += needed if name in names else []
+    return list(dict.fromkeys(names))

@@ -1,0 +1,134 @@
+"""`demo`: a script in place of a model. It calls the tools it is given and answers from their outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+from nbruns.demo import answer_text
+from nbruns.demo.example import example, is_quick
+from nbruns.server.limited_process import LimitExceeded, Processes
+from nbruns.server.models.json_schemas import Schema, merged
+from nbruns.server.models.protocol import (
+    Delta,
+    Finish,
+    FinishReason,
+    ModelError,
+    Prompt,
+    TextDelta,
+    ToolCallDelta,
+    usage,
+)
+from nbruns.server.models.request import answer_schema, answered, functions_due, questions
+
+#: The rule by which tokens are counted, here where there is no tokenizer.
+CHARACTERS_PER_TOKEN = 4
+
+
+class Scripted:
+    """Answers by fixed rules, offline: the same prompt gets the same answer (but for the ids of calls).
+
+    Where function tools are due it calls them: all of them with `parallel_tool_calls`, else the first; the
+    one that `tool_choice` names; none with "none". Arguments are made from the parameter schemas and from
+    what the user's message offers. Once there are outputs, or without tools, it answers in Markdown, or in
+    JSON of the `response_format`. Every 4 characters count as a token; `pause` seconds pass between pieces.
+    """
+
+    def __init__(self, pause: float = 0.015) -> None:
+        self.pause = pause
+        self._processes = Processes()
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        """Yield the answer word by word."""
+        room, spent = _room(prompt), 0
+        deltas = await self._calls(prompt) or await self._text(prompt)
+        for delta in deltas:
+            cut = _cut(delta, room - spent)
+            spent += _length(delta)
+            if cut is not None:
+                yield cut
+            if spent > room:
+                break
+            await asyncio.sleep(self.pause)
+        done: FinishReason = "tool_calls" if isinstance(deltas[0], ToolCallDelta) else "stop"
+        yield Finish(
+            "length" if spent > room else done, usage(_prompt_tokens(prompt), tokens(min(spent, room)))
+        )
+
+    async def close(self) -> None:
+        """End the processes that work on schemas."""
+        await self._processes.close()
+
+    async def _calls(self, prompt: Prompt) -> list[Delta]:
+        due = functions_due(prompt)
+        calls: list[Delta] = []
+        for index, function in enumerate(due if prompt.parallel_tool_calls else due[:1]):
+            schema = merged({"type": "object"}, function.get("parameters") or {})
+            of = f"the parameters of the function '{function['name']}'"
+            arguments = json.dumps(await self._example(schema, questions(prompt), of), ensure_ascii=False)
+            calls.append(ToolCallDelta(index, id=f"call_{secrets.token_hex(12)}", name=function["name"]))
+            calls += [ToolCallDelta(index, arguments=piece) for piece in _pieces(arguments)]
+        return calls
+
+    async def _text(self, prompt: Prompt) -> list[Delta]:
+        schema, said = answer_schema(prompt), questions(prompt)
+        if schema is None:
+            calls = answered(prompt)
+            text = answer_text.from_outputs(calls) if calls else answer_text.without_tools(said)
+        elif schema == {"type": "object"}:
+            text = json.dumps(answer_text.as_object(said), ensure_ascii=False)
+        else:
+            text = json.dumps(await self._example(schema, said, "the response format"), ensure_ascii=False)
+        return [TextDelta(piece) for piece in _pieces(text)]
+
+    async def _example(self, schema: Schema, said: list[str], of: str) -> Any:
+        if is_quick(schema):
+            return example(schema, said)
+        try:
+            return await self._processes.call("nbruns.demo.example:example", schema, said)
+        except (LimitExceeded, RuntimeError) as error:
+            why = f"Working with the JSON Schema of {of} failed ({error})."
+            mend = "Simplify it: patterns, references to itself and long lists can take for ever."
+            raise ModelError("invalid_prompt", f"{why} {mend}") from None
+
+
+def tokens(characters: int) -> int:
+    """How many tokens so many characters count as."""
+    return -(-characters // CHARACTERS_PER_TOKEN)
+
+
+def _room(prompt: Prompt) -> int:
+    limit = prompt.max_completion_tokens
+    return limit * CHARACTERS_PER_TOKEN if limit is not None else 1 << 30
+
+
+def _pieces(text: str) -> list[str]:
+    """The text in pieces of a word each, with the space that follows it."""
+    return re.findall(r"\s*\S{1,24}\s*", text) or [text]
+
+
+def _length(delta: Delta) -> int:
+    if isinstance(delta, ToolCallDelta):
+        return len(delta.name or "") + len(delta.arguments)
+    return len(delta.text) if isinstance(delta, TextDelta) else 0
+
+
+def _cut(delta: Delta, room: int) -> Delta | None:
+    """The delta as far as there is room for it."""
+    if _length(delta) <= room:
+        return delta
+    if isinstance(delta, TextDelta) and room > 0:
+        return TextDelta(delta.text[:room])
+    if isinstance(delta, ToolCallDelta) and delta.name is None and room > 0:
+        return ToolCallDelta(delta.index, arguments=delta.arguments[:room])
+    return None
+
+
+def _prompt_tokens(prompt: Prompt) -> int:
+    parts = [message.get("content") or message.get("tool_calls") for message in prompt.messages]
+    texts = [part if isinstance(part, str) else json.dumps(part) for part in [*parts, *prompt.tools]]
+    return sum(tokens(len(text)) for text in texts)

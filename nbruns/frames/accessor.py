@@ -1,0 +1,142 @@
+"""`df.runs`: questions to a frame of runs, answered in one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nbruns.frames import messages_frame as messages_frame
+from nbruns.frames import nested_from_json as nested_from_json
+from nbruns.frames import nested_to_json as nested_to_json
+from nbruns.frames import runs_frame as runs_frame
+from nbruns.frames import steps_frame as steps_frame
+from nbruns.frames import tool_calls_frame as tool_calls_frame
+from nbruns.frames.cost import Prices, cost_of
+from nbruns.objects import TERMINAL_STATUSES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TOKENS = ["prompt_tokens", "completion_tokens", "total_tokens"]
+_FAILED = ("failed", "expired", "incomplete")
+#: What `by` may be called too.
+_COLUMN_OF = {"assistant": "assistant_id", "thread": "thread_id"}
+
+
+@pd.api.extensions.register_dataframe_accessor("runs")
+class RunsAccessor:
+    """Questions to a frame as `nbruns.runs_frame` and `client.runs.list` give it, also filtered or concatenated."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+        if "status" not in frame:
+            own = " Its own column is frame['runs']." if "runs" in frame else ""
+            raise AttributeError(self._missing("status") + own)  # so that hasattr() is false
+
+    def usage(self, by: str | Sequence[str] = "model", freq: str | None = None) -> pd.DataFrame:
+        """Runs, failures, tokens and duration per group.
+
+        `by`: one column or several: "model", "assistant", "thread", "status", "day", or any other of the frame; `[]`
+        for none. `freq`: a pandas frequency such as "D", "W" or "MS", to split by the time of creation too. Columns:
+        runs, failures (failed, expired, incomplete), the three token counts (sums; missing where no run of the group
+        has any), median and 95th percentile of `duration` (creation to end); and the sum of `cost`, if the frame has
+        such a column: `df.assign(cost=df.runs.cost()).runs.usage()`. Raises KeyError for a column that the frame does
+        not have.
+        """
+        keys: list[Any] = [self._key(name) for name in ([by] if isinstance(by, str) else by)]
+        if freq is not None:
+            keys.append(pd.Grouper(key=self._column("created_at").name, freq=freq))
+        counted = self._frame.assign(failures=self._column("status").isin(_FAILED), runs=1)
+        grouped: Any = counted.groupby(keys or (lambda _: "all"), observed=True, dropna=False)
+        sums = [self._column(name).name for name in _TOKENS] + [n for n in ("cost",) if n in self._frame]
+        durations = grouped[self._column("duration").name]
+        return pd.DataFrame(
+            {
+                "runs": grouped["runs"].sum(),
+                "failures": grouped["failures"].sum(),
+                **{name: grouped[name].sum(min_count=1) for name in sums},
+                "median_time": durations.median(),
+                "p95_time": durations.quantile(0.95),
+            }
+        )
+
+    def cost(self, prices: Prices | None = None) -> pd.Series[Any]:
+        """The cost of each run; `.sum()` is that of all, without those that are missing.
+
+        `prices`: model → price of a million tokens, as (input, output), (input, output, cached input) or {"input": …,
+        "output": …, "cached": …}, in any currency. Without it, US dollars by the price lists of the package
+        genai-prices (the extra `cost`) on the day of the run; nothing is asked over the network. Missing, never zero,
+        for models that are not listed and runs without usage. Tokens of reasoning are among the completion's.
+        """
+        for name in ("model", "created_at", "prompt_tokens", "completion_tokens", "cached_tokens"):
+            self._column(name)
+        return cost_of(self._frame, prices)
+
+    def failures(self) -> pd.DataFrame:
+        """The runs that ended as failed, expired or incomplete."""
+        return self._frame[self._column("status").isin(_FAILED)]
+
+    def active(self) -> pd.DataFrame:
+        """The runs that have not ended."""
+        return self._frame[~self._column("status").isin(TERMINAL_STATUSES)]
+
+    def timeline(self, steps: pd.DataFrame | None = None, *, ax: Axes | None = None) -> Axes:
+        """Draw when the runs waited and ran, one bar each, in the colour of their status (needs the extra `plot`).
+
+        `steps`: a frame of their steps (`client.runs.steps.list(…)`), drawn below their run. More runs than lines of
+        text fit are packed into lanes, without their names and steps. Times are in the frame's own time zone.
+        """
+        from nbruns.frames.plots import timeline
+
+        for name in ("id", "status", "created_at", "queued_time", "duration"):
+            self._column(name)
+        return timeline(self._frame, steps, ax)
+
+    def plot_usage(
+        self,
+        value: str = "total_tokens",
+        by: str = "model",
+        freq: str | None = None,
+        *,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Draw tokens over time as bars, stacked by model (needs the extra `plot`).
+
+        `value`: a column to add up, or "runs" for their number, or "cost" (by genai-prices, unless the frame has a
+        column `cost` already); `by`: as in `usage`; `freq`: the width of a bar, by the length of time if left out.
+        """
+        from nbruns.frames.plots import usage
+
+        frame = self._frame
+        if value == "cost" and value not in frame:
+            frame = frame.assign(cost=self.cost())
+        if value == "runs":
+            frame = frame.assign(runs=1)
+        elif value not in frame:
+            raise KeyError(self._missing(value))
+        return usage(frame, frame[value], self._key(by), self._column("created_at"), freq, ax)
+
+    def _key(self, name: str) -> pd.Series[Any]:
+        if name == "day" and name not in self._frame:
+            days: pd.Series[Any] = self._column("created_at").dt.floor("D").rename("day")
+            return days
+        return self._column(name if name in self._frame else _COLUMN_OF.get(name, name))
+
+    def _column(self, name: str) -> pd.Series[Any]:
+        if name not in self._frame:
+            raise KeyError(self._missing(name))
+        column: pd.Series[Any] | pd.DataFrame = self._frame[name]
+        if isinstance(column, pd.DataFrame):
+            raise KeyError(f"This frame has {column.shape[1]} columns {name!r}; leave one of them.")
+        return column
+
+    def _missing(self, name: str) -> str:
+        index = (
+            " It is in the index; reset_index() makes it a column." if name in self._frame.index.names else ""
+        )
+        return (
+            f"This frame has no column {name!r}, which frames of runs have, as client.runs.list(…) gives them.{index} "
+            f"It has: {', '.join(map(str, self._frame.columns))}."
+        )

@@ -1,0 +1,250 @@
+"""A running server: uvicorn around the app, until it is told to stop or nobody needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from nbruns.errors import SetupError
+from nbruns.server.app import create_app
+from nbruns.server.middleware import LOOPBACK, AccessMiddleware
+from nbruns.server.models import Models
+from nbruns.server.routes import OPERATIONS, Services
+from nbruns.server.runs.engine import LIFETIME_SECONDS, Engine
+from nbruns.server.runs.streams import RunStreams
+from nbruns.server.storage import migrations, store
+from nbruns.server.storage.database import Database
+
+#: The most bytes of a request's head, and of whatever else is not its body: h11's limit.
+MAX_HEAD_BYTES = 65_536
+#: So long a head may take from its connection's or its predecessor's end on.
+HEAD_SECONDS = 20.0
+#: While a body comes, it brings so many bytes in the time that a head may take.
+MIN_BODY_BYTES = 8_192
+#: The most requests that may wait on a connection for the answers before theirs. One read brings up to 14,000.
+MAX_AHEAD = 32
+
+_OVERRIDDEN = ("connection_made", "connection_lost", "data_received")
+_CALLBACKS = ("on_message_begin", "on_headers_complete", "on_body", "on_message_complete")
+if missing := [name for name in _OVERRIDDEN + _CALLBACKS if not hasattr(HttpToolsProtocol, name)]:
+    raise SetupError(
+        f"uvicorn {uvicorn.__version__} reads HTTP in a way that this nbruns doesn't know (no {', '.join(missing)}). "
+        "The size of requests would not be limited. Install an earlier uvicorn."
+    )
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, which takes heads of any length and waits for ever for the rest of a request."""
+
+    #: Bytes since something of a request was complete: its head, a piece of its body, or all of it.
+    _pending = 0
+    #: Bytes of the body since the last look at the clock.
+    _brought = 0
+    _in_head = True
+    _clock: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._pending += len(data)
+        if self._clock is None:
+            # Blank lines begin no request, but uvicorn stops its own clock for idle connections at any byte.
+            self._wait()
+        super().data_received(data)
+        if self._pending > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(
+                431, "Request Header Fields Too Large", f"The head is over {MAX_HEAD_BYTES:,} bytes."
+            )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_AHEAD:
+            self.transport.close()
+            raise ValueError("too many requests ahead")  # so that the rest of what was read is not parsed
+        self._in_head, self._pending = False, 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._pending = 0
+        self._brought += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._pending = 0
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._brought = 0
+        self._clock = self.loop.call_later(HEAD_SECONDS, self._time_is_up)
+
+    def _stop_waiting(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _time_is_up(self) -> None:
+        # What comes behind a request may be late until that is answered, and so may a body that we don't read.
+        cycle = self.cycle
+        is_answering = cycle is not None and not (cycle.more_body or cycle.response_complete)
+        is_body_on_time = not self._in_head and (self.flow.read_paused or self._brought >= MIN_BODY_BYTES)
+        if is_answering or is_body_on_time:
+            self._wait()
+        elif not self.transport.is_closing():
+            self._refuse(408, "Request Timeout", "The rest of the request did not come in time.")
+
+    def _refuse(self, status: int, phrase: str, message: str) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            error: dict[str, Any] = {
+                "message": message,
+                "type": "invalid_request_error",
+                "param": None,
+                "code": None,
+            }
+            body = json.dumps({"error": error}).encode()
+            head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        self.transport.close()
+
+
+#: How long open requests may take to end when the server stops. Streams are ended at once.
+STOP_SECONDS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server serves, and to whom. Without a token, whoever reaches it may use it."""
+
+    database_url: str
+    token: str | None
+    models: Models
+    #: Seconds without a request and an active run, after which the server stops; None: never.
+    idle_timeout: float | None = None
+    #: Seconds after its creation, after which a run expires.
+    run_lifetime: int = LIFETIME_SECONDS
+    #: Names that requests may come by, besides this machine's own. Without any, a server that is reached from other
+    #: machines answers to every name.
+    allowed_hosts: Collection[str] = ()
+
+
+def file_of(database_url: str) -> str | None:
+    """The file that a SQLite URL names; None for PostgreSQL. Raises SetupError for what is neither."""
+    try:
+        url = sa.make_url(database_url)
+    except sa.exc.ArgumentError:
+        url = sa.make_url("unreadable://")
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        return url.database
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise SetupError(
+            "The database URL names neither a SQLite file nor PostgreSQL. Write --database-url sqlite:///FILE or "
+            "--database-url postgresql://USER@HOST/NAME."
+        )
+    return None
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says when it is ready, ends streams when it is to stop, and stops when idle."""
+
+    def __init__(self, listener: socket.socket, settings: Settings, on_ready: Callable[[str], None]) -> None:
+        self._settings, self._on_ready = settings, on_ready
+        self._db = Database(settings.database_url, store.EventLog())
+        try:
+            migrations.prepare(self._db.engine)
+        except BaseException:
+            self._db.close()
+            raise
+        self.streams = RunStreams(self._db)
+        self.engine = Engine(self._db, settings.models, settings.run_lifetime, self.streams.catch_up)
+        app = create_app(Services(self._db, self.engine, self.streams, settings.models), OPERATIONS)
+        host, port = listener.getsockname()[:2]
+        # Inherited by its connections. asyncio sets it only on sockets that were made for TCP by number, and without
+        # it each answer waits 40 ms for the acknowledgement of its head.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        names = {*LOOPBACK, host, *(name.lower() for name in settings.allowed_hosts)}
+        is_known_by_name = settings.allowed_hosts or ipaddress.ip_address(host).is_loopback
+        self._access = AccessMiddleware(app, token=settings.token, hosts=names if is_known_by_name else None)
+        self._watching: asyncio.Task[None]
+        super().__init__(
+            uvicorn.Config(
+                self._access,
+                http=BoundedProtocol,
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_SECONDS,
+                lifespan="off",
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Not in the app's lifespan, whose errors uvicorn turns into a traceback in the log.
+        self.streams.connect()
+        try:
+            await self.engine.start()
+        except sa.exc.DBAPIError as error:
+            self._db.close()
+            raise SetupError(
+                f"The database {self._db.engine.url.render_as_string()} can't be used ({error.orig}). Restore it from "
+                "a copy, or name another with --database-url."
+            ) from None
+        await super().startup(sockets)
+        if self.started:
+            self._watching = asyncio.create_task(self._stop_when_idle())
+            self._on_ready(self.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.streams.close()
+        self._watching.cancel()
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await self.engine.stop()
+        await self._settings.models.close()
+        self._db.close()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, but a signal that has stopped the server is not raised again: `serve` just returns."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def _stop_when_idle(self) -> None:
+        patience = self._settings.idle_timeout
+        while patience is not None and not self.should_exit:
+            await asyncio.sleep(min(1.0, patience / 4))
+            if self._access.idle_seconds() >= patience and not await self._db.read(store.count_active):
+                self.should_exit = True

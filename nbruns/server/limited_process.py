@@ -1,0 +1,123 @@
+"""Work on what others wrote that may take for ever: done in processes of its own, which are killed when time is up.
+
+A regular expression holds the interpreter's lock, so neither a thread nor a timeout stops one. A process here is
+started when it is first needed, kept for the next call, has a limit on its memory, and can be killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+#: Seconds and bytes that a call may take.
+SECONDS = 5.0
+MEMORY_BYTES = 1024**3
+#: So many processes at most; other calls wait for one. The first call may wait for the process to start.
+PROCESSES = 2
+_START_SECONDS = 30.0
+
+
+class LimitExceeded(Exception):
+    """A call took too much time or memory."""
+
+
+class Processes:
+    """The processes of a server. They belong to the event loop that first uses them."""
+
+    def __init__(self) -> None:
+        self._idle: list[asyncio.subprocess.Process] = []
+        self._free = asyncio.Semaphore(PROCESSES)
+
+    async def call(self, function: str, *arguments: Any) -> Any:
+        """Return what `function` ("module:name") returns for these arguments; both are JSON.
+
+        Raises LimitExceeded where it takes too long or too much memory, RuntimeError where it raises."""
+        async with self._free:
+            process = self._idle.pop() if self._idle else await _started(function)
+            try:
+                async with asyncio.timeout(SECONDS):
+                    answer = await _ask(process, {"function": function, "arguments": arguments})
+            except TimeoutError:
+                raise LimitExceeded(f"over {SECONDS:g} s") from None
+            finally:
+                # Whatever stopped the call, cancellation too: a process that still works is of no more use.
+                if sys.exc_info()[0] is not None:
+                    await _killed(process)
+            if answer is None:
+                await _killed(process)
+                raise LimitExceeded(f"over {MEMORY_BYTES // 1024**2} MiB of memory")
+            self._idle.append(process)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["value"]
+
+    async def close(self) -> None:
+        """End the processes."""
+        while self._idle:
+            await _killed(self._idle.pop())
+
+
+async def _started(function: str) -> asyncio.subprocess.Process:
+    """A process that has imported what a function needs: that takes longer than most calls."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", __name__),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        limit=2**30,
+    )
+    async with asyncio.timeout(_START_SECONDS):
+        await _ask(process, {"function": function, "arguments": None})
+    return process
+
+
+async def _ask(process: asyncio.subprocess.Process, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The answer; None where the process has ended instead."""
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(ConnectionError):
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        await process.stdin.drain()
+    line = await process.stdout.readline()
+    answer: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
+    return None if answer == {"memory": True} else answer
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+def _requests() -> Iterator[dict[str, Any]]:
+    for line in sys.stdin.buffer:
+        yield json.loads(line)
+
+
+def main() -> None:
+    """Answer requests on stdin until it ends, as it does when the server has."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for request in _requests():
+        module, _, name = request["function"].partition(":")
+        try:
+            called = getattr(importlib.import_module(module), name)
+            value = None if request["arguments"] is None else called(*request["arguments"])
+            answer = json.dumps({"value": value})
+        except MemoryError:
+            answer = json.dumps({"memory": True})
+        except Exception as error:
+            answer = json.dumps({"error": f"{type(error).__name__}: {error}"[:500]})
+        sys.stdout.write(answer + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The server as a process: a socket, a database, and the end of both."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import socket
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from nbruns.errors import SetupError, install_command
+
+if TYPE_CHECKING:
+    from nbruns.server.models import Models
+
+DEFAULT_PORT = 8765
+#: Objects made, and then collections, before Python looks for circles of them among ever older ones. By its own
+#: measure it would do so all the time while hundreds of runs stream, and each look halts them all.
+_GC_THRESHOLDS = (100_000, 50, 100)
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    database_url: str,
+    token: str | None,
+    idle_timeout: float | None = None,
+    on_ready: Callable[[str], None] | None = None,
+    models: Models | None = None,
+    run_lifetime: int = 600,
+    allowed_hosts: Collection[str] = (),
+) -> None:
+    """Serve until SIGTERM, SIGINT, or until nobody has asked and no run was active for `idle_timeout` seconds.
+
+    `port` 0 takes any free one; `on_ready` is called with the server's URL (without /v1) when it answers.
+    `database_url` is SQLAlchemy's (sqlite:///FILE, postgresql://…). Without a `token`, whoever reaches the port
+    may use it. `models` are those that runs can name (default: those built in). A run expires `run_lifetime` seconds
+    after its creation. `allowed_hosts` are names that requests may come by, besides this machine's own: behind a proxy,
+    its public name. Raises SetupError where the port is taken, the database can't be used, a package is missing, or
+    the token is empty.
+    """
+    if token is not None and not token.strip():
+        raise SetupError(
+            "The token is empty. Pass a text that nobody can guess, or None to let everybody in."
+        )
+    with _listening(host, port) as listener:
+        try:
+            from nbruns.server import http
+            from nbruns.server.models import Models
+        except ModuleNotFoundError as error:
+            raise SetupError(
+                f"The server needs the package {error.name!r}, which is not installed. Install what it needs with: "
+                f"{install_command('server')}"
+            ) from None
+        with _only_server_of(http.file_of(database_url)):
+            settings = http.Settings(
+                database_url, token, models or Models(), idle_timeout, run_lifetime, allowed_hosts
+            )
+            gc.set_threshold(*_GC_THRESHOLDS)
+            http.Server(listener, settings, on_ready or print).run(sockets=[listener])
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = "is in use" if taken else f"can't be listened on ({error.strerror or error})"
+            mend = (
+                "Stop what is using it, or name another with --port"
+                if taken
+                else "Name another --host or --port"
+            )
+            raise SetupError(f"Port {port} on {host} {why}. {mend} (--port 0 takes any free one).") from None
+        listener.listen(512)
+        yield listener
+
+
+@contextmanager
+def _only_server_of(file: str | None) -> Iterator[None]:
+    """Hold a SQLite file against a second server, which would work on the same runs."""
+    if file is None:
+        yield
+        return
+    try:
+        path = Path(file).resolve()  # a symbolic link names the same file
+        if not path.parent.is_dir():  # FileLock would make it: a slip of the pen would serve
+            raise NotADirectoryError(errno.ENOENT, "no such folder")
+        if path.exists() and path.stat().st_nlink > 1:
+            raise SetupError(
+                f"The database {file} has more than one name (hard links), and two servers or SQLite's journals could "
+                "meet in it unseen. Delete the other names, or copy the file."
+            )
+        lock = FileLock(f"{path}-lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SetupError(
+            f"Another server is using the database {file}. Use that one, or name another file with --database-url."
+        ) from None
+    except OSError as error:
+        raise SetupError(
+            f"The database {file} cannot be opened for writing ({error.strerror or error}). Name a file in a "
+            "folder that exists and is yours, with --database-url sqlite:///FILE."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,158 @@
+"""Who may ask: the token, the Host and the Origin of a request, and how much it may send."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import time
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nbruns.server.schemas import objects
+from nbruns.server.schemas.errors import Refused
+from nbruns.server.storage.database import encode
+
+log = logging.getLogger(__name__)
+
+#: The words that paths are made of. Whatever else is in one may be a secret at the wrong place.
+_WORDS = {
+    *("v1", "health", "openapi.json", "assistants", "threads", "messages", "runs", "steps"),
+    *("cancel", "submit_tool_outputs", "stream"),
+}
+_ID = re.compile(r"(?:asst|thread|msg|run|step)_[0-9A-Za-z]{24}")
+_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
+
+
+class RequestContext:
+    """One request and what becomes of it. It is in the request's scope, as `context`."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.id = objects.new_id("req")
+        #: The run that was asked for, as far as that is known.
+        self.run_id: str | None = None
+        self._scope, self._send = scope, send
+        self._began = time.perf_counter()
+        self._status = 0
+        scope["context"] = self
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [
+                *message["headers"],
+                (b"x-request-id", self.id.encode()),
+                (b"openai-version", b"2020-10-01"),
+                (b"openai-processing-ms", str(self._milliseconds()).encode()),
+            ]
+        await self._send(message)
+
+    def log(self) -> None:
+        """Write the line; nobody wants to read of every look at the server's health."""
+        level = logging.DEBUG if self._scope["path"] == "/health" else logging.INFO
+        if log.isEnabledFor(level):
+            known = self._known()
+            text = "%(method)s %(path)s %(status)s %(ms)s ms"
+            log.log(level, text, known, extra={"known": known})
+
+    def _known(self) -> dict[str, object]:
+        method = self._scope["method"]
+        ids = {name: id for name, id in self._scope.get("path_params", {}).items() if _ID.fullmatch(id)}
+        return {
+            "method": method if method in _METHODS else "?",
+            "path": "/".join(map(_shown, self._scope["path"].split("/")[:10])),
+            "status": self._status or 499,  # the client was gone before there was an answer
+            "ms": self._milliseconds(),
+            **ids,
+            **({"run_id": self.run_id} if self.run_id else {}),
+            "request_id": self.id,
+        }
+
+    def _milliseconds(self) -> int:
+        return round((time.perf_counter() - self._began) * 1000)
+
+
+def _shown(part: str) -> str:
+    return part if not part or part in _WORDS or _ID.fullmatch(part) else "…"
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: What needs no token: it says nothing that is not in the package for everybody to read.
+PUBLIC = ("/health", "/openapi.json")
+
+
+class AccessMiddleware:
+    """Lets requests through to `app`, and knows when the last one was (`idle_since`)."""
+
+    def __init__(self, app: ASGIApp, *, token: str | None, hosts: Iterable[str] | None) -> None:
+        self._app = app
+        self._token = token
+        self._hosts = None if hosts is None else frozenset(hosts)
+        self._open = 0
+        self._last = time.monotonic()
+
+    def idle_seconds(self) -> float:
+        """For how long nothing has been asked; 0 while a request is open."""
+        return 0.0 if self._open else time.monotonic() - self._last
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        # Azure's clients ask under /openai, with and without the version.
+        scope["path"] = re.sub(r"^/openai(/v1)?(?=/)", "/v1", scope["path"])
+        context = RequestContext(scope, send)
+        self._open += 1
+        try:
+            self._check(scope["path"], Headers(scope=scope))
+        except Refused as refusal:
+            await _refuse(context.send, refusal)
+        else:
+            await self._app(scope, receive, context.send)
+        finally:
+            self._open -= 1
+            self._last = time.monotonic()
+            context.log()
+
+    def _check(self, path: str, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if self._hosts is not None and _name(host) not in self._hosts:
+            raise Refused(
+                "This server answers only to the name of the machine that it runs on.",
+                status=403,
+                code="host_refused",
+            )
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            raise Refused(
+                "Web pages of another origin may not use this server.", status=403, code="origin_refused"
+            )
+        if self._token is not None and path not in PUBLIC and not self._admits(headers):
+            message = "The API key is missing or wrong. Pass the server's token as the API key."
+            raise Refused(message, status=401, code="invalid_api_key")
+
+    def _admits(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = headers.get("api-key", "")
+        given = given.strip()
+        return bool(given) and hmac.compare_digest(given.encode(), str(self._token).encode())
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+async def _refuse(send: Send, refusal: Refused) -> None:
+    body = encode(refusal.body).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,135 @@
+"""What an operation is, what it is given, and what most of them do: list, get, change and delete objects."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Table
+from starlette.responses import Response
+
+from nbruns.server.middleware import RequestContext
+from nbruns.server.models import Models
+from nbruns.server.schemas.base import NoQuery, Object, Schema
+from nbruns.server.schemas.errors import not_found
+from nbruns.server.storage import store
+from nbruns.server.storage.database import Database
+
+if TYPE_CHECKING:
+    from nbruns.server.runs.engine import Engine
+    from nbruns.server.runs.streams import RunStreams
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes work with."""
+
+    db: Database
+    engine: Engine
+    streams: RunStreams
+    models: Models
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request, as far as a route needs it. Its query and its body (`params`) have been checked."""
+
+    services: Services
+    path: Mapping[str, str]
+    query: JSON
+    headers: Mapping[str, str]
+    params: JSON
+    context: RequestContext
+
+    @property
+    def db(self) -> Database:
+        return self.services.db
+
+    @property
+    def thread_id(self) -> str:
+        return self.path["thread_id"]
+
+    @property
+    def run_id(self) -> str:
+        return self.path["run_id"]
+
+
+Handler = Callable[[Call], Awaitable[JSON | Response]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What can be asked: where, with what, and what the answer is. Requests are checked against it, and
+    /openapi.json is made of it."""
+
+    method: str
+    path: str
+    handler: Handler
+    #: None for an event stream.
+    answer: type[Object] | None
+    body: type[Schema] | None = None
+    query: type[Schema] = NoQuery
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer can be an event stream, where it is asked for."""
+        return self.body is not None and "stream" in self.body.model_fields
+
+
+#: All operations, in the order in which their routes are defined.
+OPERATIONS: list[Operation] = []
+
+
+def operation(
+    method: str,
+    path: str,
+    answer: type[Object] | None,
+    body: type[Schema] | None = None,
+    query: type[Schema] = NoQuery,
+) -> Callable[[Handler], Handler]:
+    """Make a function the handler of an operation; its name is the operation's."""
+
+    def register(handler: Handler) -> Handler:
+        OPERATIONS.append(Operation(method, path, handler, answer, body, query))
+        return handler
+
+    return register
+
+
+async def list_objects(call: Call, table: Table, where: Mapping[str, str | None] | None = None) -> JSON:
+    """Answer with a page of a table's objects; filters that are None don't filter."""
+    page = store.Page(**{name: call.query[name] for name in ("limit", "order", "after", "before")})
+    filters = {name: value for name, value in (where or {}).items() if value}
+    items, has_more = await call.db.read(store.listed, table, page, filters)
+    return {
+        "object": "list",
+        "data": items,
+        "first_id": items[0]["id"] if items else None,
+        "last_id": items[-1]["id"] if items else None,
+        "has_more": has_more,
+    }
+
+
+async def get_object(call: Call, table: Table, noun: str, id: str, **owner: str) -> JSON:
+    """Answer with an object that belongs to `owner` (thread_id=…, run_id=…)."""
+    found = await call.db.read(store.get, table, id, **owner)  # type: ignore[arg-type]  # no owner is called lock
+    if found is None:
+        raise not_found(noun, id)
+    return found
+
+
+async def change_object(call: Call, table: Table, noun: str, id: str, change: JSON, **owner: str) -> JSON:
+    """Change fields of an object, and answer with it."""
+    changed = await call.db.write(lambda tx: store.patch(tx.conn, table, id, change, **owner))
+    if changed is None:
+        raise not_found(noun, id)
+    return changed
+
+
+async def delete_object(call: Call, table: Table, noun: str, id: str, **owner: str) -> None:
+    """Delete an object."""
+    if not await call.db.write(lambda tx: store.delete(tx.conn, table, id, **owner)):
+        raise not_found(noun, id)

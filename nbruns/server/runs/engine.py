@@ -1,0 +1,220 @@
+"""The engine works on runs, continues them after a restart, and ends those that are overdue.
+
+The database alone says what is to be done: a run's row has its status, the number of its current turn, and the server
+that works on it, and all of it is committed together with the events that tell of it. There is no second store that
+could disagree. A SQLite file has one server. On PostgreSQL, several servers work side by side: what another server
+writes about a run that is not its own is not written, and when a server dies, the others take over its runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from nbruns.errors import SetupError
+from nbruns.server.models import ModelError, Models, UnknownModelError
+from nbruns.server.runs import transitions
+from nbruns.server.runs.transitions import Started
+from nbruns.server.runs.turn import Turn
+from nbruns.server.storage import store
+from nbruns.server.storage.database import Database
+from nbruns.server.storage.peers import Peers, PeerUpdate
+
+JSON = dict[str, Any]
+
+#: Ten minutes after its creation, a run expires.
+LIFETIME_SECONDS = 600
+SWEEP_SECONDS = 1.0
+RECOVER_SWEEPS = 3
+#: A turn ends its run itself when time is up. One that has not done so by then is gone.
+GRACE_SECONDS = 5
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Works on runs, from `start()` to `stop()`.
+
+    `catch_up` is called with the ids of runs that another server has written about; None: of any."""
+
+    def __init__(
+        self,
+        db: Database,
+        models: Models,
+        lifetime: int = LIFETIME_SECONDS,
+        catch_up: Callable[[Collection[str] | None], None] = lambda runs: None,
+    ) -> None:
+        self._db, self._models, self._lifetime, self._catch_up = db, models, lifetime, catch_up
+        self._peers = Peers(db.engine.url, db.worker, self._take_update) if db.shared else None
+        #: The turns that this server works on, by run and number.
+        self._turns: dict[tuple[str, int], asyncio.Task[None]] = {}
+        #: By run, what can be cancelled without ending the turn: the model's answer.
+        self._answering: dict[str, asyncio.Task[int | None]] = {}
+        #: Turns that ended because the database could not be written, which is no fault of theirs.
+        self._ended_early: set[tuple[str, int]] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Continue what was left when the last process ended, then wait for work."""
+        if self._peers is not None:
+            await self._peers.join()
+        await self._expire_overdue()
+        await self._recover()
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Leave off where it is. Runs that are not over continue with the next start."""
+        tasks = [*self._turns.values(), *([self._sweeping] if self._sweeping else [])]
+        for task in tasks:
+            task.cancel()
+        left = list(self._turns)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            for run_id, number in left:
+                await self._db.write(transitions.leave_turn, run_id, number)
+        except (
+            Exception
+        ):  # the database is gone: the turns count as cut off, and the rest of the stop goes on
+            log.exception("It could not be noted that runs were left in good order.")
+        if self._peers is not None:
+            await self._peers.leave()
+
+    async def create(self, thread_id: str, params: JSON) -> Started:
+        """Put a run on a thread and start it."""
+        return await self._started(self._db.write(transitions.create, thread_id, params, self._lifetime))
+
+    async def create_thread_and_run(self, params: JSON) -> Started:
+        """Create a thread, put a run on it and start it."""
+        return await self._started(self._db.write(transitions.create_thread_and_run, params, self._lifetime))
+
+    async def submit(self, thread_id: str, run_id: str, outputs: list[JSON]) -> Started:
+        """Give a run the outputs of its tool calls and start its next turn."""
+        return await self._started(self._db.write(transitions.submit, thread_id, run_id, outputs))
+
+    async def cancel(self, thread_id: str, run_id: str) -> JSON:
+        """Stop a run."""
+        started = await self._db.write(transitions.cancel, thread_id, run_id)
+        if started.turn is not None:
+            self._begin(run_id, started.turn)
+        self.abandon(run_id)
+        return started.run
+
+    def abandon(self, run_id: str) -> None:
+        """Stop working on a run that has been cancelled or deleted."""
+        if (answering := self._answering.get(run_id)) is not None:
+            answering.cancel()
+
+    async def _started(self, write: Awaitable[Started]) -> Started:
+        started = await write
+        assert started.turn is not None
+        self._begin(started.run["id"], started.turn)
+        return started
+
+    def _begin(self, run_id: str, number: int) -> None:
+        """Work on a turn. One that a sweep found before its request could begin it is begun once."""
+        key = run_id, number
+        if key not in self._turns:
+            task = self._turns[key] = asyncio.create_task(self._turn(run_id, number))
+            task.add_done_callback(lambda _: self._turns.pop(key))
+
+    async def _turn(self, run_id: str, number: int) -> None:
+        try:
+            if (run_id, number) in self._ended_early:
+                await self._db.write(transitions.leave_turn, run_id, number)
+                self._ended_early.discard((run_id, number))
+            run = await self._db.write(transitions.begin_turn, run_id, number)
+            if (
+                run is not None
+                and (following := await self._work(run, Turn(self._db, run, number))) is not None
+            ):
+                self._begin(run_id, following)
+        except Exception:
+            # The database could not be written. The next sweep that finds the run begins the turn anew.
+            log.exception(
+                "Turn %d of a run ended early; trying again.", number, extra={"known": {"run_id": run_id}}
+            )
+            self._ended_early.add((run_id, number))
+
+    async def _work(self, run: JSON, turn: Turn) -> int | None:
+        """Do a turn; the number of the next one where the run goes on at once."""
+        answering = self._answering[run["id"]] = asyncio.create_task(turn.work(self._models))
+        if run["status"] == "cancelling":
+            answering.cancel()
+        try:
+            following, ending, why = await _outcome(answering, run["expires_at"])
+        finally:
+            if self._answering.get(run["id"]) is answering:
+                del self._answering[run["id"]]
+        if ending is not None:
+            await self._db.write(transitions.end, run["id"], ending, turn.unfinished(), **why)
+        return following
+
+    async def _recover(self) -> None:
+        """Begin the turns that nobody works on: those of this server's last process, those that ended early, and those
+        of servers that have died."""
+        for work in await self._db.read(store.at_work, transitions.WORKING):
+            if (work.run_id, work.turn) in self._turns:
+                await self._check_on(work)
+            elif work.worker == self._db.worker or await self._db.write(transitions.take_over, work):
+                self._begin(work.run_id, work.turn)
+
+    async def _check_on(self, work: store.Work) -> None:
+        """Stop working on a run that is to stop, or that others took over while this server was cut off."""
+        mine = await self._db.read(store.worker_of, work.run_id) == self._db.worker
+        if work.status == "cancelling" or not mine:
+            self.abandon(work.run_id)
+
+    def _take_update(self, update: PeerUpdate | None) -> None:
+        self._catch_up(None if update is None else update.runs)
+        for run_id in update.to_stop if update is not None else ():
+            self.abandon(run_id)
+
+    async def _sweep(self) -> None:
+        for sweeps in itertools.count(1):
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._expire_overdue()
+                if sweeps % RECOVER_SWEEPS == 0:
+                    await self._recover()
+            except Exception:
+                log.exception("The runs could not be looked over; trying again.")
+
+    async def _expire_overdue(self) -> None:
+        now = store.now()
+        for run in await self._db.read(store.overdue, now):
+            if run["status"] == "requires_action" or run["expires_at"] + GRACE_SECONDS <= now:
+                await self._db.write(transitions.expire, run["id"])
+
+
+async def _outcome(
+    answering: asyncio.Task[int | None], expires_at: int
+) -> tuple[int | None, transitions.Ending | None, JSON]:
+    """The turn that follows, and how the run ended where the turn has not said so itself."""
+    try:
+        async with asyncio.timeout(max(0.0, expires_at - time.time())) as deadline:
+            return await answering, None, {}
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # the server stops; the turn is done again after the next start
+        return None, "cancelled", {}
+    except Exception as error:
+        if isinstance(error, TimeoutError) and deadline.expired():
+            return None, "expired", {}
+        return None, "failed", {"last_error": _last_error(error)}
+
+
+def _last_error(error: Exception) -> JSON:
+    if isinstance(error, ModelError):
+        return {"code": error.code, "message": error.message}
+    if isinstance(error, UnknownModelError | SetupError):
+        return {"code": "server_error", "message": str(error)}
+    log.error("A run failed", exc_info=error)
+    return {
+        "code": "server_error",
+        "message": "The server had an error on this run; its log says more.",
+    }

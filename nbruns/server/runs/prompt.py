@@ -1,0 +1,156 @@
+"""What a model is asked: the instructions, the thread, and what this run has done so far."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from nbruns.server import hosted
+from nbruns.server.models import Prompt, truncation
+from nbruns.server.schemas import objects
+from nbruns.server.storage import store
+
+JSON = dict[str, Any]
+
+
+def build(conn: sa.Connection, run: JSON) -> Prompt:
+    """The prompt for a run's next turn."""
+    system = [{"role": "system", "content": run["instructions"]}] if run["instructions"] else []
+    last = (run["truncation_strategy"] or {}).get("last_messages")
+    thread = [_message(message) for message in store.conversation(conn, run, last)]
+    so_far = _turns(conn, run)
+    messages = [*system, *(message for message in thread if message["content"]), *so_far]
+    tools, names = hosted.declared(run["tools"])
+    return Prompt(
+        model=run["model"],
+        messages=_within_limit(conn, run, messages),
+        tools=tools,
+        tool_choice=_tool_choice(run, names, begun=bool(so_far)),
+        parallel_tool_calls=run["parallel_tool_calls"],
+        response_format=run["response_format"],
+        temperature=run["temperature"],
+        top_p=run["top_p"],
+        max_completion_tokens=_tokens_left(conn, run, "completion_tokens"),
+        reasoning_effort=run["reasoning_effort"],
+        deadline=run["expires_at"],
+    )
+
+
+def _within_limit(conn: sa.Connection, run: JSON, messages: list[JSON]) -> list[JSON]:
+    left = _tokens_left(conn, run, "prompt_tokens")
+    if left is None:
+        return messages
+    tools = len(json.dumps(run["tools"])) if run["tools"] else 0
+    return truncation.within(messages, left - tools / truncation.CHARACTERS_PER_TOKEN)
+
+
+def _turns(conn: sa.Connection, run: JSON) -> list[JSON]:
+    hosted_calls = store.hosted_calls(conn, run["id"])
+    texts = {message["id"]: text_of(message) for message in store.of_run(conn, store.messages, run["id"])}
+    turns: list[JSON] = []
+    for step in _of_earlier_turns(store.of_run(conn, store.steps, run["id"])):
+        details = step["step_details"]
+        if details["type"] == "message_creation":
+            text = texts.get(details["message_creation"]["message_id"], "")
+            turns.append({"role": "assistant", "content": text})
+        else:
+            calls = [hosted_calls.get(call["id"]) or call["function"] for call in details["tool_calls"]]
+            turns += _tool_turns([call["id"] for call in details["tool_calls"]], calls, turns)
+    return turns
+
+
+def _of_earlier_turns(steps: list[JSON]) -> list[JSON]:
+    # A turn that is over ended with tool calls, and their outputs. What comes behind those was made by this turn before
+    # it was cut off, and is made anew.
+    ends = [at for at, step in enumerate(steps) if _is_completed(step) and step["type"] == "tool_calls"]
+    return [step for step in steps[: ends[-1] + 1] if _is_completed(step)] if ends else []
+
+
+def _is_completed(step: JSON) -> bool:
+    return bool(step["status"] == "completed")
+
+
+def _tool_turns(ids: list[str], calls: list[JSON], before: list[JSON]) -> list[JSON]:
+    asked = [
+        {"id": id, "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+        for id, call in zip(ids, calls, strict=True)
+    ]
+    answered = [
+        {"role": "tool", "tool_call_id": id, "content": call["output"] or ""}
+        for id, call in zip(ids, calls, strict=True)
+    ]
+    # What a model says and the tools that it calls with it are one message.
+    said = before.pop()["content"] if before and before[-1]["role"] == "assistant" else None
+    return [{"role": "assistant", "content": said, "tool_calls": asked}, *answered]
+
+
+def _message(message: JSON) -> JSON:
+    has_image = any(part["type"] == "image_url" for part in message["content"])
+    shown = (
+        has_image and message["role"] == "user"
+    )  # models look at what users show, and take only text of others
+    return {"role": message["role"], "content": _parts(message) if shown else text_of(message)}
+
+
+def _parts(message: JSON) -> list[JSON]:
+    """A message's parts, the images as such; what can't be passed on is named."""
+    notes = [f"[attached file {attachment.get('file_id')}]" for attachment in message["attachments"]]
+    parts = [
+        part if part["type"] == "image_url" else {"type": "text", "text": _part(part)}
+        for part in message["content"]
+    ]
+    return [*parts, *({"type": "text", "text": note} for note in notes)]
+
+
+def text_of(message: JSON) -> str:
+    """A message's text, with a note where a part of it is something else."""
+    notes = [f"[attached file {attachment.get('file_id')}]" for attachment in message["attachments"]]
+    return "\n".join([*(_part(part) for part in message["content"]), *notes])
+
+
+def _part(part: JSON) -> str:
+    match part["type"]:
+        case "text":
+            return str(part["text"]["value"])
+        case "refusal":
+            return str(part["refusal"])
+        case "image_url":
+            return f"[image {part['image_url']['url'][:200]}]"
+        case other:
+            return f"[{other} {part[other].get('file_id')}]"
+
+
+def _tool_choice(run: JSON, names: dict[str, str], *, begun: bool) -> str | JSON | None:
+    # A tool that was asked for by name, or "required", has been called when there are outputs: asking for it
+    # again would never end.
+    choice: str | JSON | None = run["tool_choice"]
+    if choice != "none" and begun:
+        return "auto"
+    if isinstance(choice, dict) and choice["type"] != "function":
+        name = next(name for name, type in names.items() if type == choice["type"])
+        return {"type": "function", "function": {"name": name}}
+    return choice
+
+
+def exhausted(conn: sa.Connection, run: JSON) -> str | None:
+    """The limit that the run's turns so far have used up, if any."""
+    used = _used(conn, run)
+    for limit, tokens in (
+        ("max_completion_tokens", "completion_tokens"),
+        ("max_prompt_tokens", "prompt_tokens"),
+    ):
+        if run[limit] is not None and used[tokens] >= run[limit]:
+            return limit
+    return None
+
+
+def _tokens_left(conn: sa.Connection, run: JSON, kind: str) -> int | None:
+    limit: int | None = run[f"max_{kind}"]
+    return None if limit is None else limit - int(_used(conn, run)[kind])
+
+
+def _used(conn: sa.Connection, run: JSON) -> JSON:
+    known = [used for used in store.step_usages(conn, run["id"]).values() if used]
+    return objects.total_usage(known) or objects.NO_USAGE

@@ -1,0 +1,417 @@
+"""How a run gets from one status to the next. Each function is one write: the new states and their events
+are committed together or not at all, whoever else is at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from nbruns.server import hosted
+from nbruns.server.schemas import objects
+from nbruns.server.schemas.errors import Refused, not_found
+from nbruns.server.schemas.runs import ACTIVE
+from nbruns.server.storage import peers, store
+from nbruns.server.storage.database import Transaction
+
+JSON = dict[str, Any]
+Ending = Literal["completed", "incomplete", "failed", "cancelled", "expired"]
+
+
+class _Open(NamedTuple):
+    """What becomes of what is unfinished when a run ends."""
+
+    step: str
+    step_time: str
+    message_reason: str
+
+
+#: A completed run has nothing unfinished, except what a turn began that was cut off and then went another way.
+_UNFINISHED: dict[Ending, _Open] = {
+    "completed": _Open("failed", "failed_at", "run_failed"),
+    "incomplete": _Open("completed", "completed_at", "max_tokens"),
+    "failed": _Open("failed", "failed_at", "run_failed"),
+    "cancelled": _Open("cancelled", "cancelled_at", "run_cancelled"),
+    "expired": _Open("expired", "expired_at", "run_expired"),
+}
+_RUN_TIME: dict[Ending, str] = {
+    "completed": "completed_at",
+    "incomplete": "completed_at",
+    "failed": "failed_at",
+    "cancelled": "cancelled_at",
+}
+CUT_OFF = {"code": "server_error", "message": "The server was stopped while this step was being made."}
+WORKING = ("queued", "in_progress", "cancelling")
+CANCELLABLE = ("queued", "in_progress", "requires_action")
+
+
+class Made(NamedTuple):
+    """A step or message as it is to be stored, and what a step has used."""
+
+    table: sa.Table
+    body: JSON
+    usage: JSON | None = None
+
+
+class Started(NamedTuple):
+    """A run, the turn that is to begin (None: one is at work already), and the number of the event that its stream
+    comes behind."""
+
+    run: JSON
+    turn: int | None
+    after: int
+
+
+def create(
+    tx: Transaction, thread_id: str, params: JSON, lifetime: int, *, new_thread: JSON | None = None
+) -> Started:
+    """Put a run on a thread, with its additional messages."""
+    assistant = store.get(tx.conn, store.assistants, params["assistant_id"])
+    if assistant is None:
+        raise not_found("assistant", params["assistant_id"])
+    check_unlocked(tx, thread_id)
+    now = store.now()
+    for message in params.get("additional_messages") or []:
+        store.add(tx.conn, store.messages, objects.message(message, thread_id, now))
+    run = objects.run(assistant, params, thread_id, now, lifetime)
+    if not run["instructions"] and not store.has_question(tx.conn, thread_id):
+        raise Refused(
+            "Run creation requires a Thread with a user message or an assistant with instructions.",
+            code="invalid_thread",
+        )
+    store.add(tx.conn, store.runs, run, worker=tx.worker)
+    if new_thread is not None:
+        tx.emit(run["id"], "thread.created", new_thread)
+    tx.emit(run["id"], "thread.run.created", run)
+    tx.emit(run["id"], "thread.run.queued", run)
+    return Started(run, 1, 0)
+
+
+def create_thread(tx: Transaction, params: JSON) -> JSON:
+    """Create a thread with its first messages."""
+    now = store.now()
+    thread = objects.thread(params, now)
+    store.add(tx.conn, store.threads, thread)
+    for message in params.get("messages") or []:
+        store.add(tx.conn, store.messages, objects.message(message, thread["id"], now))
+    return thread
+
+
+def create_thread_and_run(tx: Transaction, params: JSON, lifetime: int) -> Started:
+    """Create a thread and put a run on it."""
+    thread = create_thread(tx, params.get("thread") or {})
+    return create(tx, thread["id"], params, lifetime, new_thread=thread)
+
+
+def add_message(tx: Transaction, thread_id: str, params: JSON) -> JSON:
+    """Put a message on a thread that no run is working on."""
+    if store.lock_thread(tx.conn, thread_id) is None:
+        raise not_found("thread", thread_id)
+    if (active := store.active_run(tx.conn, thread_id)) is not None:
+        raise Refused(f"Can't add messages to {thread_id} while a run {active['id']} is active.")
+    message = objects.message(params, thread_id, store.now())
+    store.add(tx.conn, store.messages, message)
+    return message
+
+
+def update(tx: Transaction, thread_id: str, run_id: str, change: JSON) -> JSON:
+    """Change fields of a run that no model is working on."""
+    run = store.get(tx.conn, store.runs, run_id, lock=True, thread_id=thread_id)
+    if run is None:
+        raise not_found("run", run_id)
+    if run["status"] == "in_progress":
+        raise Refused("Cannot update run with status 'in_progress'.")
+    run |= change
+    store.put(tx.conn, store.runs, run)
+    return run
+
+
+def check_unlocked(tx: Transaction, thread_id: str) -> None:
+    """Refuse what an active run on the thread forbids."""
+    if store.lock_thread(tx.conn, thread_id) is None:
+        raise not_found("thread", thread_id)
+    if (active := store.active_run(tx.conn, thread_id)) is not None:
+        raise Refused(f"Thread {thread_id} already has an active run {active['id']}.")
+
+
+#: A turn that was cut off so often ends its run.
+MAX_ATTEMPTS = 3
+
+
+def begin_turn(tx: Transaction, run_id: str, turn: int) -> JSON | None:
+    """Set a run to work on this server; None if this turn has nothing left to do."""
+    run = store.get(tx.conn, store.runs, run_id, lock=True)
+    if run is None or run["status"] not in WORKING or store.turn_of(tx.conn, run_id) != turn:
+        return None
+    store.assign(tx, run_id, turn)
+    if store.count_attempt(tx.conn, run_id) > MAX_ATTEMPTS and run["status"] != "cancelling":
+        message = f"The server was cut off {MAX_ATTEMPTS} times while it worked on this turn of the run."
+        _end(tx, run, "failed", {"last_error": {"code": "server_error", "message": message}})
+        return None
+    if run["status"] == "queued":
+        return _set(tx, run, status="in_progress", started_at=store.now())
+    return run
+
+
+def leave_turn(tx: Transaction, run_id: str, turn: int) -> None:
+    """Note that a turn has been left in good order: whoever begins it anew doesn't count this attempt."""
+    if store.turn_of(tx.conn, run_id) == turn:
+        store.count_attempt(tx.conn, run_id, -1)
+
+
+def take_over(tx: Transaction, work: store.Work) -> bool:
+    """Make this server the one that works on a run; False where the one that did so lives, or was quicker."""
+    run = store.get(tx.conn, store.runs, work.run_id, lock=True)
+    if run is None or store.worker_of(tx.conn, work.run_id) != work.worker:
+        return False
+    if work.worker not in (None, tx.worker) and not peers.is_dead(tx.conn, work.worker):
+        return False
+    store.assign(tx, work.run_id, store.turn_of(tx.conn, work.run_id))
+    return True
+
+
+def save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
+    """Store what a turn has made, with an event for each name, if this server still works on the run."""
+    if _working(tx, run_id) is not None:
+        _save(tx, run_id, made, *names)
+
+
+def _save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
+    for table, body, usage in made:
+        store.put(tx.conn, table, body, **({} if usage is None else {"usage": usage}))
+    bodies = {body["object"]: body for _, body, _ in made}
+    for name in names:
+        tx.emit(run_id, name, bodies[name.rpartition(".")[0]])
+
+
+def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
+    """Complete a message and the step that made it."""
+    over = {"status": "completed", "completed_at": max(store.now(), message["created_at"])}
+    completed = (
+        Made(store.messages, message | over),
+        Made(store.steps, step | over | {"usage": objects.usage(usage)}, usage),
+    )
+    save(tx, run_id, completed, "thread.message.completed", "thread.run.step.completed")
+
+
+def complete(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
+    """Complete a run with its last message, in one write: a turn that has completed its message is not repeated."""
+    complete_message(tx, run_id, message, step, usage)
+    end(tx, run_id, "completed")
+
+
+def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> None:
+    """Let a run wait for the outputs of the tool calls in `step`."""
+    run = _working(tx, run_id)
+    if run is None:
+        return
+    store.put(tx.conn, store.steps, step, usage=usage)
+    if run["status"] == "cancelling":
+        return _end(tx, run, "cancelled", {})
+    _close_unfinished(tx, run, _UNFINISHED["completed"], spared=step["id"])
+    _require(tx, run, [_asked_for(call) for call in _calls(step)])
+
+
+def _require(tx: Transaction, run: JSON, calls: list[JSON]) -> None:
+    action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
+    _set(tx, run, status="requires_action", required_action=action)
+
+
+def call_hosted(tx: Transaction, run_id: str, step: JSON, hosted: JSON, usage: JSON) -> int | None:
+    """Store the calls of a turn that the server is to run itself, and return the number of the next turn, which runs
+    them; None where the run is not to go on here."""
+    run = _working(tx, run_id)
+    if run is None:
+        return None
+    store.put(tx.conn, store.steps, step, usage=usage, hosted=hosted)
+    if run["status"] == "cancelling":
+        _end(tx, run, "cancelled", {})
+        return None
+    _close_unfinished(tx, run, _UNFINISHED["completed"], spared=step["id"])
+    turn = store.turn_of(tx.conn, run_id) + 1
+    store.assign(tx, run_id, turn)
+    return turn
+
+
+def answer_hosted(
+    tx: Transaction, run_id: str, step_id: str, call_id: str, result: hosted.Result
+) -> JSON | None:
+    """Store what a hosted tool gave, and return the step; None where the run is not to go on here."""
+    if _working(tx, run_id) is None:
+        return None
+    step = store.get(tx.conn, store.steps, step_id)
+    assert step is not None
+    calls = step["step_details"]["tool_calls"]
+    index = next(index for index, call in enumerate(calls) if call["id"] == call_id)
+    type = calls[index]["type"]
+    shown = objects.newly_shown(calls[index][type], result.details)
+    calls[index][type] = result.details
+    asked = store.hosted_calls(tx.conn, run_id)
+    of_step = {call["id"]: asked[call["id"]] for call in calls if call["id"] in asked}
+    of_step[call_id] |= {"output": result.output}
+    store.put(tx.conn, store.steps, step, hosted=of_step)
+    delta = {"index": index, "id": call_id, "type": type, type: shown}
+    tx.emit(run_id, "thread.run.step.delta", objects.tool_call_delta(step_id, delta))
+    return step
+
+
+def complete_hosted(tx: Transaction, run_id: str) -> bool:
+    """Complete the step whose hosted calls have all been run, or require action where it has function calls too;
+    whether the turn is to go on."""
+    run = _working(tx, run_id)
+    if run is None:
+        return False
+    steps = [step for step in store.of_run(tx.conn, store.steps, run_id) if step["status"] == "in_progress"]
+    asked = [_asked_for(call) for step in steps for call in _calls(step) if call["type"] == "function"]
+    if not asked or run["status"] == "cancelling":
+        _complete_calls(tx, run, {})
+        return True
+    _require(tx, run, asked)
+    return False
+
+
+def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]) -> Started:
+    """Take the outputs of a run's tool calls, and queue the run again."""
+    run = _existing(tx, thread_id, run_id)
+    if run["status"] != "requires_action" or run["expires_at"] <= store.now():
+        status = "expired" if run["status"] == "requires_action" else run["status"]
+        raise Refused(f'Runs in status "{status}" do not accept tool outputs.')
+    asked = [call["id"] for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]]
+    given = [output.get("tool_call_id") for output in outputs]
+    if sorted(asked) != sorted(map(str, given)):
+        raise Refused(
+            f"Expected tool outputs for call_ids {asked}, got {given}.",
+            param="tool_outputs",
+            code="invalid_value",
+        )
+    after = store.last_event(tx.conn, run_id)
+    _complete_calls(tx, run, {output["tool_call_id"]: output.get("output") or "" for output in outputs})
+    run = _set(tx, run, status="queued", required_action=None)
+    turn = store.turn_of(tx.conn, run_id) + 1
+    store.assign(tx, run_id, turn)
+    return Started(run, turn, after)
+
+
+def cancel(tx: Transaction, thread_id: str, run_id: str) -> Started:
+    """Ask a run to stop. Where it waits for outputs nothing runs, so another turn is begun that ends it."""
+    run = _existing(tx, thread_id, run_id)
+    if run["status"] not in CANCELLABLE:
+        raise Refused(f"Cannot cancel run with status '{run['status']}'.")
+    turn = None
+    if run["status"] == "requires_action":
+        turn = store.turn_of(tx.conn, run_id) + 1
+        store.assign(tx, run_id, turn)
+    tx.to_stop.add(run_id)
+    return Started(_set(tx, run, status="cancelling", required_action=None), turn, 0)
+
+
+def expire(tx: Transaction, run_id: str) -> None:
+    """End a run whose time is up."""
+    run = store.get(tx.conn, store.runs, run_id, lock=True)
+    if run is not None and run["status"] in ACTIVE and run["expires_at"] <= store.now():
+        _end(tx, run, "expired", {})
+
+
+def end(
+    tx: Transaction,
+    /,
+    run_id: str,
+    ending: Ending,
+    unfinished: Sequence[Made] = (),
+    message_reason: str | None = None,
+    **why: Any,
+) -> None:
+    """End a run that is being worked on. `unfinished` is what its turn had begun, `message_reason` why a message of
+    it stays incomplete, `why` the run's `last_error` or `incomplete_details`."""
+    run = _working(tx, run_id)
+    if run is None:
+        return
+    _save(tx, run_id, unfinished)
+    cancelled = run["status"] == "cancelling"
+    _end(tx, run, "cancelled" if cancelled else ending, {} if cancelled else why, message_reason)
+
+
+def _existing(tx: Transaction, thread_id: str, run_id: str) -> JSON:
+    store.lock_thread(tx.conn, thread_id)
+    run = store.get(tx.conn, store.runs, run_id, lock=True, thread_id=thread_id)
+    if run is None:
+        raise not_found("run", run_id)
+    return run
+
+
+def _working(tx: Transaction, run_id: str) -> JSON | None:
+    """The run, if it is being worked on, and by this server."""
+    run = store.get(tx.conn, store.runs, run_id, lock=True)
+    mine = run is not None and store.worker_of(tx.conn, run_id) == tx.worker
+    return run if mine and run is not None and run["status"] in ("in_progress", "cancelling") else None
+
+
+def _set(tx: Transaction, run: JSON, **change: Any) -> JSON:
+    store.patch(tx.conn, store.runs, run["id"], change)
+    run = run | change
+    tx.emit(run["id"], f"thread.run.{run['status']}", run)
+    return run
+
+
+def _asked_for(call: JSON) -> JSON:
+    function = {name: call["function"][name] for name in ("name", "arguments")}
+    return {"id": call["id"], "type": "function", "function": function}
+
+
+def _calls(step: JSON) -> list[JSON]:
+    calls: list[JSON] = step["step_details"].get("tool_calls", [])
+    return calls
+
+
+def _complete_calls(tx: Transaction, run: JSON, outputs: Mapping[str, str]) -> None:
+    usages = store.step_usages(tx.conn, run["id"])
+    for step in store.of_run(tx.conn, store.steps, run["id"]):
+        if step["status"] == "in_progress":
+            for call in _calls(step):
+                if call["type"] == "function":
+                    call["function"]["output"] = outputs[call["id"]]
+            used = usages.get(step["id"], objects.NO_USAGE)
+            step |= {"status": "completed", "completed_at": store.now(), "usage": objects.usage(used)}
+            _save(tx, run["id"], [Made(store.steps, step, used)], "thread.run.step.completed")
+
+
+def _end(
+    tx: Transaction, run: JSON, ending: Ending, why: Mapping[str, Any], message_reason: str | None = None
+) -> None:
+    become = _UNFINISHED[ending]
+    if message_reason is not None:
+        become = become._replace(message_reason=message_reason)
+    _close_unfinished(tx, run, become, error=why.get("last_error"))
+    change: JSON = {"status": ending, "required_action": None, **why}
+    if ending in _RUN_TIME:
+        change |= {_RUN_TIME[ending]: store.now(), "expires_at": None}
+    usages = store.step_usages(tx.conn, run["id"]).values()
+    _set(tx, run, **change, usage=objects.total_usage(list(usages)))
+
+
+def _close_unfinished(
+    tx: Transaction, run: JSON, become: _Open, *, error: JSON | None = None, spared: str | None = None
+) -> None:
+    now = store.now()
+    for message in store.of_run(tx.conn, store.messages, run["id"]):
+        if message["status"] == "in_progress":
+            reason = {"reason": become.message_reason}
+            body = message | {"status": "incomplete", "incomplete_details": reason, "incomplete_at": now}
+            store.put(tx.conn, store.messages, body)
+            tx.emit(run["id"], "thread.message.incomplete", body)
+    usages = store.step_usages(tx.conn, run["id"])
+    for step in store.of_run(tx.conn, store.steps, run["id"]):
+        if step["status"] == "in_progress" and step["id"] != spared:
+            used = usages.get(step["id"], objects.NO_USAGE)
+            body = step | {"status": become.step, become.step_time: now, "usage": objects.usage(used)}
+            if become.step == "failed":
+                body["last_error"] = _of_step(error or CUT_OFF)
+            store.put(tx.conn, store.steps, body, usage=used)
+            tx.emit(run["id"], f"thread.run.step.{become.step}", body)
+
+
+def _of_step(error: JSON) -> JSON:
+    # A step's last_error has one code fewer than a run's.
+    return error | {"code": "server_error"} if error["code"] == "invalid_prompt" else error

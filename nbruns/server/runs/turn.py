@@ -1,0 +1,255 @@
+"""One turn of a run: the model is asked once, and its answer becomes steps, messages and events.
+
+A turn that was cut off is done again from its start. Its steps and messages have the ids that they had the
+first time, so what was half-made is made anew in its place, and `created` events tell streams to begin it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from nbruns.server import hosted
+from nbruns.server.models import Delta, Finish, ModelError, Models, RefusalDelta, TextDelta, ToolCallDelta
+from nbruns.server.runs import prompt, transitions
+from nbruns.server.runs.transitions import Made
+from nbruns.server.schemas import objects
+from nbruns.server.storage import store
+from nbruns.server.storage.database import Database, Transaction
+
+JSON = dict[str, Any]
+
+_CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
+_MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_progress")
+#: A model that is faster than the database waits for it every so many deltas.
+_IN_FLIGHT = 64
+#: The most that is kept of one answer, about twice what the longest models write, and of its tool calls.
+MAX_ANSWER_CHARS, MAX_CALLS = 1_000_000, 128
+#: So many pieces of a text are kept apart: a small string takes four times what is in it.
+_PIECES = 256
+
+
+class Turn:
+    """What the model has said so far in one turn of a run."""
+
+    def __init__(self, db: Database, run: JSON, number: int) -> None:
+        self._db, self._run, self._number = db, run, number
+        self._said: dict[str, list[str]] = {}
+        self._message: JSON | None = None
+        self._message_step: JSON = {}
+        self._messages_made = 0
+        self._tool_step: JSON | None = None
+        self._calls: dict[int, JSON] = {}
+        self._types = hosted.declared(run["tools"])[1]
+        #: The calls of hosted tools, by id: what the model wrote.
+        self._hosted: dict[str, JSON] = {}
+        self._deltas = self._length = 0
+
+    async def work(self, models: Models) -> int | None:
+        """Run the hosted calls that the last turn left, then ask the model. Return the number of the next turn where
+        the model has called hosted tools; otherwise the run has ended or requires action."""
+        if not await self._run_hosted():
+            return None
+        if (reason := await self._db.read(prompt.exhausted, self._run)) is not None:
+            await self._end("incomplete", incomplete_details={"reason": reason})
+            return None
+        question = await self._db.read(prompt.build, self._run)
+        # In a thread: the first question to a model may import what takes a second, and others stream meanwhile.
+        model = await asyncio.to_thread(models.resolve, question.model)
+        async for delta in model.answer(question):
+            if isinstance(delta, Finish):
+                return await self._finish(delta)
+            await self._take(delta)
+        raise ModelError(
+            "server_error", f"The model {question.model!r} stopped without finishing its answer."
+        )
+
+    def unfinished(self, usage: JSON | None = None) -> list[Made]:
+        """What has been begun and not completed, as far as it has come."""
+        made = []
+        if self._message is not None:
+            made += [Made(store.messages, self._written()), Made(store.steps, self._message_step, usage)]
+        if self._tool_step is not None:
+            made.append(Made(store.steps, self._called(), usage))
+        return made
+
+    async def _run_hosted(self) -> bool:
+        """Run the hosted calls that the last turn left, each whose output is not stored; whether the turn goes on."""
+        run_id = self._run["id"]
+        id = objects.derived_id("step", run_id, self._number - 1, "tool_calls")
+        step = await self._db.read(store.get, store.steps, id)
+        if step is None or step["status"] != "in_progress":
+            return True
+        asked = await self._db.read(store.hosted_calls, run_id)
+        for call in step["step_details"]["tool_calls"]:
+            if call["id"] in asked and asked[call["id"]]["output"] is None:
+                result = await hosted.TOOLS[call["type"]].run(self._run, asked[call["id"]]["arguments"])
+                if await self._db.write(transitions.answer_hosted, run_id, id, call["id"], result) is None:
+                    return False
+        return await self._db.write(transitions.complete_hosted, run_id)
+
+    async def _take(self, delta: Delta) -> None:
+        if isinstance(delta, TextDelta | RefusalDelta):
+            await self._take_said("text" if isinstance(delta, TextDelta) else "refusal", delta.text)
+        elif isinstance(delta, ToolCallDelta):
+            await self._take_call(delta)
+
+    def _count(self, characters: int) -> None:
+        """Bound what is kept of an answer: a model that goes on for ever would fill the database."""
+        self._length += characters
+        if self._length > MAX_ANSWER_CHARS:
+            raise ModelError(
+                "server_error", f"The model's answer is over {MAX_ANSWER_CHARS:,} characters; it was cut off."
+            )
+
+    async def _take_said(self, kind: str, text: str) -> None:
+        if not text:
+            return
+        self._count(len(text))
+        message = self._message or await self._open_message()
+        first = kind not in self._said
+        pieces = self._said.setdefault(kind, [])
+        pieces.append(text)
+        if len(pieces) > _PIECES:
+            pieces[:] = ["".join(pieces)]
+        index = list(self._said).index(kind)
+        delta = objects.content_delta(message["id"], index, kind, text, first=first)
+        await self._emit("thread.message.delta", delta)
+
+    async def _take_call(self, delta: ToolCallDelta) -> None:
+        self._count(len(delta.arguments) + len(delta.id or "") + len(delta.name or ""))
+        step = self._tool_step or await self._open_tool_step()
+        call = self._calls.get(delta.index)
+        if call is None and len(self._calls) >= MAX_CALLS:
+            raise ModelError(
+                "server_error", f"The model called over {MAX_CALLS} tools at once; it was cut off."
+            )
+        if call is None:
+            call = self._calls[delta.index] = self._new_call(delta)
+            opening = {"index": len(self._calls) - 1, **call, call["type"]: dict(call[call["type"]])}
+            await self._emit("thread.run.step.delta", objects.tool_call_delta(step["id"], opening))
+        if delta.arguments:
+            index, type = list(self._calls).index(delta.index), call["type"]
+            if type == "function":
+                call["function"]["arguments"] += delta.arguments
+                shown: JSON = {"arguments": delta.arguments}
+            else:
+                shown = self._more_of(call, delta.arguments)
+            if shown:
+                more = {"index": index, "type": type, type: shown}
+                await self._emit("thread.run.step.delta", objects.tool_call_delta(step["id"], more))
+
+    def _more_of(self, call: JSON, arguments: str) -> JSON:
+        asked, type = self._hosted[call["id"]], call["type"]
+        asked["arguments"] += arguments
+        before, call[type] = call[type], hosted.TOOLS[type].describe(asked["arguments"])
+        return objects.newly_shown(before, call[type])
+
+    async def _finish(self, finish: Finish) -> int | None:
+        used = objects.UNKNOWN_USAGE if finish.usage is None else finish.usage
+        if finish.reason == "length" and self._run["max_completion_tokens"] is None:
+            # A limit of the model's own, as its context: nobody set one, so none is reported.
+            counted = used.get("completion_tokens")
+            after = f" after {counted:,} tokens" if counted else ""
+            why = f"The model {self._run['model']!r} cut its answer off{after}, at a limit of its own."
+            error = {"code": "server_error", "message": why}
+            await self._end("failed", used, message_reason="max_tokens", last_error=error)
+            return None
+        if finish.reason == "length":
+            await self._end("incomplete", used, incomplete_details={"reason": "max_completion_tokens"})
+            return None
+        if finish.reason == "content_filter":
+            error = {"code": "invalid_prompt", "message": "The model's content filter stopped the answer."}
+            await self._end("failed", used, message_reason="content_filter", last_error=error)
+            return None
+        if self._tool_step is not None:
+            await self._complete_message(objects.NO_USAGE)
+            run_id, step = self._run["id"], self._called()
+            if self._hosted:
+                return await self._db.write(transitions.call_hosted, run_id, step, self._hosted, used)
+            await self._db.write(transitions.require_action, run_id, step, used)
+            return None
+        if self._message is None:
+            await self._open_message()
+        run_id, message, step = self._run["id"], self._written(), self._message_step
+        if self._types:
+            message = await self._cited(message)
+        await self._db.write(transitions.complete, run_id, message, step, used)
+        return None
+
+    async def _cited(self, message: JSON) -> JSON:
+        """The message with the marks that the run's hosted tools make to its text."""
+        details: dict[str, list[JSON]] = {}
+        for step in await self._db.read(store.of_run, store.steps, self._run["id"]):
+            for call in step["step_details"].get("tool_calls", []):
+                if call["type"] != "function":
+                    details.setdefault(call["type"], []).append(call[call["type"]])
+        for part in message["content"]:
+            if part["type"] == "text":
+                part["text"]["annotations"] = hosted.citations(part["text"]["value"], details)
+        return message
+
+    async def _end(self, ending: transitions.Ending, usage: JSON | None = None, **why: Any) -> None:
+        await self._db.write(transitions.end, self._run["id"], ending, self.unfinished(usage), **why)
+
+    async def _open_message(self) -> JSON:
+        self._messages_made += 1
+        path = (self._run["id"], self._number, "message", self._messages_made)
+        now = max(store.now(), await self._db.read(store.earliest_time, self._run))
+        message = objects.answer(self._run, objects.derived_id("msg", *path), now)
+        details = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
+        self._message_step = objects.step(self._run, objects.derived_id("step", *path), details, now)
+        self._message, self._said = message, {}
+        made = [Made(store.steps, self._message_step), Made(store.messages, message)]
+        await self._db.write(transitions.save, self._run["id"], made, *_MESSAGE_CREATED)
+        return message
+
+    async def _complete_message(self, usage: JSON) -> None:
+        if self._message is not None:
+            message, self._message = self._written(), None
+            run_id, step = self._run["id"], self._message_step
+            await self._db.write(transitions.complete_message, run_id, message, step, usage)
+
+    async def _open_tool_step(self) -> JSON:
+        # What the model said before it called is complete; the tokens of both count for the calls.
+        await self._complete_message(objects.NO_USAGE)
+        id = objects.derived_id("step", self._run["id"], self._number, "tool_calls")
+        self._tool_step = objects.step(self._run, id, {"type": "tool_calls", "tool_calls": []}, store.now())
+        await self._db.write(
+            transitions.save, self._run["id"], [Made(store.steps, self._tool_step)], *_CREATED
+        )
+        return self._tool_step
+
+    def _new_call(self, delta: ToolCallDelta) -> JSON:
+        taken = {call["id"] for call in self._calls.values()}
+        derived = objects.derived_id("call", self._run["id"], self._number, len(self._calls))
+        id = delta.id if delta.id and delta.id not in taken else derived
+        type = self._types.get(delta.name or "", "function")
+        if type != "function":
+            self._hosted[id] = {"name": delta.name, "arguments": "", "output": None}
+            return {"id": id, "type": type, type: hosted.TOOLS[type].describe("")}
+        return {
+            "id": id,
+            "type": "function",
+            "function": {"name": delta.name or "", "arguments": "", "output": None},
+        }
+
+    def _written(self) -> JSON:
+        assert self._message is not None
+        content = [objects.content_part(kind, "".join(pieces)) for kind, pieces in self._said.items()]
+        return self._message | {"content": content}
+
+    def _called(self) -> JSON:
+        assert self._tool_step is not None
+        details = {"type": "tool_calls", "tool_calls": list(self._calls.values())}
+        return self._tool_step | {"step_details": details}
+
+    async def _emit(self, name: str, payload: JSON) -> None:
+        self._db.emit(self._run["id"], name, payload)
+        self._deltas += 1
+        if self._deltas % _IN_FLIGHT == 0:
+            await self._db.write(_nothing)
+
+
+def _nothing(tx: Transaction) -> None:
+    """Waiting for this is waiting for all that was emitted before."""

@@ -1,0 +1,400 @@
+"""The tables, and every query. Each function takes a connection and does one thing.
+
+An object is kept as the JSON that goes over the wire (`body`), next to the few columns that are asked for.
+Lists are in order of `seq`, which counts up as objects are created, so a cursor is one step in an index
+however many objects there are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from nbruns.server.schemas.errors import Refused
+from nbruns.server.schemas.runs import ACTIVE, ENDED
+from nbruns.server.storage.database import Event, Transaction, encode
+
+JSON = dict[str, Any]
+
+#: The events behind which nothing comes before somebody acts: streams end with them.
+LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *ENDED))
+
+#: Whoever changes the tables below adds a step to `migrations`, which takes the databases that there are along.
+metadata = sa.MetaData()
+
+
+def _kind(name: str, *columns: sa.Column[Any] | sa.Index) -> sa.Table:
+    seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("seq", seq, sa.Identity(), primary_key=True),
+        sa.Column("id", sa.String(64), nullable=False, unique=True),
+        *columns,
+        sa.Column("body", sa.JSON, nullable=False),
+        sqlite_autoincrement=True,
+    )
+
+
+def _owner(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.String(64), nullable=True)
+
+
+assistants = _kind("assistants")
+threads = _kind("threads")
+messages = _kind(
+    "messages",
+    _owner("thread_id"),
+    _owner("run_id"),
+    sa.Index("messages_of_thread", "thread_id", "seq"),
+    sa.Index("messages_of_run", "run_id", "seq"),
+)
+runs = _kind(
+    "runs",
+    _owner("thread_id"),
+    _owner("assistant_id"),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("leg", sa.Integer, key="turn", nullable=False, server_default="1"),
+    # How often the turn has been begun and not ended: a turn that takes its server down is not begun for ever.
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    # The server that works on the run, or did so last.
+    sa.Column("worker", sa.String(64)),
+    sa.Index("runs_of_thread", "thread_id", "seq"),
+    sa.Index("runs_of_assistant", "assistant_id", "seq"),
+    sa.Index("runs_of_model", "model", "seq"),
+    sa.Index("runs_of_status", "status", "seq"),
+    sa.Index("runs_of_assistant_with_status", "assistant_id", "status", "seq"),
+    sa.Index("runs_of_model_with_status", "model", "status", "seq"),
+)
+_is_active = runs.c.status.in_([sa.literal_column(f"'{status}'") for status in ACTIVE])
+# What locks a thread: the database itself allows one active run on it, whoever asks.
+sa.Index(
+    "one_active_run", runs.c.thread_id, unique=True, sqlite_where=_is_active, postgresql_where=_is_active
+)
+sa.Index("runs_to_expire", runs.c.expires_at, sqlite_where=_is_active, postgresql_where=_is_active)
+steps = _kind(
+    "steps",
+    _owner("thread_id"),
+    _owner("run_id"),
+    # Known when the model has finished; shown in the body only when the step has.
+    sa.Column("usage", sa.JSON(none_as_null=True)),
+    # The calls of hosted tools, by id: name and arguments as the model wrote them, and the output that it reads.
+    sa.Column("hosted", sa.JSON(none_as_null=True)),
+    sa.Index("steps_of_run", "run_id", "seq"),
+    sa.Index("steps_of_thread", "thread_id"),
+)
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+meta = sa.Table(
+    "meta", metadata, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text)
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which part of a list is wanted."""
+
+    limit: int = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+    before: str | None = None
+
+
+class Work(NamedTuple):
+    """A run that is to be worked on, and who does or did so last."""
+
+    run_id: str
+    status: str
+    turn: int
+    worker: str | None
+
+
+def get(conn: sa.Connection, /, table: sa.Table, id: str, *, lock: bool = False, **owner: str) -> JSON | None:
+    """The object with that id, if it is there and `owner` (thread_id=…, run_id=…) is right.
+
+    With `lock` it is held against other servers until the transaction ends."""
+    query = sa.select(table.c.body).where(table.c.id == id, *_matches(table, owner))
+    if lock:
+        query = query.with_for_update()
+    body: JSON | None = conn.scalar(query)
+    return body
+
+
+def add(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
+    """Store a new object. Columns that the body has too are taken from it."""
+    conn.execute(sa.insert(table).values(_row(table, body, columns)))
+
+
+def put(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
+    """Store an object, in the place of the one with its id where there is one."""
+    row = _row(table, body, columns)
+    if conn.execute(sa.update(table).where(table.c.id == body["id"]).values(row)).rowcount == 0:
+        conn.execute(sa.insert(table).values(row))
+
+
+def patch(
+    conn: sa.Connection, table: sa.Table, id: str, change: Mapping[str, Any], **owner: str
+) -> JSON | None:
+    """Change fields of an object and return it; None if it is not there."""
+    query = sa.select(table.c.body).where(table.c.id == id, *_matches(table, owner)).with_for_update()
+    body: JSON | None = conn.scalar(query)
+    if body is not None:
+        body |= change
+        conn.execute(sa.update(table).where(table.c.id == id).values(_row(table, body, {})))
+    return body
+
+
+def delete(conn: sa.Connection, table: sa.Table, id: str, **owner: str) -> bool:
+    """Delete an object; whether it was there."""
+    return conn.execute(sa.delete(table).where(table.c.id == id, *_matches(table, owner))).rowcount > 0
+
+
+def delete_thread(tx: Transaction, thread_id: str) -> bool:
+    """Delete a thread with its messages, runs, steps and events."""
+    lock_thread(tx.conn, thread_id)
+    its_runs = sa.select(runs.c.id).where(runs.c.thread_id == thread_id)
+    tx.gone.update(tx.conn.scalars(its_runs.with_for_update()))
+    tx.to_stop |= tx.gone
+    tx.conn.execute(sa.delete(events).where(events.c.run_id.in_(its_runs)))
+    for table in (messages, steps, runs):
+        tx.conn.execute(sa.delete(table).where(table.c.thread_id == thread_id))
+    return delete(tx.conn, threads, thread_id)
+
+
+def listed(
+    conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str] | None = None
+) -> tuple[list[JSON], bool]:
+    """A page of objects, and whether there are more behind it."""
+    query = sa.select(table.c.body).where(*_matches(table, where or {}))
+    newest_first = page.order == "desc"
+    if page.after:
+        query = query.where(_beyond(conn, table, page.after, "after", older=newest_first))
+    if page.before:
+        query = query.where(_beyond(conn, table, page.before, "before", older=not newest_first))
+    # With `before` alone, the page is the one that ends there, so it is read backwards.
+    backwards = page.before is not None and page.after is None
+    query = query.order_by(table.c.seq.desc() if newest_first != backwards else table.c.seq.asc())
+    found: list[JSON] = list(conn.scalars(query.limit(page.limit + 1)))
+    items = found[: page.limit]
+    return (items[::-1] if backwards else items), len(found) > page.limit
+
+
+def _beyond(
+    conn: sa.Connection, table: sa.Table, id: str, param: str, *, older: bool
+) -> sa.ColumnElement[bool]:
+    seq = conn.scalar(sa.select(table.c.seq).where(table.c.id == id))
+    if seq is None:
+        raise Refused(f"'{param}' names nothing that is here: '{id}'.", param=param, code="invalid_value")
+    column: sa.ColumnElement[int] = table.c.seq
+    beyond: sa.ColumnElement[bool] = column < seq if older else column > seq
+    return beyond
+
+
+def active_run(conn: sa.Connection, thread_id: str) -> JSON | None:
+    """The run that locks a thread."""
+    body: JSON | None = conn.scalar(sa.select(runs.c.body).where(runs.c.thread_id == thread_id, _is_active))
+    return body
+
+
+def lock_thread(conn: sa.Connection, thread_id: str) -> JSON | None:
+    """The thread, held against others until the transaction ends."""
+    query = sa.select(threads.c.body).where(threads.c.id == thread_id).with_for_update()
+    body: JSON | None = conn.scalar(query)
+    return body
+
+
+def count_active(conn: sa.Connection) -> int:
+    """How many runs have not ended."""
+    return conn.scalar(sa.select(sa.func.count()).select_from(runs).where(_is_active)) or 0
+
+
+def at_work(conn: sa.Connection, statuses: Collection[str]) -> list[Work]:
+    """The runs with these statuses, oldest first."""
+    columns = (runs.c.id, runs.c.status, runs.c.turn, runs.c.worker)
+    rows = conn.execute(sa.select(*columns).where(runs.c.status.in_(statuses)).order_by(runs.c.seq))
+    return [Work(*row) for row in rows]
+
+
+def overdue(conn: sa.Connection, now: int) -> list[JSON]:
+    """Active runs whose time is up."""
+    return list(conn.scalars(sa.select(runs.c.body).where(_is_active, runs.c.expires_at <= now)))
+
+
+def turn_of(conn: sa.Connection, run_id: str) -> int:
+    """The number of a run's current turn."""
+    return conn.scalar(sa.select(runs.c.turn).where(runs.c.id == run_id)) or 0
+
+
+def worker_of(conn: sa.Connection, run_id: str) -> str | None:
+    """The server that works on a run, or did so last."""
+    worker: str | None = conn.scalar(sa.select(runs.c.worker).where(runs.c.id == run_id))
+    return worker
+
+
+def assign(tx: Transaction, run_id: str, turn: int) -> None:
+    """Give a run's turn to the server that writes this."""
+    attempts = sa.case((runs.c.turn == turn, runs.c.attempts), else_=0)
+    change = {"turn": turn, "worker": tx.worker, "attempts": attempts}
+    tx.conn.execute(sa.update(runs).where(runs.c.id == run_id).values(change))
+
+
+def count_attempt(conn: sa.Connection, run_id: str, change: int = 1) -> int:
+    """Count a run's turn as begun (1), or as left in good order (-1); return how often it has been begun so far."""
+    attempts = runs.c.attempts + change
+    conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempts=attempts))
+    return conn.scalar(sa.select(runs.c.attempts).where(runs.c.id == run_id)) or 0
+
+
+def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:
+    """A run's steps or messages, oldest first."""
+    return list(conn.scalars(sa.select(table.c.body).where(table.c.run_id == run_id).order_by(table.c.seq)))
+
+
+def step_usages(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
+    """What the steps of a run have used, of those whose model has finished; nothing in it where that is not known."""
+    rows = conn.execute(sa.select(steps.c.id, steps.c.usage).where(steps.c.run_id == run_id))
+    return {row.id: row.usage for row in rows if row.usage is not None}
+
+
+def hosted_calls(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
+    """The calls of hosted tools in a run, by id."""
+    rows = conn.scalars(
+        sa.select(steps.c.hosted).where(steps.c.run_id == run_id, steps.c.hosted.is_not(None))
+    )
+    return {id: call for calls in rows for id, call in calls.items()}
+
+
+def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]:
+    """The thread's messages that were there before the run's own, or the last so many of them."""
+    of_thread = messages.c.thread_id == run["thread_id"]
+    others = sa.or_(messages.c.run_id.is_(None), messages.c.run_id != run["id"])
+    query = sa.select(messages.c.body).where(of_thread, others).order_by(messages.c.seq.desc())
+    return list(conn.scalars(query.limit(last) if last else query))[::-1]
+
+
+def has_question(conn: sa.Connection, thread_id: str) -> bool:
+    """Whether a user has said something on a thread."""
+    role = messages.c.body["role"].as_string()
+    query = sa.select(messages.c.seq).where(messages.c.thread_id == thread_id, role == "user")
+    return conn.scalar(query.limit(1)) is not None
+
+
+def earliest_time(conn: sa.Connection, run: JSON) -> int:
+    """The earliest creation time that a run's next message may have: after its question's, and not before those of its
+    own other messages. Programs sort messages by it, clocks differ between servers, and models answer within the
+    second."""
+    query = sa.select(messages.c.body).where(messages.c.thread_id == run["thread_id"])
+    newest: JSON | None = conn.scalar(query.order_by(messages.c.seq.desc()).limit(1))
+    if newest is None:
+        return 0
+    is_own = newest["run_id"] == run["id"]
+    return int(newest["created_at"]) + (0 if is_own else 1)
+
+
+def last_event(conn: sa.Connection, run_id: str) -> int:
+    """The number of a run's latest event; 0 if it has none."""
+    return conn.scalar(sa.select(sa.func.max(events.c.number)).where(events.c.run_id == run_id)) or 0
+
+
+def events_after(conn: sa.Connection, run_id: str, number: int, limit: int) -> list[Event]:
+    """Up to `limit` of a run's events that follow the one of that number."""
+    query = sa.select(events).where(events.c.run_id == run_id, events.c.number > number)
+    return [Event(*row) for row in conn.execute(query.order_by(events.c.number).limit(limit))]
+
+
+class EventLog:
+    """The log of all runs' events. It remembers the last number of the runs that are being worked on."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    #: More than this are not remembered: runs that other servers end would be for ever.
+    LIMIT = 10_000
+
+    def write(self, tx: Transaction) -> list[Event]:
+        """Number a transaction's events and write them down, but for those of runs that are gone."""
+        for run_id in tx.gone:
+            self._last.pop(run_id, None)
+        logged = []
+        for run_id, name, data in tx.emitted:
+            last = self._last_number(tx, run_id, name)
+            if last is not None:
+                self._last[run_id] = last + 1
+                logged.append(Event(run_id, last + 1, name, data))
+            if name in LAST_EVENTS:
+                self._last.pop(run_id, None)
+        if len(self._last) > self.LIMIT:
+            self.forget()
+        if logged:
+            _insert_events(tx.conn, logged)
+        return logged
+
+    def forget(self) -> None:
+        """Ask the database for the numbers again."""
+        self._last.clear()
+
+    def _last_number(self, tx: Transaction, run_id: str, name: str) -> int | None:
+        last = self._last.get(run_id)
+        if last is None and run_id not in tx.gone:
+            # What a turn says without waiting is dropped when another server works on the run, or it is over.
+            if name.endswith(".delta") and not _is_at_work(tx, run_id):
+                return None
+            last = last_event(tx.conn, run_id)
+            # A run's first event is written with it. None yet, and no run: it has been deleted meanwhile.
+            return last if last or get(tx.conn, runs, run_id) is not None else None
+        return last
+
+
+def _is_at_work(tx: Transaction, run_id: str) -> bool:
+    mine = sa.select(runs.c.seq).where(runs.c.id == run_id, runs.c.worker == tx.worker, _is_active)
+    return tx.conn.scalar(mine) is not None
+
+
+def _insert_events(conn: sa.Connection, logged: list[Event]) -> None:
+    if conn.dialect.name == "sqlite":
+        # In one step: between two, the driver gives the interpreter to another thread, and waits for it again.
+        conn.exec_driver_sql(_INSERT_EVENTS, (encode(logged),))
+    else:
+        conn.execute(sa.insert(events), [event._asdict() for event in logged])
+
+
+_INSERT_EVENTS = """
+    INSERT INTO events (run_id, number, name, data)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+        json_extract(value, '$[3]')
+    FROM json_each(?)
+"""
+
+
+def upsert(conn: sa.Connection, table: sa.Table, row: JSON) -> None:
+    """Write a row in the place of the one with its primary key."""
+    keys = [column == row[column.name] for column in table.primary_key]
+    if conn.execute(sa.update(table).where(*keys).values(row)).rowcount == 0:
+        conn.execute(sa.insert(table).values(row))
+
+
+def now() -> int:
+    """The time as the API states it."""
+    return int(time.time())
+
+
+def _matches(table: sa.Table, owner: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in owner.items()]
+
+
+def _row(table: sa.Table, body: JSON, columns: Mapping[str, Any]) -> JSON:
+    own = {name: body[name] for name in table.c.keys() & body.keys() if name != "usage"}
+    return {**own, **columns, "body": body}

@@ -1,0 +1,188 @@
+"""One tool call in the form: what is called with what, and the answer to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from nbruns.objects import ToolCall
+from nbruns.text import excerpt
+from nbruns.tools import Tool
+from nbruns.widgets.form.answers import Answer, answer
+from nbruns.widgets.form.approval_card import arguments_html, name_html
+from nbruns.widgets.form.output_editor import ERROR, TEXT, OutputEditor
+from nbruns.widgets.html import plain_html, sendable
+
+if TYPE_CHECKING:
+    from nbruns.widgets.form.arguments import ArgumentsEditor
+from nbruns.widgets.notebook.threads import start_thread
+
+
+class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
+    """The card of one call. `output` and `error` are the answer, to be read or set; `run()` calls the function.
+
+    `place` tells apart the calls of one function: "2nd call".
+    """
+
+    def __init__(
+        self, call: ToolCall, function: Mapping[str, Any], tool: Tool | None, place: str = ""
+    ) -> None:
+        self.call = call
+        self._place = place
+        self._tool = tool
+        self._empty_is_meant = False  # the function gave an empty text: that is an answer, too
+        #: The thread in which the function runs, or ran last, at a click.
+        self.thread: threading.Thread | None = None
+        self._editor = None if tool is None else _arguments_editor(call, tool)
+        self._answer = OutputEditor(call.name, None if tool is None else tool.output_schema)
+        self._output = self._answer.text
+        self._is_error = ipywidgets.Checkbox(description="Report this as an error", indent=False)
+        name = sendable(excerpt(call.name, 80))
+        self._run = ipywidgets.Button(description=f"Run {name}", icon="play")
+        self._run.on_click(lambda _: self._run_clicked())
+        self._note = ipywidgets.HTML()
+        self._note.add_class("nbruns-told")
+        self._answer.on_change(self._edited)
+        self._is_error.observe(self._error_toggled, "value")
+        if self._editor is not None:
+            self._editor.on_change(lambda: self.say(""))
+        described = function.get("description") or (tool.description if tool is not None else "")
+        super().__init__(self._parts(str(described)))
+        self.add_class("nbruns-card")
+
+    def _parts(self, description: str) -> list[Any]:
+        words = plain_html(excerpt(description, 1000))
+        told = f'<span class="nbruns-hint">{words}</span>' if description else ""
+        below = ipywidgets.HBox([self._is_error])
+        below.add_class("nbruns-below")
+        head = ipywidgets.HTML(name_html(self.call, self._place) + told)
+        return [head, *self._argument_parts(), self._answer, below, self._note]
+
+    def _argument_parts(self) -> list[Any]:
+        if self._editor is not None:
+            return [self._editor, self._run]
+        return [ipywidgets.HTML(arguments_html(self.call))]
+
+    @property
+    def title(self) -> str:
+        """What people call this call: the function's name, and which call of it where there are several."""
+        return f"{self.call.name} ({self._place})" if self._place else str(self.call.name)
+
+    @property
+    def arguments(self) -> dict[str, Any] | str:
+        """The arguments as they stand in the fields; as the model sent them where there are none to edit.
+
+        Raises ValueError where a field's content does not fit; the words are at the field, too.
+        """
+        return self.call.arguments if self._editor is None else self._editor.read()
+
+    @property
+    def answer(self) -> Answer | None:
+        """What will be submitted; None while the call is unanswered, or what was entered does not fit."""
+        try:
+            text = self._answer.read()
+        except ValueError:
+            return None
+        if text is None and self._empty_is_meant:
+            text = ""
+        return None if text is None else Answer(text, bool(self._is_error.value))
+
+    @answer.setter
+    def answer(self, answer: Answer | None) -> None:
+        self._is_error.value = answer is not None and answer.is_error
+        if answer is not None and not answer.is_error:
+            self._answer.way = TEXT
+        self._output.value = "" if answer is None else sendable(answer.text)
+        self._empty_is_meant = answer is not None and not answer.text
+        self.say("The function gave back an empty text." if self._empty_is_meant else "")
+
+    def problem(self) -> str:
+        """Why this can't be submitted; empty where it can."""
+        try:
+            self._answer.read()
+        except ValueError:
+            return f"The output of {self.title} does not fit: see above."
+        return "" if self.answer else f"{self.title} is unanswered: enter an output, or report an error."
+
+    @property
+    def output(self) -> str | None:
+        """The text that will be submitted; None while the call is unanswered."""
+        return None if self.answer is None else self.answer.output
+
+    @output.setter
+    def output(self, text: str | None) -> None:
+        self.answer = None if text is None else Answer(text)
+
+    @property
+    def error(self) -> str | None:
+        """The error that will be reported; None where the answer is none."""
+        return self.answer.text if self.answer is not None and self.answer.is_error else None
+
+    @error.setter
+    def error(self, text: str | None) -> None:
+        self.answer = None if text is None else Answer(text, is_error=True)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether a function is registered for this call."""
+        return self._tool is not None
+
+    def run(self) -> None:
+        """Call the registered function with the arguments as they stand; its output, or its error, is the answer."""
+        if self._tool is None:
+            raise ValueError(f"No function is registered for {self.call.name}: pass it in tools=[…].")
+        try:
+            arguments = self.arguments
+        except ValueError as error:
+            self.say("The function was not run: see its arguments above.")
+            raise ValueError(f"{self.call.name}: {error}") from error
+        self.answer = answer(self._tool, arguments)
+
+    def on_edit(self, callback: Callable[[], object]) -> None:
+        """Call `callback` whenever the answer changes."""
+        self._answer.on_change(callback)
+        self._is_error.observe(lambda _: callback(), "value")
+
+    def say(self, message: str) -> None:
+        """Show a message at the card's end."""
+        self._note.value = f'<span role="alert">{escape(message)}</span>' if message else ""
+
+    def freeze(self, frozen: bool) -> None:
+        """Disable or enable every control; what they hold stays."""
+        self._is_error.disabled = self._run.disabled = frozen
+        self._answer.freeze(frozen)
+        if self._editor is not None:
+            self._editor.freeze(frozen)
+
+    def _edited(self) -> None:
+        self._empty_is_meant = False
+        self.say("")
+
+    def _error_toggled(self, change: Mapping[str, Any]) -> None:
+        self._answer.way = ERROR if change["new"] else self._answer.chosen
+
+    def _run_clicked(self) -> None:
+        # In a thread: a function that takes its time must not hold the kernel.
+        self.thread = start_thread("nbruns-tool", self._run_shown)
+
+    def _run_shown(self) -> None:
+        words = self._run.description
+        self._run.disabled, self._run.description = True, words.replace("Run ", "Running ", 1) + " …"
+        try:
+            self.run()
+        except ValueError:
+            pass  # said at the field
+        except Exception as error:
+            self.say(f"{type(error).__name__}: {excerpt(error, 500)}")
+        finally:
+            self._run.disabled, self._run.description = False, words
+
+
+def _arguments_editor(call: ToolCall, tool: Tool) -> ArgumentsEditor:
+    from nbruns.widgets.form.arguments import ArgumentsEditor  # only here are jsonschema and pydantic needed
+
+    return ArgumentsEditor(call.arguments, tool.parameters)

@@ -1,0 +1,61 @@
+"""From JSON Schema to field.
+
+`FIELDS` is the table: the first that knows a schema and can hold the value makes the field. What none of them
+knows is edited as JSON. Every field is validated against the schema, and says what is wrong right below its
+control. To teach the form another kind of value, insert a field at the front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nbruns.widgets.form.field import MISSING as MISSING
+from nbruns.widgets.form.field import Asked, Field, Room
+from nbruns.widgets.form.group_fields import AlternativesField, ListField, MapField, ObjectField
+from nbruns.widgets.form.plain_schema import shape_of
+from nbruns.widgets.form.scalar_fields import (
+    BooleanField,
+    ChoiceField,
+    DateField,
+    IntegerField,
+    JSONField,
+    NumberField,
+    TextField,
+)
+
+#: From schema to field: the first that knows the schema and can hold the value.
+FIELDS: list[type[Field]] = [
+    ChoiceField,
+    BooleanField,
+    IntegerField,
+    NumberField,
+    DateField,
+    TextField,
+    ObjectField,
+    MapField,
+    ListField,
+    AlternativesField,
+    JSONField,
+]
+
+
+def field_for(
+    label: str, schema: Any, value: Any = MISSING, *, required: bool = False, root: Any = None
+) -> Field:
+    """The field for a value; `root` is the schema that holds what a `$ref` refers to, if it is not this one."""
+    whole = root if isinstance(root, Mapping) else schema if isinstance(schema, Mapping) else {}
+    return _make(Asked(label, {}, value, required, whole=schema, room=Room(whole, _make)))
+
+
+def json_field(label: str, schema: Any) -> JSONField:
+    """A field for the JSON of any value that fits the schema."""
+    root = schema if isinstance(schema, Mapping) else {}
+    return JSONField(Asked(label, {}, required=True, whole=schema, room=Room(root, _make)))
+
+
+def _make(asked: Asked) -> Field:
+    shape = shape_of(asked.whole, asked.room.root)
+    plain = replace(asked, schema=shape.schema, nullable=shape.nullable)
+    return next(field for field in FIELDS if field.knows(plain))(plain)

@@ -1,0 +1,305 @@
+"""The form that answers a run's tool calls: a card for each call, one Submit for all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+import anywidget
+import ipywidgets
+import traitlets
+
+from nbruns.errors import NbrunsError
+from nbruns.objects import Run, ToolCall, items_of, utc
+from nbruns.text import excerpt
+from nbruns.tools import Tool
+from nbruns.widgets.form.answers import tools_by_name
+from nbruns.widgets.form.approval_card import ApprovalCard
+from nbruns.widgets.form.call_card import CallCard
+from nbruns.widgets.form.field import close_all
+from nbruns.widgets.notebook.threads import start_thread
+
+STATIC = Path(__file__).parent.parent / "static"
+WAITING = "The answers are submitted when the running functions have ended."
+State = Literal["open", "submitting", "submitted", "expired", "closed"]
+
+
+class FormHead(anywidget.AnyWidget):
+    """The form's title and its deadline, counted down by the page; it also brings the style sheet."""
+
+    _esm = STATIC / "form_head.js"
+    _css = STATIC / "form.css"
+
+    title = traitlets.Unicode().tag(sync=True)
+    expires_at = traitlets.Float(None, allow_none=True).tag(sync=True)
+    #: How many times Submit was refused because something is missing or wrong.
+    refused = traitlets.Int(0).tag(sync=True)
+
+
+class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
+    """A form for the answers that a run waits for.
+
+    `tools` are functions that cards offer to run. `on_submit(outputs)` gets {tool_call_id: text}, or
+    {tool_call_id: True or False} where the run asks for approvals, and sends it. Where calls share an id or have
+    none, it gets the API's list with an entry for each call. Where it raises, the form says so, keeps all that
+    was typed, and can be submitted again. Without `on_submit`, read `outputs` when `state` is "submitted".
+
+        form = ToolOutputsForm(run, tools=[get_weather],
+                               on_submit=lambda outputs: client.runs.submit_tool_outputs(run, outputs))
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        on_submit: Callable[[Any], object] | None = None,
+    ) -> None:
+        self.run = run
+        approvals = asks_approval(run)
+        self._on_submit = on_submit
+        self._state: State = "open"
+        self._deadline: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._run_all: threading.Thread | None = None
+        self._waiting = False  # Submit waits for functions that run
+        self._refused = False  # Submit was refused, and the form says why for as long as that is true
+        known, functions = tools_by_name(tools), _functions(run)
+        #: A card for each call, in the order of the run's tool calls.
+        self.calls: list[Any] = [
+            ApprovalCard(call, place) if approvals else _card(call, functions, known, place)
+            for call, place in zip(run.tool_calls, _places(run.tool_calls), strict=True)
+        ]
+        self._head = FormHead(title=_title(len(self.calls), approvals), expires_at=_moment(run.expires_at))
+        self._submit = ipywidgets.Button(description="Submit", button_style="primary")
+        self._submit.on_click(lambda _: self._submit_clicked())
+        self._note = ipywidgets.HTML()
+        self._note.add_class("nbruns-told")
+        for card in self.calls:
+            card.on_edit(self._edited)
+        super().__init__([self._head, *self.calls, self._footer()])
+        self.add_class("nbruns-form")
+        self._deadline = self._start_clock()
+
+    def _footer(self) -> Any:
+        self._buttons = [self._submit]
+        if sum(card.can_run for card in self.calls) > 1:
+            self._buttons.append(ipywidgets.Button(description="Run all functions", icon="play"))
+            self._buttons[1].on_click(lambda _: self._run_all_clicked())
+        footer = ipywidgets.HBox([*self._buttons, self._note])
+        footer.add_class("nbruns-footer")
+        return footer
+
+    def __repr__(self) -> str:
+        return f"ToolOutputsForm({self.run!r}, {self._state})"
+
+    @property
+    def state(self) -> State:
+        """open, submitting, submitted, expired, or closed (answered elsewhere)."""
+        return self._state
+
+    @property
+    def outputs(self) -> Any:
+        """The answers so far, {tool_call_id: text}; {tool_call_id: True or False} where approvals are asked for.
+
+        Where calls share an id or have none, the API's list with an entry for each answered call, in their order.
+        """
+        answered = [(card.call.id, card.output) for card in self.calls if card.output is not None]
+        ids = {card.call.id for card in self.calls}
+        if len(ids) == len(self.calls) and all(ids):
+            return dict(answered)
+        name = "approve" if asks_approval(self.run) else "output"
+        return [{"tool_call_id": id or "", name: output} for id, output in answered]
+
+    def run_tools(self) -> None:
+        """Run the registered functions of all calls that have one and are unanswered."""
+        for card in self.calls:
+            if card.can_run and card.output is None:
+                try:
+                    card.run()
+                except ValueError:
+                    pass  # said at the card; the other functions can run
+
+    def submit(self) -> None:
+        """Submit all answers, after the functions that run have ended. Raises NbrunsError where a call is
+        unanswered or the form is not open, and what `on_submit` raised; the form shows it, too, and keeps what it
+        holds."""
+        if running := self._running():
+            self._refused, self._waiting = False, True
+            self._say(WAITING)
+            for thread in running:
+                thread.join()
+            self._waiting = False
+        outputs = self._take()
+        try:
+            if self._on_submit is not None:
+                self._on_submit(outputs)
+        except BaseException as error:
+            self.reopen(_words(error))
+            raise
+        self._enter("submitted", "Submitted.")
+
+    def unsent(self) -> str:
+        """What was entered, in words for somebody who can't submit it any more; empty where that is nothing."""
+        words = {False: "denied", True: "approved"}
+        entered = [
+            f"{card.title}: {words.get(card.output, card.output)}"
+            for card in self.calls
+            if card.output is not None
+        ]
+        return f"What you entered was not sent: {'; '.join(entered)}" if entered else ""
+
+    def finish(self, words: str) -> None:
+        """Close the form for good and say why; what was typed can still be read."""
+        self._enter("closed", words)
+
+    def reopen(self, words: str) -> None:
+        """Say why the answers did not reach the server; they can be submitted again."""
+        self._enter("open", f"Not submitted; what you entered is still here. {words}")
+
+    def close(self) -> None:
+        """Take the form away from every page."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for child in self.children:
+            close_all(child)
+        super().close()
+
+    def _take(self) -> Any:
+        """The answers, and the right to submit them: whoever else asks is refused from now on."""
+        with self._lock:
+            if self._state != "open":
+                raise NbrunsError(f"The form can't be submitted: it is {self._state}.")
+            problems = {card.title: card.problem() for card in self.calls}
+            for card in self.calls:
+                if problems[card.title]:
+                    card.say(problems[card.title])
+            words = _not_submitted(problems)
+            self._refused = bool(words)
+            if words:
+                self._say(words)
+                self._head.refused += 1  # the page goes to the first place where something is wrong
+                raise NbrunsError(words)
+            self._state = "submitting"
+        self._show("Submitting …")
+        return self.outputs
+
+    def _enter(self, state: State, words: str) -> None:
+        with self._lock:
+            self._state = state
+        self._show(words)
+
+    def _show(self, words: str) -> None:
+        over = self._state != "open"
+        for button in self._buttons:
+            button.disabled = over
+        for card in self.calls:
+            card.freeze(over)
+        if self._state in ("submitted", "expired", "closed"):
+            self._head.expires_at = None
+        self._say(words)
+
+    def _say(self, words: str) -> None:
+        self._note.value = f'<span role="alert">{escape(words)}</span>' if words else ""
+
+    def _edited(self) -> None:
+        if self._state == "open":
+            self._say(self._state_words())
+
+    def _state_words(self) -> str:
+        """What is true now: that Submit was refused and why, or that it waits."""
+        if self._refused:
+            return _not_submitted({card.title: card.problem() for card in self.calls})
+        return WAITING if self._waiting and self._running() else ""
+
+    def _running(self) -> list[threading.Thread]:
+        """The threads in which functions run at a click."""
+        threads = [self._run_all, *(getattr(card, "thread", None) for card in self.calls)]
+        return [t for t in threads if t and t.is_alive() and t is not threading.current_thread()]
+
+    def _run_all_clicked(self) -> None:
+        self._run_all = start_thread("nbruns-tools", self.run_tools)
+
+    def _submit_clicked(self) -> None:
+        # In a thread: the kernel stays free, and the page hears that the button is disabled.
+        start_thread("nbruns-submit", self._submit_shown)
+
+    def _submit_shown(self) -> None:
+        try:
+            self.submit()
+        except Exception:
+            pass  # the form says it
+
+    def _start_clock(self) -> threading.Timer | None:
+        expires_at = _moment(self.run.expires_at)
+        if expires_at is None or expires_at - time.time() > threading.TIMEOUT_MAX:
+            return None
+        timer = threading.Timer(max(expires_at - time.time(), 0), copy_context().run, [self._expire])
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _expire(self) -> None:
+        if self._state == "open":
+            self._enter("expired", "The run has expired: its answers came too late. Start another run.")
+
+
+def _moment(timestamp: Any) -> float | None:
+    moment = utc(timestamp)
+    return moment.timestamp() if moment else None
+
+
+def asks_approval(run: Run) -> bool:
+    """Whether a run waits for approvals: Azure AI Foundry asks before it calls a tool of an MCP server."""
+    action = run.required_action
+    return isinstance(action, Mapping) and action.get("type") == "submit_tool_approval"
+
+
+def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
+    """The declared functions of the run's tools, by name."""
+    declared = [tool.get("function") for tool in items_of(run.tools) if isinstance(tool, Mapping)]
+    return {str(function.get("name")): function for function in declared if isinstance(function, Mapping)}
+
+
+def _card(
+    call: ToolCall, functions: Mapping[str, Mapping[str, Any]], tools: Mapping[str, Tool], place: str
+) -> CallCard:
+    tool = tools.get(call.name) if call.type == "function" else None
+    return CallCard(call, functions.get(call.name, {}), tool, place)
+
+
+def _places(calls: list[ToolCall]) -> list[str]:
+    """For each call which of its function it is; nothing where it is the only one."""
+    names = [call.name for call in calls]
+    return [
+        f"{_ordinal(names[:i].count(name) + 1)} call" if names.count(name) > 1 else ""
+        for i, name in enumerate(names)
+    ]
+
+
+def _ordinal(number: int) -> str:
+    teen = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
+def _title(number: int, approvals: bool) -> str:
+    calls, wait = ("1 tool call", "waits for") if number == 1 else (f"{number} tool calls", "wait for")
+    return f"{calls} {wait} {'your approval' if approvals else 'an answer' if number == 1 else 'answers'}"
+
+
+def _not_submitted(problems: Mapping[str, str]) -> str:
+    """What is said of the problems of all calls; nothing where there are none."""
+    unanswered = [excerpt(title, 80) for title, problem in problems.items() if "unanswered" in problem]
+    wrong = [problem for problem in problems.values() if problem and "unanswered" not in problem]
+    are = "is" if len(unanswered) == 1 else "are"
+    named = [f"{', '.join(unanswered)} {are} unanswered."] if unanswered else []
+    return f"Not submitted: {' '.join(named + wrong)}" if named or wrong else ""
+
+
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

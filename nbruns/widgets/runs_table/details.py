@@ -1,0 +1,194 @@
+"""All there is to know of one run, as HTML in sections: its transcript, steps, tool calls, usage and raw JSON.
+Everything that came from outside is escaped or sanitised here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from nbruns.client.pagination import iter_pages
+from nbruns.client.transport import Transport, path_of
+from nbruns.objects import Message, Run, RunStep, Usage, excerpt_json
+from nbruns.snapshot import RunSnapshot
+from nbruns.widgets.html import duration
+from nbruns.widgets.json_text import pretty_json_html
+from nbruns.widgets.markdown import MarkdownBlocks
+from nbruns.widgets.run_view.transcript import Transcript, call_html, head_html
+
+if TYPE_CHECKING:
+    from nbruns.client.runs import Runs
+
+#: Of each JSON at most so many characters go to the page; the objects have it all.
+JSON_SHOWN = 50_000
+#: How far back a question is looked for, in messages.
+_LOOKED_BACK = 20
+
+
+@dataclass(frozen=True)
+class Details:
+    """A run with its steps, its messages, and the messages of the user that it answers."""
+
+    run: Run
+    steps: Sequence[RunStep] = ()
+    messages: Sequence[Message] = ()
+    questions: Sequence[Message] = field(default=())
+
+    def to_wire(self) -> dict[str, Any]:
+        """The head and the sections, each as [name, HTML]."""
+        sections = [[name, render(self)] for name, render in SECTIONS.items()]
+        return {"id": self.run.id, "head": head_html(self._snapshot()), "sections": sections}
+
+    def _snapshot(self) -> RunSnapshot:
+        snapshot = RunSnapshot()
+        for step in self.steps:
+            snapshot.apply(f"thread.run.step.{step.status}", step.to_dict())
+        for message in self.messages:
+            snapshot.apply(f"thread.message.{message.status or 'completed'}", message.to_dict())
+        snapshot.apply(f"thread.run.{self.run.status}", self.run.to_dict())
+        return snapshot
+
+    def end(self, step: RunStep) -> Any:
+        """When a step has ended, as UTC; None while it goes on."""
+        ends = (step.completed_at_utc, step.failed_at_utc, step.cancelled_at_utc, step.expired_at_utc)
+        return next((end for end in ends if end is not None), None)
+
+
+def fetch(runs: Runs, transport: Transport, run_id: str, thread_id: str) -> Details:
+    """Ask the server for a run and what belongs to it. Raises what the client raises."""
+    run = runs.retrieve(run_id, thread_id)
+    steps = list(runs.steps.iter(run, thread_id))
+    path = path_of("threads", thread_id, "messages")
+    own = [Message(m) for m in iter_pages(transport, path, {"order": "asc", "run_id": run_id})]
+    own = [message for message in own if message.run_id == run_id]  # not every server knows the parameter
+    query = {"order": "desc"} | ({"after": own[0].id} if own else {})
+    before = [Message(m) for m in iter_pages(transport, path, query, _LOOKED_BACK)]
+    earlier = [m for m in before if own or (m.created_at or 0) <= (run.created_at or 0)]
+    questions = list(takewhile(lambda message: message.role == "user", earlier))[::-1]
+    return Details(run, steps, own, questions)
+
+
+def _transcript(details: Details) -> str:
+    asked = "".join(map(_question, details.questions))
+    blocks = Transcript().blocks(details._snapshot())
+    return asked + "".join(block.to_html() for block in blocks if block.kind != "head")
+
+
+def _question(message: Message) -> str:
+    blocks = MarkdownBlocks(f"{message.id}/").update(message.text, complete=True)
+    said = "".join(block.to_html() for block in blocks)
+    return f'<div class="nbruns-asked"><p class="nbruns-label">user</p>{said}</div>'
+
+
+def _steps(details: Details) -> str:
+    if not details.steps:
+        return _nothing("This run has made no step.")
+    began = details.steps[0].created_at_utc
+    ends = [end for step in details.steps if (end := details.end(step)) is not None]
+    whole = max(((end - began).total_seconds() for end in ends), default=0.0) if began else 0.0
+    rows = [_step_row(details, step, began, whole or 1.0) for step in details.steps]
+    return _table(("Step", "Status", "Duration", "Tokens", "When"), rows)
+
+
+def _step_row(details: Details, step: RunStep, began: Any, whole: float) -> list[str]:
+    names = ", ".join(call.name for call in step.tool_calls) or str(step.type or "").replace("_", " ")
+    start, end = step.created_at_utc, details.end(step)
+    took = (end - start).total_seconds() if start and end else None
+    bar = ""
+    if took is not None and began:
+        left = 100 * max((start - began).total_seconds(), 0) / whole
+        bar = f'<span class="nbruns-bar-of" style="margin-left:{left:.1f}%;width:{100 * took / whole:.1f}%"></span>'
+    tokens = f"{step.usage.total_tokens:,}" if step.usage and isinstance(step.usage.total_tokens, int) else ""
+    shown = f'<span class="nbruns-name">{escape(names)}</span>'
+    return [
+        shown,
+        escape(str(step.status or "")),
+        "" if took is None else escape(duration(took)),
+        tokens,
+        bar,
+    ]
+
+
+def _tool_calls(details: Details) -> str:
+    cards = []
+    for step in details.steps:
+        start, end = step.created_at_utc, details.end(step)
+        state = duration((end - start).total_seconds()) if start and end else str(step.status or "")
+        cards += [
+            f'<div class="nbruns-block nbruns-call">{call_html(call, state)}</div>'
+            for call in step.tool_calls
+        ]
+    return "".join(cards) or _nothing("This run has called no tool.")
+
+
+_USAGE: dict[str, Callable[[Usage], Any]] = {
+    "Prompt": lambda usage: usage.prompt_tokens,
+    "of it cached": lambda usage: _inner(
+        usage, "cached_tokens", "prompt_token_details", "prompt_tokens_details"
+    ),
+    "Completion": lambda usage: usage.completion_tokens,
+    "of it reasoning": lambda usage: _inner(usage, "reasoning_tokens", "completion_tokens_details"),
+    "Total": lambda usage: usage.total_tokens,
+}
+
+
+def _inner(usage: Usage, name: str, *details: str) -> Any:
+    sent = usage.to_dict()
+    found = (sent[key].get(name) for key in details if isinstance(sent.get(key), dict))
+    return next(found, None)
+
+
+def _usage(details: Details) -> str:
+    named: list[tuple[str, Usage | None]] = [
+        (
+            ", ".join(call.name for call in step.tool_calls) or str(step.type or "").replace("_", " "),
+            step.usage,
+        )
+        for step in details.steps
+    ]
+    rows = [
+        [f'<span class="nbruns-name">{escape(name)}</span>', *_usage_cells(usage)] for name, usage in named
+    ]
+    if details.run.usage is not None:
+        rows.append(["<strong>run</strong>", *_usage_cells(details.run.usage)])
+    if not any(usage for _, usage in named) and details.run.usage is None:
+        return _nothing("No usage is known: servers tell it when a run has ended.")
+    return _table(("Tokens of", *_USAGE), rows, "nbruns-facts nbruns-counts")
+
+
+def _usage_cells(usage: Usage | None) -> list[str]:
+    values = [read(usage) if usage is not None else None for read in _USAGE.values()]
+    return [f"{value:,}" if isinstance(value, int) else "" for value in values]
+
+
+def _json(details: Details) -> str:
+    parts: list[tuple[str, Any]] = [("Run", details.run.to_dict())]
+    parts += [(f"Steps ({len(details.steps)})", [step.to_dict() for step in details.steps])]
+    parts += [(f"Messages ({len(details.messages)})", [message.to_dict() for message in details.messages])]
+    return "".join(
+        f'<details class="nbruns-json"{" open" if name == "Run" else ""}><summary>{name}</summary>'
+        f"<pre>{pretty_json_html(excerpt_json(payload, JSON_SHOWN))}</pre></details>"
+        for name, payload in parts
+    )
+
+
+def _table(heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "nbruns-facts") -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _nothing(words: str) -> str:
+    return f'<p class="nbruns-nothing">{escape(words)}</p>'
+
+
+#: The sections in their order: name → how it is rendered.
+SECTIONS: dict[str, Callable[[Details], str]] = {
+    "Transcript": _transcript,
+    "Steps": _steps,
+    "Tool calls": _tool_calls,
+    "Usage": _usage,
+    "JSON": _json,
+}
