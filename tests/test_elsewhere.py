@@ -193,10 +193,10 @@ def test_packed_json_lines_are_read_and_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("runs.jsonl", gzip.compress(b"{}"), "is not text"),
-        ("runs.jsonl.gz", gzip.compress(b'{"id": "run_1"}')[:20], "not a whole gzip file"),
+        ("runs.jsonl", gzip.compress(b"{}", mtime=0), "is not text"),
+        ("runs.jsonl.gz", gzip.compress(b'{"id": "run_1"}', mtime=0)[:20], "not a whole gzip file"),
         ("runs.jsonl.gz", b'{"id": "run_1"}', "not a whole gzip file"),
-        ("runs.jsonl.gz", gzip.compress(b"{no"), "line 1, is no JSON"),
+        ("runs.jsonl.gz", gzip.compress(b"{no", mtime=0), "line 1, is no JSON"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, name: str, content: bytes, said: str) -> None:
