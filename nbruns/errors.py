@@ -209,3 +209,8 @@ def install_command(extra: str) -> str:
     needed = (line.partition(";") for line in requires("nbruns") or ())
     names = [name.strip() for name, _, marker in needed if f'extra == "{extra}"' in marker.replace("'", '"')]
     return f"pip install {' '.join(map(shlex.quote, names))}"
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error for a person to read: the message of nbruns' own, and of others their type too, shortened."""
+    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

@@ -12,7 +12,7 @@ import html
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from nbruns.text import excerpt
 
@@ -70,17 +70,19 @@ class APIObject:
             raise TypeError(f"{type(self).__name__} is made from a JSON object, not from {given}.")
         super().__setattr__("_payload", payload if isinstance(payload, dict) else dict(payload))
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # copy and pickle ask before _payload is there
-            raise AttributeError(name)
-        if name in self._payload:
-            return self._payload[name]
-        if name.endswith("_at_utc") and name.removesuffix("_utc") in self._fields | self._payload.keys():
-            return utc(self._payload.get(name.removesuffix("_utc")))
-        if name in self._fields:
-            return None
-        known = excerpt(", ".join(sorted(self._fields | self._payload.keys())), 1000)
-        raise AttributeError(f"{type(self).__name__} has no field {name!r}; its fields: {known}.")
+    if not TYPE_CHECKING:  # so that a misspelt attribute is a type error
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):  # copy and pickle ask before _payload is there
+                raise AttributeError(name)
+            if name in self._payload:
+                return self._payload[name]
+            if name.endswith("_at_utc") and name.removesuffix("_utc") in self._fields | self._payload.keys():
+                return utc(self._payload.get(name.removesuffix("_utc")))
+            if name in self._fields:
+                return None
+            known = excerpt(", ".join(sorted(self._fields | self._payload.keys())), 1000)
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}; its fields: {known}.")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
@@ -213,7 +215,7 @@ class Assistant(APIObject):
 
     __slots__ = ()
     _shown = ("id", "name", "model")
-    created_at: int
+    created_at: int | None
     name: str | None
     description: str | None
     model: str
@@ -226,14 +228,20 @@ class Assistant(APIObject):
     response_format: str | JSON | None
     reasoning_effort: str | None
 
+    if TYPE_CHECKING:  # each timestamp as a datetime in UTC
+        created_at_utc: datetime | None
+
 
 class Thread(APIObject):
     """A conversation."""
 
     __slots__ = ()
-    created_at: int
+    created_at: int | None
     tool_resources: JSON | None
     metadata: dict[str, str]
+
+    if TYPE_CHECKING:  # each timestamp as a datetime in UTC
+        created_at_utc: datetime | None
 
 
 class Message(APIObject):
@@ -244,7 +252,7 @@ class Message(APIObject):
     thread_id: str
     role: str
     status: str | None
-    created_at: int
+    created_at: int | None
     completed_at: int | None
     incomplete_at: int | None
     incomplete_details: JSON | None
@@ -253,6 +261,11 @@ class Message(APIObject):
     content: list[JSON]
     attachments: list[JSON] | None
     metadata: dict[str, str]
+
+    if TYPE_CHECKING:  # each timestamp as a datetime in UTC
+        created_at_utc: datetime | None
+        completed_at_utc: datetime | None
+        incomplete_at_utc: datetime | None
 
     @property
     def text(self) -> str:
@@ -305,7 +318,7 @@ class Run(_Executed):
     assistant_id: str
     status: RunStatus
     model: str
-    created_at: int
+    created_at: int | None
     started_at: int | None
     expires_at: int | None
     completed_at: int | None
@@ -327,6 +340,14 @@ class Run(_Executed):
     tool_choice: str | JSON | None
     parallel_tool_calls: bool | None
 
+    if TYPE_CHECKING:  # each timestamp as a datetime in UTC
+        created_at_utc: datetime | None
+        started_at_utc: datetime | None
+        expires_at_utc: datetime | None
+        completed_at_utc: datetime | None
+        failed_at_utc: datetime | None
+        cancelled_at_utc: datetime | None
+
     @property
     def usage(self) -> Usage | None:
         """None until the run has ended."""
@@ -336,6 +357,12 @@ class Run(_Executed):
     def is_terminal(self) -> bool:
         """Whether the run has ended, in whichever way."""
         return str(self._payload.get("status")) in TERMINAL_STATUSES
+
+    @property
+    def requires_approval(self) -> bool:
+        """Whether the run waits for approvals. Azure AI Foundry asks before it calls a tool of an MCP server."""
+        action = self.required_action
+        return isinstance(action, Mapping) and action.get("type") == "submit_tool_approval"
 
     @property
     def tool_calls(self) -> list[ToolCall]:
@@ -354,7 +381,7 @@ class RunStep(_Executed):
     assistant_id: str
     type: str
     status: str
-    created_at: int
+    created_at: int | None
     completed_at: int | None
     expired_at: int | None
     expires_at: int | None
@@ -363,6 +390,14 @@ class RunStep(_Executed):
     last_error: JSON | None
     step_details: JSON
     metadata: dict[str, str] | None
+
+    if TYPE_CHECKING:  # each timestamp as a datetime in UTC
+        created_at_utc: datetime | None
+        completed_at_utc: datetime | None
+        expired_at_utc: datetime | None
+        expires_at_utc: datetime | None
+        failed_at_utc: datetime | None
+        cancelled_at_utc: datetime | None
 
     @property
     def usage(self) -> Usage | None:

@@ -12,6 +12,7 @@ reads it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,6 +34,8 @@ class RunSnapshot:
     """A run as its events have told it so far, over as many streams as it takes."""
 
     def __init__(self) -> None:
+        #: Held while an event is folded in and while a property is read; hold it where several have to agree.
+        self.lock = threading.RLock()
         self._run: JSON | None = None
         self._thread: JSON | None = None
         self._steps: dict[str, Any] = {}
@@ -45,14 +48,23 @@ class RunSnapshot:
         #: Events whose name or shape is not known; they change nothing.
         self.ignored = 0
 
+    def __getstate__(self) -> JSON:
+        with self.lock:
+            return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: JSON) -> None:
+        self.__dict__.update(state, lock=threading.RLock())
+
     def apply(self, name: str, payload: JSON) -> None:
         """Fold one event in. `payload` is its parsed data, which is not changed."""
         fold = _fold_for(name, payload) if isinstance(payload, dict) else None
         if fold is None:
             self.ignored += 1
             return
-        fold(self, payload)
-        self._read.clear()
+        with self.lock:
+            fold(self, payload)
+            if self._read:
+                self._read.clear()
 
     @property
     def run(self) -> Run | None:
@@ -91,13 +103,15 @@ class RunSnapshot:
 
     def size(self) -> int:
         """Bytes that the state takes in memory, about."""
-        kept = [self._run, self._thread, *self._steps.values(), *self._messages.values()]
-        return sum(size_of(_plain(each)) for each in kept)
+        with self.lock:
+            kept = [self._run, self._thread, *self._steps.values(), *self._messages.values()]
+            return sum(size_of(_plain(each)) for each in kept)
 
     def _cached(self, name: str, build: Callable[[], _T]) -> _T:
-        if name not in self._read:
-            self._read[name] = build()
-        value: _T = self._read[name]
+        with self.lock:
+            if name not in self._read:
+                self._read[name] = build()
+            value: _T = self._read[name]
         return value
 
     def _set_run(self, payload: JSON) -> None:

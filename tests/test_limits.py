@@ -27,8 +27,8 @@ MOST_MB = 256
 #: would count the parent that it was forked from.
 PROGRAM = """
 import re, sys
-from nbruns import NbrunsError, stream
-from nbruns.client import Client
+from nbruns import NbrunsError
+from nbruns.client import Client, stream
 from nbruns.objects import Assistant
 stream._POLL_FIRST = 0.001
 client = Client(sys.argv[1], "key", timeout=20.0, max_retries=0)

@@ -225,9 +225,14 @@ class Runs(Resource):
         """Ask for a run as it is now."""
         return Run(self._get(*place_of("runs", run, thread)))
 
-    def retrieve_stream(self, run: RunArg, thread: ThreadArg | None = None) -> RunStream:
-        """Follow a run that exists: its events from the start where the server keeps them, else its end."""
-        return RunStream(self._transport, self._get(*place_of("runs", run, thread)))
+    def retrieve_stream(
+        self, run: RunArg, thread: ThreadArg | None = None, *, snapshot: RunSnapshot | None = None
+    ) -> RunStream:
+        """Follow a run that exists: its events from the start where the server keeps them, else its end.
+
+        With an earlier stream's `snapshot`, continue that: events that it has are not sent again.
+        """
+        return RunStream(self._transport, self._get(*place_of("runs", run, thread)), snapshot=snapshot)
 
     def update(self, run: RunArg, *, thread: ThreadArg | None = None, **params: Any) -> Run:
         """Change what is given: `metadata`, which replaces what was there."""

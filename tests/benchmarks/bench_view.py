@@ -17,8 +17,9 @@ from jupyter_client.session import json_packer
 sys.path.insert(0, str(Path(__file__).parents[1] / "widgets"))
 from scripted import ScriptedRuns, ScriptedStream, run_is, says
 
-from nbruns.widgets.run_view import view as view_module
-from nbruns.widgets.run_view.view import LONGEST, PACE, RunView
+from nbruns.widgets import session
+from nbruns.widgets.run_view.view import RunView
+from nbruns.widgets.session import LONGEST, PACE
 
 CHARACTERS_PER_TOKEN = 4
 #: About 300 tokens of everything that an answer is made of; the answer is this again and again.
@@ -93,8 +94,8 @@ def measured(
     """What a view sends of a text at so many tokens a second, and how long that would take. All is done so many
     times faster, the view's pauses too: that is the same traffic, and the bench ends before lunch."""
     counted = Counted()
-    monkeypatch.setattr(view_module, "PACE", PACE / haste)
-    monkeypatch.setattr(view_module, "LONGEST", LONGEST / haste)
+    monkeypatch.setattr(session, "PACE", PACE / haste)
+    monkeypatch.setattr(session, "LONGEST", LONGEST / haste)
     rate *= haste
     monkeypatch.setattr(comm, "create_comm", counted.comm)
     stream = ScriptedStream(run_is("in_progress"), *paced(text, rate), run_is("completed"))

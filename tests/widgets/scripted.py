@@ -139,9 +139,11 @@ class ScriptedRuns:
     def retrieve(self, run: Run) -> Run:
         return Run(self.now) if self.now is not None else run
 
-    def retrieve_stream(self, run: Run) -> Any:
+    def retrieve_stream(self, run: Run, *, snapshot: RunSnapshot) -> Any:
         assert self.followed is not None
-        return self.followed()
+        followed = self.followed()
+        followed.snapshot = snapshot
+        return followed
 
     def assistant_of(self, run: Run) -> Assistant:
         return Assistant({"id": run.assistant_id, "name": self.name})

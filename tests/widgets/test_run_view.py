@@ -48,23 +48,6 @@ def test_the_cell_returns_at_once_and_text_shows_while_it_streams(sent: Sent, pa
     view.wait(5)
 
 
-def test_the_view_folds_a_snapshot_of_its_own_while_the_stream_folds_another(
-    sent: Sent, page: OpenPage
-) -> None:
-    first, pause = gate()
-    second, end = gate()
-    created, delta, *_ = says("once")
-    view = RunView(ScriptedRuns(), ScriptedStream(created, pause, delta, end, *DONE))
-    opened = page(view._page)
-    opened.open()
-    until(lambda: view.snapshot.messages)
-    first.set()
-    until(lambda: opened.texts()[1:])
-    assert view.snapshot.text == "once"
-    second.set()
-    view.wait(5)
-
-
 def test_a_broken_stream_is_shown_below_and_raised_by_wait() -> None:
     view = RunView(
         ScriptedRuns(),
@@ -87,7 +70,7 @@ def test_any_other_trouble_is_shown_too() -> None:
 
 def test_a_stream_that_somebody_closed_is_no_end() -> None:
     view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress")))
-    with pytest.raises(StreamError, match="closed before the run had ended"):
+    with pytest.raises(StreamError, match="closed before the run ended"):
         view.wait(5)
 
 
@@ -164,7 +147,7 @@ def test_a_callback_that_comes_just_as_the_run_ends_is_called(monkeypatch: pytes
     class Slow(list[Any]):
         def append(self, callback: Any) -> None:
             given.set()
-            assert not view._ended.wait(0.1)
+            assert not view._session.ended.wait(0.1)
             super().append(callback)
 
     def held(view: RunView) -> None:
@@ -174,7 +157,7 @@ def test_a_callback_that_comes_just_as_the_run_ends_is_called(monkeypatch: pytes
 
     monkeypatch.setattr(RunView, "_save", held)
     view = RunView(ScriptedRuns(), ScriptedStream(*DONE))
-    view._callbacks = Slow()
+    view._session._callbacks = Slow()
     assert at_its_end.wait(5)
     called: list[Run] = []
     view.on_done(called.append)
@@ -296,7 +279,7 @@ def test_threads_end_with_the_run() -> None:
     opened, pause = gate()
     view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), pause, *DONE))
     until(lambda: view.run is not None)
-    until(lambda: names() == {"nbruns-view", "nbruns-reader"})  # the one that asks for a name has done so
+    until(lambda: names() == {"nbruns-session", "nbruns-reader"})  # the one that asks for a name has done so
     opened.set()
     view.wait(5)
     until(lambda: not set(threading.enumerate()) - before)

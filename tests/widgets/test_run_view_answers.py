@@ -14,7 +14,7 @@ from test_tool_outputs_form import get_weather
 
 from nbruns.errors import APIError, ConnectionError, NbrunsError
 from nbruns.objects import Run
-from nbruns.widgets.run_view import view as view_module
+from nbruns.widgets import session
 from nbruns.widgets.run_view.transcript import Transcript
 from nbruns.widgets.run_view.view import RunView
 
@@ -116,7 +116,7 @@ def test_without_auto_functions_only_offer_themselves() -> None:
 @pytest.fixture
 def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often whether somebody else has answered."""
-    monkeypatch.setattr(view_module, "LOOK_FIRST", 0.05)
+    monkeypatch.setattr(session, "POLL_FIRST", 0.05)
 
 
 @pytest.mark.usefixtures("watchful")

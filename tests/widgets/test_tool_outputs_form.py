@@ -268,7 +268,7 @@ def test_what_comes_after_submitting_does_not_unsay_it() -> None:
 
 
 def test_what_was_entered_is_not_lost_where_somebody_else_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbruns.widgets.run_view.view.LOOK_FIRST", 0.05)
+    monkeypatch.setattr("nbruns.widgets.session.POLL_FIRST", 0.05)
     runs = ScriptedRuns()
     view = RunView(runs, ScriptedStream(needs(call_json())))
     until(lambda: view.form is not None)

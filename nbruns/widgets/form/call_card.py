@@ -12,7 +12,7 @@ import ipywidgets
 from nbruns.objects import ToolCall
 from nbruns.text import excerpt
 from nbruns.tools import Tool
-from nbruns.widgets.form.answers import Answer, answer
+from nbruns.tools.answers import Answer, answer
 from nbruns.widgets.form.approval_card import arguments_html, name_html
 from nbruns.widgets.form.output_editor import ERROR, TEXT, OutputEditor
 from nbruns.widgets.html import plain_html, sendable

@@ -14,11 +14,11 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from nbruns.errors import NbrunsError
+from nbruns.errors import NbrunsError, error_text
 from nbruns.objects import Run, ToolCall, items_of, utc
 from nbruns.text import excerpt
 from nbruns.tools import Tool
-from nbruns.widgets.form.answers import tools_by_name
+from nbruns.tools.answers import tools_by_name
 from nbruns.widgets.form.approval_card import ApprovalCard
 from nbruns.widgets.form.call_card import CallCard
 from nbruns.widgets.form.field import close_all
@@ -61,7 +61,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         on_submit: Callable[[Any], object] | None = None,
     ) -> None:
         self.run = run
-        approvals = asks_approval(run)
+        approvals = run.requires_approval
         self._on_submit = on_submit
         self._state: State = "open"
         self._deadline: threading.Timer | None = None
@@ -113,7 +113,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         ids = {card.call.id for card in self.calls}
         if len(ids) == len(self.calls) and all(ids):
             return dict(answered)
-        name = "approve" if asks_approval(self.run) else "output"
+        name = "approve" if self.run.requires_approval else "output"
         return [{"tool_call_id": id or "", name: output} for id, output in answered]
 
     def run_tools(self) -> None:
@@ -140,7 +140,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             if self._on_submit is not None:
                 self._on_submit(outputs)
         except BaseException as error:
-            self.reopen(_words(error))
+            self.reopen(error_text(error))
             raise
         self._enter("submitted", "Submitted.")
 
@@ -254,12 +254,6 @@ def _moment(timestamp: Any) -> float | None:
     return moment.timestamp() if moment else None
 
 
-def asks_approval(run: Run) -> bool:
-    """Whether a run waits for approvals: Azure AI Foundry asks before it calls a tool of an MCP server."""
-    action = run.required_action
-    return isinstance(action, Mapping) and action.get("type") == "submit_tool_approval"
-
-
 def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
     """The declared functions of the run's tools, by name."""
     declared = [tool.get("function") for tool in items_of(run.tools) if isinstance(tool, Mapping)]
@@ -299,7 +293,3 @@ def _not_submitted(problems: Mapping[str, str]) -> str:
     are = "is" if len(unanswered) == 1 else "are"
     named = [f"{', '.join(unanswered)} {are} unanswered."] if unanswered else []
     return f"Not submitted: {' '.join(named + wrong)}" if named or wrong else ""
-
-
-def _words(error: BaseException) -> str:
-    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

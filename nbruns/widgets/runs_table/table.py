@@ -17,7 +17,7 @@ import pandas as pd
 import traitlets
 
 from nbruns.client.transport import Transport
-from nbruns.errors import APIError, NbrunsError, NotFoundError, TimeoutError
+from nbruns.errors import APIError, NotFoundError, TimeoutError, error_text
 from nbruns.frames import runs_frame
 from nbruns.objects import Run, Thread
 from nbruns.text import excerpt
@@ -262,7 +262,7 @@ class RunsTable(anywidget.AnyWidget):
             self._ready()
         except Exception as error:  # whatever it was, it is shown and raised by wait(), not lost in a thread
             self._state, self._error = "error", error
-            self._note("list", _words(error) + advice(error, self._threads))
+            self._note("list", error_text(error) + advice(error, self._threads))
             self._arrange()
             self._listed.set()
 
@@ -363,7 +363,7 @@ class RunsTable(anywidget.AnyWidget):
             wire = {"state": "ready", **details.to_wire()}
             self._hear([details.run])
         except Exception as error:  # whatever it was, it is shown
-            wire = {"id": run_id, "state": "error", "words": _words(error)}
+            wire = {"id": run_id, "state": "error", "words": error_text(error)}
         with self._lock:
             if self._details.get("id") == run_id and not self._closed.is_set():
                 self._details = wire
@@ -398,7 +398,7 @@ class RunsTable(anywidget.AnyWidget):
             except NotFoundError:
                 self._gone.add(run_id)
             except Exception as error:
-                problem = f"Runs that go on could not be looked at. {_words(error)}"
+                problem = f"Runs that go on could not be looked at. {error_text(error)}"
                 break
         self._note("follow", problem)
         changed = self._hear(heard)
@@ -437,7 +437,3 @@ def _is_news(run: Run, known: Run | None) -> bool:
 
 def _several(threads: str | Thread | Iterable[str | Thread]) -> list[str | Thread]:
     return [threads] if isinstance(threads, (str, Thread)) else list(threads)
-
-
-def _words(error: BaseException) -> str:
-    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"
