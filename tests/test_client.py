@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -147,3 +149,13 @@ def test_no_connection_and_no_answer_in_time_are_the_builtins_too() -> None:
         again = pickle.loads(pickle.dumps(caught.value))
         assert type(again) is kind and str(again) == str(caught.value)
     assert not isinstance(late.value, ConnectionError) and not isinstance(broken.value, TimeoutError)
+
+
+def test_a_urllib3_that_has_changed_is_warned_of_in_words() -> None:
+    code = "import urllib3; urllib3.HTTPResponse = type('Other', (), {'read1': None}); import nbruns.client.connections"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "nbruns doesn't know urllib3" in done.stderr and "(missing: shutdown)" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import nbruns.client.connections"], capture_output=True
+    )
+    assert done.returncode == 0

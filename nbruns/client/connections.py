@@ -7,12 +7,30 @@ an interrupted user would wait for it. Another thread can: it shuts the socket d
 from __future__ import annotations
 
 import socket
+import warnings
+from importlib.metadata import version
 from threading import get_ident
 from typing import Any
 from weakref import WeakValueDictionary
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
+
+#: What is used of urllib3 to end a request from another thread.
+_USED = (
+    (urllib3.PoolManager(), "pool_classes_by_scheme"),
+    (urllib3.HTTPConnectionPool, "ConnectionCls"),
+    (urllib3.HTTPResponse, "shutdown"),
+    (urllib3.HTTPResponse, "read1"),
+)
+if missing := [name for owner, name in _USED if not hasattr(owner, name)]:
+    warnings.warn(
+        f"nbruns doesn't know urllib3 {version('urllib3')} (missing: {', '.join(missing)}). Requests may not end at "
+        "their timeout or when you interrupt them. Install urllib3<3.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 class Session(requests.Session):

@@ -200,6 +200,24 @@ def test_what_was_typed_and_clicked_before_the_cell_waits_is_heard(asked: tuple[
         output, submit = cells.run(ASK).split()
 
 
+@pytest.mark.parametrize("table", ["KERNEL", "STREAM"])
+def test_a_kernel_that_has_changed_is_warned_of_in_words(cells: Cells, table: str) -> None:
+    waiting = "from nbruns.widgets.notebook import waiting; from threading import Event"
+    cells.run(
+        f"{waiting}; known = waiting.{table}; waiting.{table} += ('renamed',); waiting._is_known.cache_clear()"
+    )
+    cell = cells.start("waiting.wait_for(Event(), 0.01)")
+    cells.until_idle(cell)
+    assert "nbruns doesn't know ipykernel" in cells.printed(cell)
+    assert f"{table.lower()}.renamed" in cells.printed(
+        cell
+    ) and "end the cell without wait()" in cells.printed(cell)
+    cells.run(f"waiting.{table} = known; waiting._is_known.cache_clear()")
+    cell = cells.start("waiting.wait_for(Event(), 0.01)")
+    cells.until_idle(cell)
+    assert cells.printed(cell) == ""
+
+
 def test_what_a_kernel_before_7_has_read_already_is_taken_in_order_and_the_rest_left() -> None:
     # The queue of ipykernel 6: number, what handles it, and its arguments, of which the kernel's own have none.
     said = [("cell",), ("click",), (), ("type",), ("cell",)]

@@ -15,13 +15,19 @@ import inspect
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
+from types import CodeType
 from typing import Any
 
 #: Seconds between two looks at what has come in.
 TURN = 0.05
 #: What is handled meanwhile: all that widgets say, and what a page asks first that is opened anew.
 NEEDED = ("comm_", "kernel_info_request")
+#: What is used of ipykernel's kernel and of its stream. Some of it is private, so it is checked before it is used.
+KERNEL = ("session", "set_parent", "get_parent", "_parent_ident", "_publish_status", "shell_handlers")
+STREAM = ("on_recv", "flush", "io_loop", "_recv_callback", "_recv_copy")
 
 
 def wait_for(event: threading.Event, timeout: float | None = None) -> bool:
@@ -62,7 +68,44 @@ def _kernel() -> Any:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     kernel = getattr(shell, "kernel", None)
-    return kernel if _stream(kernel) is not None else None
+    return kernel if kernel is not None and _is_known(kernel) else None
+
+
+@cache
+def _is_known(kernel: Any) -> bool:
+    """Whether the kernel is one that this module can take messages from. Warns once if it is not."""
+    if "ipykernel" not in sys.modules:
+        return False  # a kernel of another kind
+    stream = _stream(kernel)
+    missing = [f"kernel.{name}" for name in KERNEL if not hasattr(kernel, name)]
+    missing += [f"stream.{name}" for name in STREAM if not hasattr(stream, name)]
+    if not hasattr(kernel, "msg_queue"):  # ipykernel 7 and later: see _frames_of
+        in_context = getattr(sys.modules.get("ipykernel.utils"), "_async_in_context", None)
+        nested = (
+            [code for code in _code(in_context).co_consts if isinstance(code, CodeType)] if in_context else []
+        )
+        if not any(code.co_name == "run_in_context" and {"args", "coro"} <= _locals(code) for code in nested):
+            missing.append("run_in_context")
+        if "comm_task" not in _locals(_code(getattr(kernel, "shell_main", None))):
+            missing.append("shell_main.comm_task")
+    if missing:
+        version = getattr(sys.modules["ipykernel"], "__version__", "")
+        warnings.warn(
+            f"nbruns doesn't know ipykernel {version} (missing: {', '.join(missing)}). Forms and buttons don't respond "
+            "while a cell waits for a run: end the cell without wait(), or install an earlier ipykernel.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return not missing
+
+
+def _code(function: Any) -> CodeType:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code if isinstance(code, CodeType) else (lambda: None).__code__
+
+
+def _locals(code: CodeType) -> set[str]:
+    return {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
 
 
 def _stream(kernel: Any) -> Any:
