@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
-import requests
 from filelock import FileLock, Timeout
 
 from nbruns import __version__
@@ -89,8 +88,6 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
     `idle_timeout` seconds without a request and an active run. `client.server` has its `url` and `stop()`. `options`
     are the Client's `timeout` and `max_retries`. Raises SetupError where it can't be started.
     """
-    from nbruns.client import Client
-
     folder = data_folder(data)
     token = token_of(folder)
     try:
@@ -105,6 +102,8 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
         raise SetupError(
             f"Another program has been starting the server of {shown(folder)} for minutes. End it."
         ) from None
+    from nbruns.client import Client
+
     client = Client(f"{server.url}/v1", token, **options)  # type: ignore[arg-type]  # max_retries is whole
     client.server = server
     return client
@@ -268,6 +267,8 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
     # Somebody has to take note of its end, or it stays on the list of processes until this one ends, too.
     threading.Thread(target=process.wait, name="nbruns-server-ends", daemon=True).start()
     deadline = time.monotonic() + _START_TIMEOUT
+    import nbruns.client  # noqa: F401  # takes as long as the server does to start, so both at the same time
+
     while (address := _address(folder)) is None or address["pid"] != process.pid:
         if process.poll() is not None:
             told = (folder / "server.log").read_text(errors="replace").strip().splitlines() or [
@@ -293,6 +294,8 @@ def _await_health(url: str) -> None:
 
 
 def _is_healthy(url: str) -> bool:
+    import requests
+
     try:
         return requests.get(f"{url}/health", timeout=_STOP_TIMEOUT).ok
     except requests.RequestException:

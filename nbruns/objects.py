@@ -65,10 +65,12 @@ class APIObject:
         cls._fields = cls._fields | own
 
     def __init__(self, payload: Mapping[str, Any]) -> None:
-        if not isinstance(payload, Mapping):
-            given = type(payload).__name__
-            raise TypeError(f"{type(self).__name__} is made from a JSON object, not from {given}.")
-        super().__setattr__("_payload", payload if isinstance(payload, dict) else dict(payload))
+        if not isinstance(payload, dict):
+            if not isinstance(payload, Mapping):
+                given = type(payload).__name__
+                raise TypeError(f"{type(self).__name__} is made from a JSON object, not from {given}.")
+            payload = dict(payload)
+        object.__setattr__(self, "_payload", payload)
 
     if not TYPE_CHECKING:  # so that a misspelt attribute is a type error
 

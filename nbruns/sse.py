@@ -27,6 +27,7 @@ _RETRY_DIGITS = 9
 
 _BOM = b"\xef\xbb\xbf"
 _ID = re.compile(rb"^id(?:: ?([^\n]*))?$", re.MULTILINE)
+_ID_LINE = re.compile(rb"id: [^\n\0]+")
 
 
 class ServerSentEvent(NamedTuple):
@@ -39,30 +40,39 @@ class ServerSentEvent(NamedTuple):
 
 
 def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
-    """Each event of a stream, when its blank line has arrived; what follows the last blank line is dropped.
+    """Yield each event of a stream when its blank line arrives; what follows the last blank line is dropped.
 
     Raises StreamError for an event over MAX_EVENT_BYTES or MAX_EVENT_LINES.
     """
     last_id: str | None = None
-
-    def blocks() -> Iterator[bytes]:
-        nonlocal last_id
-        for block in map(_valid_utf8, _iter_blocks(_without_bom(chunks))):
-            if b"\nid" in block or block.startswith(b"id"):
-                ids = [value for value in _ID.findall(block) if b"\0" not in value]
-                last_id = ids[-1].decode() if ids else last_id
-            yield block
-
-    # sseclient asks for the next block only when it has handed out the last one, so last_id is the event's
-    # own.
-    for event in SSEClient(blocks()).events():
-        retry = event.retry or ""
-        yield ServerSentEvent(
-            event.event,
-            event.data,
-            last_id or None,
-            int(retry) if retry.isascii() and retry.isdigit() and len(retry) <= _RETRY_DIGITS else None,
-        )
+    for block in _iter_blocks(_without_bom(chunks)):
+        # The one shape that runs' streams consist of, six times as fast: `event`, `data`, perhaps `id`, a line each.
+        name, _, rest = block.partition(b"\n")
+        data, _, tail = rest.partition(b"\n")
+        if (
+            len(name) > 7
+            and name[:7] == b"event: "
+            and data[:6] == b"data: "
+            and (not tail or _ID_LINE.fullmatch(tail))
+        ):
+            try:
+                last_id = tail[4:].decode() or last_id
+                yield ServerSentEvent(name[7:].decode(), data[6:].decode(), last_id, None)
+                continue
+            except UnicodeDecodeError:
+                pass  # mended below
+        block = _valid_utf8(block + b"\n\n")
+        if b"\nid" in block or block.startswith(b"id"):
+            ids = [value for value in _ID.findall(block) if b"\0" not in value]
+            last_id = ids[-1].decode() if ids else last_id
+        for event in SSEClient(iter([block])).events():
+            retry = event.retry or ""
+            yield ServerSentEvent(
+                event.event,
+                event.data,
+                last_id or None,
+                int(retry) if retry.isascii() and retry.isdigit() and len(retry) <= _RETRY_DIGITS else None,
+            )
 
 
 def _without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -81,21 +91,31 @@ def _without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _iter_blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The stream cut behind each blank line, with every line end as `\\n`."""
-    buffer = bytearray()
+    """The stream cut at each blank line, without it, and with every line end as `\\n`."""
+    pieces: list[bytes] = []  # of the block that has begun
+    size = 0
+    last = b""
     after_cr = False
     for chunk in chunks:
         if not chunk:
             continue
-        buffer += _newlines(chunk[1:] if after_cr and chunk[:1] == b"\n" else chunk)
+        new = _newlines(chunk[1:] if after_cr and chunk[:1] == b"\n" else chunk)
         after_cr = chunk.endswith(b"\r")
-        start, searched = 0, max(0, len(buffer) - len(chunk) - 1)
-        while (end := buffer.find(b"\n\n", searched) + 2) >= 2:
-            yield bytes(buffer[start:end])
-            start = searched = end
-        del buffer[:start]
-        if len(buffer) > MAX_EVENT_BYTES:
+        pieces.append(new)
+        size += len(new)
+        if b"\n\n" in last + new:
+            *blocks, rest = _split(pieces)
+            yield from filter(None, blocks)
+            pieces, size = [rest], len(rest)
+            new = rest
+        last = new[-1:] or last
+        if size > MAX_EVENT_BYTES:
             raise StreamError(f"An event of over {MAX_EVENT_BYTES:,} bytes: this is no stream of run events.")
+
+
+def _split(pieces: list[bytes]) -> list[bytes]:
+    """The pieces as blocks, the last of them unfinished. Done once a blank line has come, not for each chunk."""
+    return b"".join(pieces).split(b"\n\n")
 
 
 def _newlines(chunk: bytes) -> bytes:

@@ -351,12 +351,14 @@ def _named(received: ServerSentEvent) -> tuple[str, JSON]:
 
 
 def _object(data: str) -> JSON:
-    for text in (data, data.rstrip().removesuffix("}")):  # the reference's own example has a brace too many
-        with suppress(ValueError):
-            try:
-                payload = parse_json(text, MAX_EVENT_VALUES)
-            except TooManyValues as error:
-                raise StreamError(f"An event's data is {error}: this is no stream of run events.") from error
-            if isinstance(payload, dict):
-                return payload
+    try:
+        payload = parse_json(data, MAX_EVENT_VALUES)
+    except TooManyValues as error:
+        raise StreamError(f"An event's data is {error}: this is no stream of run events.") from error
+    except ValueError:
+        payload = None
+        with suppress(ValueError):  # the reference's own example has a brace too many
+            payload = parse_json(data.rstrip().removesuffix("}"), MAX_EVENT_VALUES)
+    if isinstance(payload, dict):
+        return payload
     raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")

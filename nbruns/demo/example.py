@@ -7,16 +7,17 @@ What the user's messages offer goes before defaults, and those before invented v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonschema import Draft202012Validator, SchemaError
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
 from referencing import Registry
 
 from nbruns.demo import scalars
 from nbruns.demo.findings import Findings
 from nbruns.server.models.json_schemas import Node, Schema, alternatives, merged, resolved, types
+from nbruns.tools.json_schema import load_jsonschema
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 #: Below the first depth only what is required is filled in, below the second nothing: schemas may recurse.
 DEEP, DEEPEST = 4, 16
@@ -34,6 +35,10 @@ def example(schema: Schema, messages: Iterable[str] = ()) -> Any:
     Where the schema itself is not valid, or nothing that satisfies it was found, the value is a best effort.
     References are followed within the schema only.
     """
+    load_jsonschema()
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.validators import validator_for
+
     draft: type[Validator] = validator_for(schema, default=Draft202012Validator)
     try:
         draft.check_schema(schema)  # type: ignore[arg-type]  # true and false are schemas too

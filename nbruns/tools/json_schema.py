@@ -73,7 +73,7 @@ def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raise ValueError for what is no JSON Schema of an object."""
-    _load_jsonschema()
+    load_jsonschema()
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
@@ -83,7 +83,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 
 @functools.cache
-def _load_jsonschema() -> None:
+def load_jsonschema() -> None:
     """Import jsonschema without the grammar that `rfc3987_syntax` compiles at its import, which takes over 2 s.
 
     jsonschema imports it wherever it is installed, as it is with JupyterLab, for one format ("iri"). The name that
@@ -106,7 +106,7 @@ def _load_jsonschema() -> None:
 
 
 def _validator(schema: Any) -> Validator:
-    _load_jsonschema()
+    load_jsonschema()
     from referencing import Registry
 
     # An empty registry fetches nothing.

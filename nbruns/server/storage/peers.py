@@ -12,10 +12,12 @@ import json
 import logging
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import psycopg
 import sqlalchemy as sa
+
+if TYPE_CHECKING:  # loaded where there is a PostgreSQL: it takes a tenth of a second
+    import psycopg
 
 _CHANNEL = "nbruns"
 #: A notification has at most 8000 bytes.
@@ -61,6 +63,8 @@ class Peers:
             await asyncio.gather(self._listening, return_exceptions=True)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        import psycopg
+
         connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True, **_KEEPALIVES)
         await connection.execute(_GONE_AWAY)
         await connection.execute("SELECT pg_advisory_lock(%s)", [_key(self._name)])
@@ -68,6 +72,8 @@ class Peers:
         return connection
 
     async def _listen(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        import psycopg
+
         while True:
             try:
                 async with connection:
@@ -79,6 +85,8 @@ class Peers:
             self._on_news(None)
 
     async def _reconnected(self) -> psycopg.AsyncConnection[Any]:
+        import psycopg
+
         while True:
             try:
                 return await self._connect()
