@@ -104,7 +104,9 @@ def bench_reading() -> None:
     for reader, row in rows.items():
         print(f"{reader.__name__:24}" + "".join(f"{s:10.3f}" for s in row))
     mine, handler, floor = (rows[reader][-1] for reader in (ours, openai_handler, json_only))
-    print(f"10,000 deltas, times json.loads alone: {mine / floor:.1f}, openai-python's handler {handler / floor:.1f}")
+    print(
+        f"10,000 deltas, times json.loads alone: {mine / floor:.1f}, openai-python's handler {handler / floor:.1f}"
+    )
 
 
 def bench_fold() -> None:

@@ -14,6 +14,7 @@ JSON = dict[str, Any]
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 24
+_secret = secrets.SystemRandom()
 #: Set by the run, never by who creates it.
 NO_USAGE: JSON = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 _USAGE_DETAILS: dict[str, JSON] = {
@@ -24,7 +25,7 @@ _USAGE_DETAILS: dict[str, JSON] = {
 
 def new_id(prefix: str) -> str:
     """An id that nobody can guess: about 143 random bits."""
-    return prefix + "_" + "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
+    return prefix + "_" + "".join(_secret.choices(_ALPHABET, k=_ID_LENGTH))
 
 
 def derived_id(prefix: str, *path: object) -> str:
