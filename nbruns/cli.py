@@ -78,7 +78,7 @@ def _serve(asked: argparse.Namespace) -> int:
             tell_address(address, url)
             print(f"Serving {url}/v1\nData in {shown(folder)}", flush=True)
             key = f"The API key is in {shown(folder / 'token')}"
-            print("No token is asked for." if asked.no_token else key, flush=True)
+            print("No token is required." if asked.no_token else key, flush=True)
 
         serve(
             host=asked.host,
@@ -105,15 +105,15 @@ def _stop(asked: argparse.Namespace) -> int:
     server = server_of(folder)
     if server is not None:
         server.stop()
-    print(f"No server serves {shown(folder)}." if server is None else f"Ended: {server!r}")
+    print(f"No server is running for {shown(folder)}." if server is None else f"Stopped: {server!r}")
     return 0
 
 
 def _check(asked: argparse.Namespace) -> None:
     if not 0 <= asked.port <= 65535:
-        raise SetupError(f"--port {asked.port}: ports are 0 to 65535; 0 takes any free one.")
+        raise SetupError(f"--port {asked.port}: Not a port. Use 0 to 65535; 0 takes any free port.")
     if asked.upstream_api not in (None, "chat", "responses"):
-        raise SetupError(f"--upstream-api {asked.upstream_api}: write chat or responses, or leave it out.")
+        raise SetupError(f"--upstream-api {asked.upstream_api}: Use chat or responses, or omit the option.")
     for option, url, schemes in (
         ("--upstream", asked.upstream, ("http", "https")),
         ("--database-url", asked.database_url, ("sqlite", "postgresql", "postgresql+psycopg")),
@@ -121,14 +121,14 @@ def _check(asked: argparse.Namespace) -> None:
         if url is not None and not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
             begin = " or ".join(f"{scheme}://" for scheme in schemes)
             # Not the whole URL: it may hold a password.
-            raise SetupError(f"{option} {url.partition(':')[0]}…: write a URL that begins with {begin}")
+            raise SetupError(f"{option} {url.partition(':')[0]}…: use a URL that begins with {begin}")
 
 
 def _named_file(text: str) -> tuple[str, Path]:
     name, _, given = text.partition("=")
     file = Path(given).expanduser()  # not every shell does so behind a "="
     if not (name and file.is_file() and _begins(file) == b"GGUF"):
-        raise SetupError(f"--model {text}: write NAME=FILE, with a GGUF file that you can read.")
+        raise SetupError(f"--model {text}: Use NAME=FILE with a readable GGUF file.")
     return name, file.resolve()
 
 
@@ -147,12 +147,10 @@ def _lab(asked: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise SetupError(f"JupyterLab is not installed. Install it with: {install_command('lab')}") from None
     if asked.notebook is not None and not asked.notebook.exists():
-        raise SetupError(
-            f"There is no notebook or folder {asked.notebook}. Without a name, the tour is opened."
-        )
+        raise SetupError(f"No notebook or folder {asked.notebook}. Omit the argument to open the tour.")
     notebook = asked.notebook or _copied_notebooks(_COPIES) / _TOUR
     print(
-        f"{local(folder).server}\nOpening {notebook.resolve()} in JupyterLab; end it with Ctrl-C, twice.",
+        f"{local(folder).server}\nOpening {notebook.resolve()} in JupyterLab. Press Ctrl-C twice to stop it.",
         flush=True,
     )
     environment = {**os.environ, "NBRUNS_DATA": str(folder)}
@@ -172,7 +170,7 @@ def _copied_notebooks(folder: Path) -> Path:
                 shutil.copyfile(notebook, folder / notebook.name)
     except OSError as error:
         raise SetupError(
-            f"The notebooks can't be copied to {folder.resolve()} ({error.strerror}). Go to another folder."
+            f"Can't copy the notebooks to {folder.resolve()} ({error.strerror}). Change to another folder."
         ) from None
     return folder
 
@@ -190,7 +188,7 @@ def _seconds(text: str) -> int:
     """A number of seconds, at least 1 and at most a year."""
     seconds = int(text)
     if not 1 <= seconds <= 366 * 24 * 3600:
-        raise argparse.ArgumentTypeError(f"{text}: write a number of seconds from 1 to {366 * 24 * 3600}")
+        raise argparse.ArgumentTypeError(f"{text}: use a number of seconds from 1 to {366 * 24 * 3600}")
     return seconds
 
 
@@ -209,7 +207,7 @@ _DATA: dict[str, dict[str, Any]] = {
     "--data": {
         "type": Path,
         "metavar": "FOLDER",
-        "help": "where the database, token and log are kept (default: NBRUNS_DATA, or the user's data folder)",
+        "help": "folder for the database, token and log (default: NBRUNS_DATA, or the user's data folder)",
     }
 }
 _SERVE: dict[str, dict[str, dict[str, Any]]] = {
@@ -218,145 +216,145 @@ _SERVE: dict[str, dict[str, dict[str, Any]]] = {
         "--database-url": {
             "metavar": "URL",
             "default": os.environ.get("NBRUNS_DATABASE_URL") or None,
-            "help": "a database other than the folder's SQLite file: sqlite:///FILE or postgresql://USER@HOST/NAME; "
-            "servers on one PostgreSQL share the work (default: NBRUNS_DATABASE_URL, or the file)",
+            "help": "database to use instead of the SQLite file in the data folder: sqlite:///FILE or "
+            "postgresql://USER@HOST/NAME; several servers can share a PostgreSQL database (default: "
+            "NBRUNS_DATABASE_URL, or the file)",
         },
         "--host": {
             "default": "127.0.0.1",
-            "help": "address to listen at (default: %(default)s, this machine only; 0.0.0.0: whoever reaches it)",
+            "help": "address to listen on (default: %(default)s, this machine only; 0.0.0.0: all interfaces)",
         },
         "--port": {
             "type": int,
             "default": DEFAULT_PORT,
-            "help": "port to listen at (default: %(default)s; 0: any free one)",
+            "help": "port to listen on (default: %(default)s; 0: any free port)",
         },
     },
-    "what answers": {
+    "models": {
         "--model": {
             "action": "append",
             "default": [],
             "metavar": "NAME=FILE",
-            "help": "a GGUF file to serve as NAME, besides demo and smollm2; repeatable",
+            "help": "serve a GGUF file as the model NAME, in addition to demo and smollm2; repeatable",
         },
         "--upstream": {
             "metavar": "URL",
-            "help": "Chat Completions or Responses endpoint for all other model names, such as https://…/v1; its key "
-            "comes from the environment",
+            "help": "Chat Completions or Responses endpoint for all other model names, such as https://…/v1; set its "
+            "API key in the environment",
         },
         "--upstream-api": {
             "metavar": "chat|responses",
             "default": os.environ.get("NBRUNS_UPSTREAM_API") or None,
-            "help": "the endpoint to ask (default: NBRUNS_UPSTREAM_API, or found out for each model: chat where it is "
-            "there)",
+            "help": "API of the upstream (default: NBRUNS_UPSTREAM_API, or detected for each model; chat is preferred)",
         },
     },
-    "who may ask": {
+    "access": {
         "--no-token": {
             "action": "store_true",
-            "help": "let in whoever reaches the port (default: ask for the token)",
+            "help": "accept requests without a token (default: require the token)",
         },
         "--allow-host": {
             "action": "append",
             "default": [],
             "metavar": "NAME",
-            "help": "another name that requests may come by, such as a proxy's public one; repeatable (default: this "
-            "machine's own names, and any name with a --host that others reach)",
+            "help": "additional host name to accept, such as the public name of a proxy; repeatable (default: the "
+            "names of this machine, and any name if --host is reachable from other machines)",
         },
     },
-    "how long, and what is told": {
+    "lifetime and logging": {
         "--idle-timeout": {
             "type": float,
             "metavar": "SECONDS",
-            "help": "end when nobody has asked and no run was active for so long (default: never)",
+            "help": "stop after this long without requests and active runs (default: never)",
         },
         "--run-lifetime": {
             "type": _seconds,
             "metavar": "SECONDS",
             "default": 600,
-            "help": "a run that has not ended so long after its creation expires (default: %(default)s)",
+            "help": "how long after its creation a run expires (default: %(default)s)",
         },
         "--log-format": {
             "choices": [*FORMATS],
             "metavar": "|".join(FORMATS),
             "default": "text",
-            "help": "the log on stderr as lines for people, or as lines of JSON (default: %(default)s)",
+            "help": "format of the log on stderr: text or JSON lines (default: %(default)s)",
         },
         "--log-level": {
             "choices": [*LEVELS],
             "metavar": "|".join(LEVELS),
             "default": "info",
-            "help": "the least that is logged; requests are info (default: %(default)s)",
+            "help": "minimum log level; requests are logged as info (default: %(default)s)",
         },
     },
 }
 _SERVE_EPILOG = f"""\
 environment:
-  NBRUNS_DATA              the folder, where --data names none
-  NBRUNS_DATABASE_URL      the database, where --database-url names none: other users of the machine see the
-                           arguments of its programs, and the URL may hold a password
-  NBRUNS_UPSTREAM_API_KEY  the upstream's key; else OPENAI_API_KEY. It stays in the server
-  NBRUNS_UPSTREAM_API      chat or responses, where --upstream-api names none
+  NBRUNS_DATA              default for --data
+  NBRUNS_DATABASE_URL      default for --database-url; use it if the URL contains a password, because other
+                           users of this machine can see command lines
+  NBRUNS_UPSTREAM_API_KEY  API key of the upstream (fallback: OPENAI_API_KEY); never leaves the server
+  NBRUNS_UPSTREAM_API      default for --upstream-api
 
 examples:
   nbruns serve
-      the models demo and smollm2, on http://127.0.0.1:{DEFAULT_PORT}/v1
+      serve the models demo and smollm2 on http://127.0.0.1:{DEFAULT_PORT}/v1
   NBRUNS_UPSTREAM_API_KEY=… nbruns serve --upstream https://api.openai.com/v1
-      every model that the upstream has
+      serve every model of the upstream
   nbruns serve --model tiny=models/tiny.gguf --port 0
-      a model from a file, on any free port
+      serve a model from a file, on any free port
   nbruns serve --host 0.0.0.0 --allow-host runs.example.org --log-format json
-      for other machines, behind a proxy of that name
+      serve other machines, behind a proxy of that name
   OPENAI_BASE_URL=http://127.0.0.1:{DEFAULT_PORT}/v1 OPENAI_API_KEY="$(cat FOLDER/token)" python your_program.py
-      a program that was written for the original
+      run a program written for the Assistants API
 
-API: the assistants, threads, messages, runs and steps of the Assistants API, with their streams. Besides:
-  GET /health          {{"status": "ok"}} while it serves; needs no token
-  GET /openapi.json    the API as this server has it; needs no token
+API: assistants, threads, messages, runs and steps of the Assistants API, with streaming. In addition:
+  GET /health          {{"status": "ok"}} while the server is running; no token required
+  GET /openapi.json    OpenAPI description of this server; no token required
   GET /v1/threads      all threads
-  GET /v1/runs         all runs, by thread_id, assistant_id, model and status
+  GET /v1/runs         all runs, filtered by thread_id, assistant_id, model and status
   GET /v1/threads/THREAD/runs/RUN/stream
-                       the stream of a run that exists, behind the event that Last-Event-ID names
+                       stream of an existing run, after the event given in Last-Event-ID
 
-signals: SIGTERM and SIGINT end it in order: open streams are closed, runs that are not over are left off where
-they are and go on with the next start. Killed at any moment, it does the same.
+signals: SIGTERM and SIGINT stop the server gracefully: open streams are closed, and active runs continue at the next
+start. Runs also continue after the server is killed.
 
-exit codes: 0 ended as it was told; 1 something on this machine is wrong, and a line on stderr says what and how to
-mend it; 2 the arguments were not understood; 130 interrupted before it served.
+exit codes: 0 stopped normally; 1 setup error, a line on stderr says what is wrong and how to fix it; 2 invalid
+arguments; 130 interrupted before the server started.
 """
 _COMMANDS = {
     "serve": _Manual(
         _serve,
         "serve the Assistants API from this machine",
-        "Serve the Assistants API from this machine, over the models demo and smollm2, GGUF files, and any Chat\n"
-        "Completions or Responses endpoint. Programs written for the API reach it by its base URL, which is printed.",
+        "Serve the Assistants API from this machine, with the models demo and smollm2, GGUF files, and any Chat\n"
+        "Completions or Responses endpoint. Prints the base URL for programs written for the API.",
         _SERVE,
         _SERVE_EPILOG,
     ),
     "stop": _Manual(
         _stop,
-        "end the server that serves a data folder",
-        "End the server that serves a data folder, whoever started it. Its runs go on with the next start.",
+        "stop the server of a data folder",
+        "Stop the server of a data folder, whoever started it. Active runs continue at the next start.",
         {"where": _DATA},
     ),
     "lab": _Manual(
         _lab,
         "open the tour in JupyterLab",
-        "Open a notebook in JupyterLab, with the local server running.",
+        "Open a notebook in JupyterLab, and start the local server.",
         {
             "where": {
                 **_DATA,
                 "notebook": {
                     "nargs": "?",
                     "type": Path,
-                    "help": f"notebook or folder (default: the tour, in {_COPIES}, a folder with copies)",
+                    "help": f"notebook or folder (default: the tour, copied to {_COPIES})",
                 },
             }
         },
     ),
     "demo": _Manual(
         _demo,
-        "one run of each model, in the terminal",
-        "Run each model that is here once, with a tool call answered by a Python function, and tabulate the runs.",
+        "run each model once, in the terminal",
+        "Run each available model once, with a tool call answered by a Python function, and print the runs as a table.",
         {"where": _DATA},
     ),
 }

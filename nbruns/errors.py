@@ -61,7 +61,7 @@ class APIError(NbrunsError):
     absent.
     """
 
-    remedy = "Read the message above, and check that base_url is where such an API's server is."
+    remedy = "Read the message above, and check that base_url points to a server with this API."
     #: Seconds after which the server wants to be asked again, where it says so.
     retry_after: float | None = None
 
@@ -91,31 +91,31 @@ class APIError(NbrunsError):
 class AuthenticationError(APIError):
     """401: the key is missing or not accepted."""
 
-    remedy = "Pass api_key=… (or set NBRUNS_API_KEY), or token_provider=… where tokens expire."
+    remedy = "Pass api_key=… (or set NBRUNS_API_KEY), or token_provider=… if tokens expire."
 
 
 class PermissionDeniedError(APIError):
     """403: the key is known, but may not do this."""
 
-    remedy = "Use a key that may do this, or ask whoever runs the server."
+    remedy = "Use a key with this permission, or ask the operator of the server."
 
 
 class NotFoundError(APIError):
     """404: no such object, or no such path below the base URL."""
 
-    remedy = "Check the id, and that base_url ends where the server's API begins (often in /v1)."
+    remedy = "Check the id, and that base_url includes the API's path (often /v1)."
 
 
 class ConflictError(APIError):
     """409: somebody else changed the object at the same moment."""
 
-    remedy = "Retrieve the object again, then repeat the request."
+    remedy = "Retrieve the object again, then retry."
 
 
 class BadRequestError(APIError):
     """400 or 422: the server refused the parameters."""
 
-    remedy = "Correct the parameter that the message names; nothing was changed."
+    remedy = "Correct the parameter named in the message. Nothing was changed."
 
 
 class ActiveRunError(BadRequestError):
@@ -132,13 +132,13 @@ class ActiveRunError(BadRequestError):
 class RateLimitError(APIError):
     """429: too many requests; `retry_after` is in seconds where the server says so."""
 
-    remedy = "Wait and repeat the request; max_retries=… repeats it for you."
+    remedy = "Wait, then retry; max_retries=… retries for you."
 
 
 class ServerError(APIError):
     """5xx: the server's own fault."""
 
-    remedy = "Repeat the request later; if it stays, report the request id to whoever runs the server."
+    remedy = "Retry later. If it persists, report the request id to the operator of the server."
 
 
 BY_STATUS: dict[int, type[APIError]] = {

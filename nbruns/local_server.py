@@ -58,7 +58,7 @@ class LocalServer:
         while is_serving(self._folder) and _pid(self._folder) in (pid, None):
             if time.monotonic() > deadline:
                 raise SetupError(
-                    f"{self!r} has not ended within {_STOP_TIMEOUT:.0f} s; its process is {pid}."
+                    f"{self!r} did not stop within {_STOP_TIMEOUT:.0f} s; its process id is {pid}."
                 )
             time.sleep(0.05)
 
@@ -76,7 +76,7 @@ class LocalServer:
 
         file = self._folder / "nbruns.sqlite"
         if not file.exists():
-            raise SetupError(f"{self!r} does not keep its data in {file}, so no history can be put there.")
+            raise SetupError(f"{self!r} doesn't use {file}, so no history can be added.")
         return write_history(f"sqlite:///{file}", runs=runs, days=days, until=until, seed=seed)
 
 
@@ -100,7 +100,7 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
             starting.release()
     except Timeout:
         raise SetupError(
-            f"Another program has been starting the server of {shown(folder)} for minutes. End it."
+            f"Another program has been starting the server of {shown(folder)} for minutes. Stop that program."
         ) from None
     from nbruns.client import Client
 
@@ -122,12 +122,10 @@ def data_folder(data: str | Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise SetupError(
-            f"{shown(folder)}: {error.strerror}. Name another folder, with --data or NBRUNS_DATA."
+            f"{shown(folder)}: {error.strerror}. Pass another folder with --data or NBRUNS_DATA."
         ) from None
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise SetupError(
-            f"{shown(folder)} can't be written. Name another folder, with --data or NBRUNS_DATA."
-        )
+        raise SetupError(f"{shown(folder)} is not writable. Pass another folder with --data or NBRUNS_DATA.")
     return folder.resolve()
 
 
@@ -148,7 +146,7 @@ def token_of(folder: Path) -> str:
             _write_token(kept)
         token = kept.read_text(errors="replace").strip()
     if not (token and token.isascii() and token.isprintable()):
-        raise SetupError(f"{shown(kept)} holds no token. Delete it: the next start makes a new one.")
+        raise SetupError(f"{shown(kept)} contains no token. Delete it; the next start creates a new one.")
     return token
 
 
@@ -175,8 +173,8 @@ def _writing(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise SetupError(
-            f"{shown(folder)} can't be written ({error.strerror}). Free some space there, or name another folder, "
-            "with --data or NBRUNS_DATA."
+            f"{shown(folder)} is not writable ({error.strerror}). Free some space there, or pass another "
+            "folder with --data or NBRUNS_DATA."
         ) from None
 
 
@@ -194,10 +192,10 @@ def serving(folder: Path) -> Iterator[Path]:
                 timeout=0.5
             )  # not at once: whoever asks whether it is_serving() holds it for a moment
     except Timeout:
-        url = (_address(folder) or {}).get("url", "an address of its own")
+        url = (_address(folder) or {}).get("url", "an unknown address")
         raise SetupError(
-            f"{shown(folder)} is served already, at {url}. Use that server, end it (nbruns stop), "
-            "or name another --data."
+            f"{shown(folder)} is in use by the server at {url}. Use that server, stop it (nbruns stop), "
+            "or pass another --data."
         ) from None
     address.unlink(missing_ok=True)  # of a server that was killed
     before = os.umask(0o077)  # the folder may be one that others can enter
@@ -242,7 +240,7 @@ def _joined(folder: Path) -> LocalServer | None:
             _await_health(server.url)
             return server
         if time.monotonic() > deadline:
-            raise SetupError(f"A server holds {shown(folder)}, but does not say where it listens. End it.")
+            raise SetupError(f"A server holds {shown(folder)}, but has not published its address. Stop it.")
         time.sleep(0.05)  # it is starting or ending
     return None
 
@@ -272,7 +270,7 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
     while (address := _address(folder)) is None or address["pid"] != process.pid:
         if process.poll() is not None:
             told = (folder / "server.log").read_text(errors="replace").strip().splitlines() or [
-                "no word of it in server.log; is the disk full?"
+                "server.log is empty; is the disk full?"
             ]
             why = told[-1].removeprefix("nbruns: ")
             raise SetupError(f"The local server did not start: {excerpt(why, 500)}")
@@ -289,7 +287,7 @@ def _await_health(url: str) -> None:
     deadline = time.monotonic() + _STOP_TIMEOUT
     while not _is_healthy(url):
         if time.monotonic() > deadline:
-            raise SetupError(f"The server at {url} holds its data folder, but does not answer. End it.")
+            raise SetupError(f"The server at {url} holds its data folder, but does not respond. Stop it.")
         time.sleep(0.05)
 
 

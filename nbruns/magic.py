@@ -31,17 +31,19 @@ class AskMagic(Magics):
         self._made: dict[str, Any] = {}
 
     @magic_arguments()
-    @argument("assistant", nargs="?", help="variable or id of an assistant; without it one is made")
-    @argument("-m", "--model", help="model of the assistant that is made, or instead of the assistant's own")
-    @argument("-i", "--instructions", help="what it should always do, in quotes")
-    @argument("-t", "--tool", action="append", default=[], help="a function of the notebook; can be repeated")
-    @argument("-a", "--auto", action="store_true", help="tools answer by themselves")
-    @argument("--max-rounds", type=int, help="with --auto: answer at most so many times (default: 50)")
-    @argument("--max-calls", type=int, help="with --auto: answer at most so many tool calls (default: 500)")
-    @argument("--thread", help="variable of the thread to carry on (made if there is none), or its id")
-    @argument("-w", "--wait", action="store_true", help="wait for the end; the form stays usable")
-    @argument("-o", "--out", help="variable that gets the RunView")
-    @argument("-c", "--client", help="variable of the Client; else `client`, else nbruns.local()")
+    @argument("assistant", nargs="?", help="variable or id of an assistant (default: a new one)")
+    @argument("-m", "--model", help="model of the new assistant, or override of the assistant's model")
+    @argument("-i", "--instructions", help="instructions, in quotes")
+    @argument(
+        "-t", "--tool", action="append", default=[], help="function defined in the notebook; repeatable"
+    )
+    @argument("-a", "--auto", action="store_true", help="answer tool calls automatically")
+    @argument("--max-rounds", type=int, help="with --auto: maximum number of rounds (default: 50)")
+    @argument("--max-calls", type=int, help="with --auto: maximum number of tool calls (default: 500)")
+    @argument("--thread", help="variable of the thread to continue (created if missing), or its id")
+    @argument("-w", "--wait", action="store_true", help="wait until the run ends; the form stays usable")
+    @argument("-o", "--out", help="variable to assign the RunView to")
+    @argument("-c", "--client", help="variable of the Client (default: `client`, or nbruns.local())")
     @cell_magic
     def ask(self, line: str, cell: str) -> RunView | None:
         """Ask an assistant, and show its run live.
@@ -54,7 +56,7 @@ class AskMagic(Magics):
         options = _options(self.ask, line)
         message = cell.strip()
         if not message:
-            raise UsageError("%%ask takes the message in the lines below it, and there is none.")
+            raise UsageError("%%ask needs a message in the lines below it.")
         client = self._client(options.client)
         assistant, tools = self._assistant(client, options)
         thread = self._thread(client, options.thread)
@@ -81,7 +83,7 @@ class AskMagic(Magics):
         if isinstance(found, Client):
             return found
         if name:
-            raise UsageError(f"{name} is no nbruns.Client. Make one first: {name} = nbruns.local()")
+            raise UsageError(f"{name} is not an nbruns.Client. Create one first: {name} = nbruns.local()")
         return local()
 
     def _assistant(self, client: Client, options: Namespace) -> tuple[Any, list[Tool]]:
@@ -95,7 +97,7 @@ class AskMagic(Magics):
 
     def _new_assistant(self, client: Client, options: Namespace, tools: list[Tool]) -> Any:
         if not options.model and client.server is None:
-            raise UsageError("%%ask needs an assistant, or --model NAME to make one with.")
+            raise UsageError("%%ask needs an assistant, or --model NAME to create one.")
         wanted = {
             "model": options.model or "demo",
             "instructions": options.instructions,
@@ -109,7 +111,7 @@ class AskMagic(Magics):
     def _tool(self, name: str) -> Tool:
         function = self._names.get(name)
         if not callable(function):
-            raise UsageError(f"There is no function {name} in this notebook. Define it above this cell.")
+            raise UsageError(f"No function {name} in this notebook. Define it above this cell.")
         return as_tool(function)
 
     def _tools_of(self, assistant: Any) -> list[Tool]:
@@ -133,7 +135,7 @@ def _options(magic: Any, line: str) -> Namespace:
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise UsageError(f"%%ask cannot read its line: {error}.") from None
+        raise UsageError(f"%%ask can't parse its line: {error}.") from None
     options: Namespace = magic.parser.parse_args(words)
     return options
 

@@ -112,8 +112,8 @@ def test_the_manual_tells_of_every_default_environment_variable_and_exit_code() 
     options = re.split(
         r"^  (?=--)", told.partition("where:")[2].partition("environment:")[0], flags=re.MULTILINE
     )[1:]
-    without = [option.split()[0] for option in options if "default: " not in option]
-    assert without == ["--model", "--upstream"]  # there is none unless it is named
+    without = [option.split()[0] for option in options if "default:" not in option]
+    assert without == ["--model", "--upstream"]  # none unless it is named
     source = "".join(path.read_text() for path in Path(nbruns.__file__).parent.rglob("*.py"))
     clients_and_tests = {"NBRUNS_BASE_URL", "NBRUNS_API_KEY"}
     assert {*re.findall(r"\bNBRUNS_[A-Z_]+\b", source)} - clients_and_tests <= {
@@ -241,7 +241,7 @@ def test_a_server_answers_to_its_own_name_and_to_those_that_it_is_told(tmp_path:
 def test_without_a_token_whoever_reaches_the_port_is_let_in(tmp_path: Path) -> None:
     with served(tmp_path, "--no-token") as (_, url, said):
         assert requests.get(f"{url}/assistants", timeout=10).status_code == 200
-        assert "No token is asked for." in said.splitlines()
+        assert "No token is required." in said.splitlines()
         assert not (tmp_path / "token").exists()
 
 
@@ -261,16 +261,16 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
 def test_stop_ends_the_server_of_a_folder(tmp_path: Path) -> None:
     with served(tmp_path) as (process, url, _):
         done = run("stop", "--data", tmp_path)
-        assert done.returncode == 0 and f"Ended: LocalServer({url.removesuffix('/v1')}, " in done.stdout
+        assert done.returncode == 0 and f"Stopped: LocalServer({url.removesuffix('/v1')}, " in done.stdout
         assert process.wait(10) == 0
     again = run("stop", "--data", tmp_path)
-    assert (again.returncode, again.stdout) == (0, f"No server serves {tmp_path}.\n")
+    assert (again.returncode, again.stdout) == (0, f"No server is running for {tmp_path}.\n")
 
 
 def test_a_folder_served_already_is_one_line(tmp_path: Path) -> None:
     with served(tmp_path) as (process, url, _):
         line = is_one_line(run("serve", "--data", tmp_path, "--port", 0))
-        assert f"{tmp_path} is served already, at {url.removesuffix('/v1')}" in line and "--data" in line
+        assert f"{tmp_path} is in use by the server at {url.removesuffix('/v1')}" in line and "--data" in line
         assert "nbruns stop" in line
         assert process.poll() is None
         assert (tmp_path / "server.json").exists()  # still the first one's
@@ -281,11 +281,12 @@ def test_a_folder_served_already_is_one_line(tmp_path: Path) -> None:
 )
 def test_a_model_that_is_no_file_is_one_line(tmp_path: Path, model: str) -> None:
     line = is_one_line(run("serve", "--data", tmp_path, "--port", 0, "--model", model))
-    assert f"--model {model}: write NAME=FILE, with a GGUF file that you can read." in line
+    assert f"--model {model}: Use NAME=FILE with a readable GGUF file." in line
 
 
 UNREADABLE = """
 import os, sys
+import nbruns.server.models  # while Python itself can be read
 from nbruns.cli import main
 if os.geteuid() == 0:
     os.seteuid(65534)  # root may read anything
@@ -302,7 +303,7 @@ def test_a_model_that_is_somebody_elses_is_one_line() -> None:
         model.chmod(0)
         options = ["serve", "--data", f"{reachable}/data", "--model", f"tiny={model}"]
         line = is_one_line(python(UNREADABLE, *options))
-    assert f"--model tiny={model}: write NAME=FILE, with a GGUF file that you can read." in line
+    assert f"--model tiny={model}: Use NAME=FILE with a readable GGUF file." in line
 
 
 def test_a_model_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,21 +315,21 @@ def test_a_model_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--port", 65536], "--port 65536: ports are 0 to 65535"),
-        (["--port", -1], "--port -1: ports are 0 to 65535"),
+        (["--port", 65536], "--port 65536: Not a port. Use 0 to 65535"),
+        (["--port", -1], "--port -1: Not a port. Use 0 to 65535"),
         (["--host", "192.0.2.1"], "Name another --host or --port"),
         (
             ["--upstream", "example.org/v1"],
-            "--upstream example.org/v1…: write a URL that begins with http:// or https://",
+            "--upstream example.org/v1…: use a URL that begins with http:// or https://",
         ),
         (["--upstream", "http://"], "The upstream must be the URL of an endpoint"),
-        (["--upstream-api", "completions"], "--upstream-api completions: write chat or responses"),
+        (["--upstream-api", "completions"], "--upstream-api completions: Use chat or responses"),
         (
             ["--database-url", "mysql://me:secret@db/x"],
-            "--database-url mysql…: write a URL that begins with sqlite:// or postgresql://",
+            "--database-url mysql…: use a URL that begins with sqlite:// or postgresql://",
         ),
         (["--database-url", "postgresql://me:secret@127.0.0.1:1/x"], "cannot be opened for writing"),
-        (["--data", "/dev/null"], "/dev/null: File exists. Name another folder"),
+        (["--data", "/dev/null"], "/dev/null: File exists. Pass another folder"),
     ],
 )
 def test_options_that_cannot_be_met_are_one_line(tmp_path: Path, options: list[object], said: str) -> None:
@@ -364,13 +365,13 @@ def test_a_disk_that_is_full_at_the_first_start_is_one_line(tmp_path: Path, byte
         f"{code}; from nbruns.cli import main; sys.exit(main())", "serve", "--data", tmp_path, "--port", "0"
     )
     line = is_one_line(done)
-    assert "can't be written" in line or "cannot be opened for writing" in line
+    assert "is not writable" in line or "cannot be opened for writing" in line
 
 
 def test_an_empty_token_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "token").touch()
     line = is_one_line(run("serve", "--data", tmp_path, "--port", 0))
-    assert line.endswith("token holds no token. Delete it: the next start makes a new one.")
+    assert line.endswith("token contains no token. Delete it; the next start creates a new one.")
 
 
 def test_another_name_of_a_served_database_is_one_line(tmp_path: Path) -> None:
@@ -449,9 +450,7 @@ def test_the_wheel_carries_the_notebooks_that_lab_opens(tmp_path: Path) -> None:
 
 
 def test_lab_says_that_a_notebook_is_not_there(tmp_path: Path) -> None:
-    assert "There is no notebook or folder" in is_one_line(
-        run("lab", "--data", tmp_path, tmp_path / "none.ipynb")
-    )
+    assert "No notebook or folder" in is_one_line(run("lab", "--data", tmp_path, tmp_path / "none.ipynb"))
 
 
 def test_a_database_that_is_broken_further_down_is_one_line(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from nbruns.tools.json_schema import FORMATS, MOST, check_schema, problems
         ({"minLength": 2}, "a", "This should have at least 2 characters, and has 1."),
         ({"maxItems": 1}, [1, 2], "There should be at most 1, and there are 2."),
         ({"uniqueItems": True}, [1, 1], "No two of these may be the same."),
-        ({"required": ["a", "b"]}, {"a": 1}, "b: This is required."),
+        ({"required": ["a", "b"]}, {"a": 1}, "b: Required"),
         ({"properties": {"a": {"items": {"type": "null"}}}}, {"a": [1]}, "a.0: This should be null."),
         ({"anyOf": [{"type": "integer", "maximum": 3}, {"type": "null"}]}, 4, "This should be at most 3."),
         (

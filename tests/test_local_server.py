@@ -191,7 +191,7 @@ def test_a_folder_is_served_once(tmp_path: Path) -> None:
     with serving(tmp_path) as file:
         tell_address(file, "http://127.0.0.1:1")
         with pytest.raises(
-            nbruns.SetupError, match=r"is served already, at http://127\.0\.0\.1:1\. Use that"
+            nbruns.SetupError, match=r"is in use by the server at http://127\.0\.0\.1:1\. Use that"
         ):
             with serving(tmp_path):
                 pass
@@ -212,7 +212,7 @@ def test_a_token_is_made_once_however_many_ask_for_it(tmp_path: Path) -> None:
 def test_a_file_without_a_token_is_said_with_the_way_out(folder: Path, kept: str) -> None:
     folder.mkdir()
     (folder / "token").write_text(kept)
-    with pytest.raises(nbruns.SetupError, match=r"token holds no token\. Delete it"):
+    with pytest.raises(nbruns.SetupError, match=r"token contains no token\. Delete it"):
         nbruns.local(folder)
     assert not is_serving(folder)
     (folder / "token").unlink()
@@ -230,15 +230,15 @@ except nbruns.SetupError as error: print(error)
     process = python(code, folder)
     told, errors = process.communicate(timeout=60)
     assert errors == ""
-    assert "can't be written" in told and "Free some space" in told
+    assert "is not writable" in told and "Free some space" in told
     assert not list(folder.glob("token*"))
 
 
 def test_a_file_in_the_folders_place_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(nbruns.SetupError, match=r"^\S+file: File exists. Name another folder, with --data"):
+    with pytest.raises(nbruns.SetupError, match=r"^\S+file: File exists. Pass another folder with --data"):
         nbruns.local(tmp_path / "file")
-    with pytest.raises(nbruns.SetupError, match=r"^\S+deeper: Not a directory. Name another folder"):
+    with pytest.raises(nbruns.SetupError, match=r"^\S+deeper: Not a directory. Pass another folder"):
         nbruns.local(tmp_path / "file" / "deeper")
 
 
@@ -252,7 +252,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_folder_that_is_held_without_an_address_is_said(tmp_path: Path) -> None:
     with serving(tmp_path):
-        with pytest.raises(nbruns.SetupError, match=r"holds .*, but does not say where it listens. End it."):
+        with pytest.raises(nbruns.SetupError, match=r"holds .*, but has not published its address. Stop it."):
             nbruns.local(tmp_path)
 
 
@@ -260,7 +260,7 @@ def test_a_folder_that_is_held_without_an_address_is_said(tmp_path: Path) -> Non
 def test_another_program_that_never_ends_starting_the_server_is_said(tmp_path: Path) -> None:
     with (
         FileLock(tmp_path / "starting.lock"),
-        pytest.raises(nbruns.SetupError, match=r"has been starting the server of .* End it"),
+        pytest.raises(nbruns.SetupError, match=r"has been starting the server of .* Stop that program"),
     ):
         nbruns.local(tmp_path)
 
@@ -275,7 +275,9 @@ def test_a_server_that_does_not_answer_is_said(tmp_path: Path, answers: bytes | 
         else:  # such as a proxy's, that stands between
             threading.Thread(target=answer_all, args=(listener, answers), daemon=True).start()
         tell_address(file, url)
-        with pytest.raises(nbruns.SetupError, match=f"server at {url} holds .* but does not answer. End it."):
+        with pytest.raises(
+            nbruns.SetupError, match=f"server at {url} holds .* but does not respond. Stop it."
+        ):
             nbruns.local(tmp_path)
 
 
@@ -313,7 +315,7 @@ def test_a_server_that_does_not_end_is_said_with_its_process(tmp_path: Path) -> 
     stubborn = python(STUBBORN, tmp_path)
     until((tmp_path / "server.json").exists)
     try:
-        with pytest.raises(nbruns.SetupError, match=f"has not ended .* its process is {stubborn.pid}"):
+        with pytest.raises(nbruns.SetupError, match=f"did not stop .* its process id is {stubborn.pid}"):
             LocalServer(tmp_path, "http://127.0.0.1:1").stop()
         assert stubborn.poll() is None and is_serving(tmp_path)
     finally:
@@ -341,8 +343,8 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_line() -> None:
         locked = Path(reachable) / "locked"
         locked.mkdir(mode=0o555)
         said = [python(READ_ONLY, place).communicate(timeout=60) for place in (locked, locked / "deeper")]
-    way_out = "Name another folder, with --data or NBRUNS_DATA.\n"
-    assert said[0] == (f"{locked} can't be written. {way_out}", "")
+    way_out = "Pass another folder with --data or NBRUNS_DATA.\n"
+    assert said[0] == (f"{locked} is not writable. {way_out}", "")
     assert said[1] == (f"{locked / 'deeper'}: Permission denied. {way_out}", "")
 
 

@@ -92,11 +92,11 @@ def test_a_function_of_that_name_which_is_not_declared_a_tool_is_not_called(
 @pytest.mark.parametrize(
     ("line", "cell", "words"),
     [
-        ("", " \n", "takes the message in the lines below it"),
-        ("--out 'view", "Hi", "cannot read its line"),
+        ("", " \n", "needs a message in the lines below it"),
+        ("--out 'view", "Hi", "can't parse its line"),
         ("--what", "Hi", "unrecognized arguments"),
-        ("--tool nothing", "Hi", "There is no function nothing in this notebook"),
-        ("--client get_weather", "Hi", "get_weather is no nbruns.Client"),
+        ("--tool nothing", "Hi", "No function nothing in this notebook"),
+        ("--client get_weather", "Hi", "get_weather is not an nbruns.Client"),
         ("--thread not/one", "Hi", "neither a variable nor the id of a thread"),
     ],
 )

@@ -93,7 +93,7 @@ def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
                 f"default_headers is a dict of names and texts; {excerpt(repr(name), 80)} is none."
             )
         if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{excerpt(repr(name), 80)} is no name of a header.")
+            raise ValueError(f"{excerpt(repr(name), 80)} is not a valid header name.")
         if name.lower() in _OWN_HEADERS:
             raise ValueError(
                 f"default_headers can't set {name}: nbruns sets it. For authentication pass api_key=… or "

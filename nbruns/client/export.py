@@ -194,7 +194,7 @@ def _moment(since: Any) -> datetime:
         moment = pd.Timestamp(since, unit="s") if isinstance(since, (int, float)) else pd.Timestamp(since)
     if pd.isna(moment):
         raise ValueError(
-            f"since={since!r} is no moment; a date, a datetime or a text such as '2026-11-01' is."
+            f"since={since!r} is not a point in time. Pass a date, a datetime, or a string such as '2026-11-01'."
         )
     moment = moment.tz_localize(UTC) if moment.tzinfo is None else moment.tz_convert(UTC)
     return cast(datetime, moment.to_pydatetime())

@@ -73,7 +73,7 @@ def _lines(file: Path) -> Iterator[Any]:
         raise ValueError(f"{file} is not a whole gzip file ({error}).") from None
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{file}, line {number}, is no JSON ({error}): {excerpt(line, 80)!r}. Each line has to be one JSON object."
+            f"{file}, line {number}, is not JSON ({error}): {excerpt(line, 80)!r}. Each line must be one JSON object."
         ) from None
 
 

@@ -47,7 +47,7 @@ class Tool:
         self.name = name or str(getattr(function, "__name__", type(function).__name__))
         if not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"{self.name!r} is no tool's name: letters, digits, _ and -, at most 64. Pass name=…."
+                f"{self.name!r} is not a valid tool name. Use at most 64 letters, digits, _ and -, or pass name=…."
             )
         self._signature = inspect.signature(function)
         self._hints = _hints(function, self.name)

@@ -115,7 +115,7 @@ class RunSession:
     def cancel(self) -> None:
         """Cancel the run, and follow it until the server reports it as cancelled."""
         if self.run is None:
-            raise NbrunsError("There is no run to cancel yet: the stream has not named it.")
+            raise NbrunsError("No run to cancel yet: the stream has not named it.")
         self._runs.cancel(self.run)
         if self.action is not None:
             self._submitted.put(self._runs.retrieve_stream(self.run, snapshot=self.snapshot))

@@ -132,7 +132,7 @@ def test_nested_arguments_and_an_output_in_fields(lab: Lab, notebook_page: OpenN
     trip.get_by_role("button", name="Run plan_trip").click()
     nights = third.get_by_label("nights (optional)")
     expect(nights).to_have_attribute("aria-invalid", "true")
-    assert "This is not a whole number." in told(nights)
+    assert "Not a whole number" in told(nights)
     page.screenshot("form-wrong", page.cell(1))
     nights.fill("2")
     expect(nights).to_have_attribute("aria-invalid", "false")
@@ -151,7 +151,7 @@ def test_nested_arguments_and_an_output_in_fields(lab: Lab, notebook_page: OpenN
     expect(page.output(2)).to_contain_text('"call_2": "ten"')
 
     trip.get_by_role("button", name="Run plan_trip").click()
-    expect(trip.get_by_placeholder("What plan_trip gives back")).to_have_value(
+    expect(trip.get_by_placeholder("Return value of plan_trip")).to_have_value(
         '{"amount":200.0,"currency":"EUR","valid_until":"2026-12-01"}'
     )
     page.set_theme("JupyterLab Dark")
@@ -192,8 +192,8 @@ def test_a_file_is_an_output_and_one_that_is_none_is_refused(
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     for name, words in [
-        ("big.txt", "big.txt has 400,001 bytes; an output may have 400,000."),
-        ("photo.png", "photo.png is no text in UTF-8"),
+        ("big.txt", "big.txt has 400,001 bytes; the limit is 400,000."),
+        ("photo.png", "photo.png is not UTF-8 text"),
     ]:
         chooser.set_input_files(tmp_path / name)
         expect(ask.get_by_role("alert").filter(has_text=words)).to_be_visible()
@@ -212,7 +212,7 @@ def test_approvals_by_keyboard_alone(lab: Lab, notebook_page: OpenNotebook) -> N
     keys = page.page.keyboard
     form.get_by_role("button", name="Submit").focus()
     keys.press("Enter")
-    first, second = form.get_by_role("radiogroup", name="May it run?").all()
+    first, second = form.get_by_role("radiogroup", name="Allow this call?").all()
     expect(first.get_by_label("Approve")).to_be_focused()  # where the first answer is missing
     keys.press("Space")
     keys.press("Tab")  # past the arguments of the second call, which can be scrolled by keyboard

@@ -70,7 +70,7 @@ def test_a_run_from_its_first_word_to_the_saved_notebook(
     page.reload()
     expect(view_in(page, 0)).to_have_count(1)
     expect(view.locator("li li")).to_have_text(["a large one", "or two"])
-    expect(page.page.get_by_text("while the run was going on").locator("visible=true")).to_have_count(0)
+    expect(page.page.get_by_text("while the run was active").locator("visible=true")).to_have_count(0)
 
     # The form works while a cell waits; an interrupt leaves it as it was; the next cells wait for their turn.
     (folder / "rest").touch()

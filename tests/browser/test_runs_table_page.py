@@ -192,13 +192,13 @@ def test_the_output_is_drawn_anew_around_it(opened: NotebookPage, notebook_page:
     search.press_sequentially("-4.1")
     expect(search).to_have_value("gpt-4.1")
     search.fill("gpt-4.1 timeout")
-    expect(output.get_by_text("No run fits the filter.")).to_be_visible()
+    expect(output.get_by_text("No matching runs")).to_be_visible()
     output.get_by_role("button", name="Clear the filter").click()
     expect(output.locator(".nbruns-count")).to_have_text("10,000 runs")
     expect(output.locator(".nbruns-runs")).to_have_count(1)
 
     # A page that is opened later has the live table too.
-    wait_until(lambda: "the first 20 of 10,000 runs" in saved(page), "the plain table to be saved")
+    wait_until(lambda: "Showing 20 of 10,000 runs" in saved(page), "the plain table to be saved")
     page.page.close()
     page = notebook_page(page.path)
     expect(page.output(1).locator(".nbruns-count")).to_have_text("10,000 runs", timeout=30_000)
@@ -266,7 +266,7 @@ def test_a_run_that_opens_takes_no_column_and_nothing_shown_is_said_at_the_top(
     page.screenshot("runs-table-with-a-run", page.cell(0))
 
     output.get_by_label("Search runs").fill("nothing says this")
-    empty = output.get_by_text("No run fits the filter.")
+    empty = output.get_by_text("No matching runs")
     expect(empty).to_be_visible()
     filters, words = output.locator(".nbruns-top").bounding_box(), empty.bounding_box()
     assert filters and words

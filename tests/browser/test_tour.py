@@ -81,7 +81,7 @@ def test_the_tour(notebook_page: Callable[..., NotebookPage]) -> None:
     output = page.output(watched)
     assert "completed" in (output.locator(".nbruns-badge").text_content() or "")
     assert output.locator(".nbruns-form").count() == 0
-    assert "while the run was going on" not in (output.text_content() or "")
+    assert "while the run was active" not in (output.text_content() or "")
     assert output.locator(".nbruns-saved").evaluate(SCROLLING) == []  # nothing moves any more: it is whole
     assert "dark from 15:34, says the almanac" in (output.text_content() or "")
     assert page.error_output() == []
@@ -100,5 +100,5 @@ def test_the_tour(notebook_page: Callable[..., NotebookPage]) -> None:
     reopened = notebook_page(TOUR, kernel=False)
     transcript = reopened.output(watched).text_content() or ""
     assert "dark from 15:34, says the almanac" in transcript
-    assert "while the run was going on" not in transcript
+    assert "while the run was active" not in transcript
     assert "Error displaying widget" not in (reopened.page.text_content("body") or "")

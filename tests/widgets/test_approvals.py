@@ -40,7 +40,7 @@ def text_of(card: ApprovalCard) -> str:
 def test_each_call_is_approved_or_denied() -> None:
     taken: list[Any] = []
     form = ToolOutputsForm(Run(asking(mcp_call(), mcp_call("call_2"))), on_submit=taken.append)
-    assert form._head.title == "2 tool calls wait for your approval"
+    assert form._head.title == "2 tool calls need your approval"
     assert [card.title for card in form.calls] == ["search_docs (1st call)", "search_docs (2nd call)"]
     assert "on the server docs" in text_of(form.calls[0])
     assert "rain" in text_of(form.calls[0])

@@ -258,7 +258,7 @@ def test_in_a_plain_python_it_works_and_prints_nothing(capsys: pytest.CaptureFix
 
 def test_html_of_a_run_that_goes_on_says_so_and_how_to_pick_it_up() -> None:
     view = asked(ScriptedRuns())
-    assert "while the run was going on" in view.to_html()
+    assert "while the run was active" in view.to_html()
     assert "client.runs.watch(run=&quot;run_1&quot;, thread=&quot;thread_1&quot;)" in view.to_html()
 
 
@@ -267,7 +267,7 @@ def test_html_of_a_run_that_has_ended_does_not_say_that_it_goes_on(status: str) 
     view = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), run_is(status)))
     view.wait(5)
     assert f'data-status="{status}"' in view.to_html()
-    assert "going on" not in view.to_html()
+    assert "was active" not in view.to_html()
 
 
 def test_threads_end_with_the_run() -> None:

@@ -218,7 +218,7 @@ def test_outside_text_is_escaped_in_what_is_saved_and_in_what_is_opened(
 def test_the_saved_table_has_a_few_rows_and_says_of_how_many(table: RunsTable) -> None:
     html = table.to_html()
     assert html.count("<tr>") == 1 + 20
-    assert "the first 20 of 600 runs" in html
+    assert "Showing 20 of 600 runs" in html
     table.status = ["failed"]
     assert f"{len(table.frame)} of 600 runs" in table.to_html()
     assert len(html) < 16_000

@@ -103,8 +103,8 @@ def test_arguments_show_as_they_stream() -> None:
 
 def test_a_call_says_that_it_waits_and_how_long_it_took() -> None:
     waiting = blocks(step_is("in_progress", call_json()), needs(call_json()))
-    assert "waits for an answer" in waiting["call/call_1"]
-    assert "waits for an answer" in blocks(needs(call_json()))["call/call_1"]  # a server that sends no steps
+    assert "awaiting output" in waiting["call/call_1"]
+    assert "awaiting output" in blocks(needs(call_json()))["call/call_1"]  # a server that sends no steps
     answered = call_json()
     answered["function"]["output"] = "12 °C"
     done = blocks(step_is("completed", answered, created_at=100, completed_at=165))
@@ -121,7 +121,7 @@ def test_a_call_says_that_it_waits_and_how_long_it_took() -> None:
         (run_is("failed"), "The run failed."),
         (
             run_is("incomplete", incomplete_details={"reason": "max_completion_tokens"}),
-            "The answer was cut off: the run used up its max_completion_tokens.",
+            "The answer was cut off: the run reached max_completion_tokens.",
         ),
         (run_is("incomplete", incomplete_details={"reason": "odd"}), "The run ended incomplete: odd"),
         (run_is("cancelled"), "The run was cancelled."),

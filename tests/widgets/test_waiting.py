@@ -76,8 +76,8 @@ def test_the_waiting_cell_shows_the_view_and_holds_html_before_it_ends(asked: tu
     assert "application/vnd.jupyter.widget-view+json" in shown["content"]["data"]
     replaced = updates_of(cells, shown)[-1]
     assert set(replaced["content"]["data"]) == {"text/plain", "text/html"}
-    assert "while the run was going on" in shown["content"]["data"]["text/html"]
-    assert "while the run was going on" not in replaced["content"]["data"]["text/html"]
+    assert "while the run was active" in shown["content"]["data"]["text/html"]
+    assert "while the run was active" not in replaced["content"]["data"]["text/html"]
     assert "It is 12 degrees." in replaced["content"]["data"]["text/html"]
     over, *_ = cells.of(waiting, "stream")
     assert cells.messages.index(replaced) < cells.messages.index(over)
@@ -92,7 +92,7 @@ def test_a_copy_is_kept_for_the_time_when_the_kernel_is_gone(asked: tuple[Cells,
     cells.run("pass")
     kept = updates_of(cells, room)[-1]["content"]["data"]["text/html"]
     assert 'class="nbruns-copy nbruns-copy-' in kept
-    assert "get_weather" in kept and "while the run was going on" in kept
+    assert "get_weather" in kept and "while the run was active" in kept
     cells.set(output, value="sunny")
     cells.click(submit)
     cells.run("view.wait(20)")

@@ -26,7 +26,7 @@ class ApprovalCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
         self.call = call
         self._place = place
         self._choice = ipywidgets.RadioButtons(
-            options=[("Approve", True), ("Deny", False)], value=None, description="May it run?"
+            options=[("Approve", True), ("Deny", False)], value=None, description="Allow this call?"
         )
         self._choice.add_class("nbruns-field")
         self._note = ipywidgets.HTML()

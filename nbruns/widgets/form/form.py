@@ -25,7 +25,7 @@ from nbruns.widgets.form.field import close_all
 from nbruns.widgets.notebook.threads import start_thread
 
 STATIC = Path(__file__).parent.parent / "static"
-WAITING = "The answers are submitted when the running functions have ended."
+WAITING = "Submits when the running functions have finished."
 State = Literal["open", "submitting", "submitted", "expired", "closed"]
 
 
@@ -152,7 +152,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             for card in self.calls
             if card.output is not None
         ]
-        return f"What you entered was not sent: {'; '.join(entered)}" if entered else ""
+        return f"Not submitted: {'; '.join(entered)}" if entered else ""
 
     def finish(self, words: str) -> None:
         """Close the form for good and say why; what was typed can still be read."""
@@ -246,7 +246,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def _expire(self) -> None:
         if self._state == "open":
-            self._enter("expired", "The run has expired: its answers came too late. Start another run.")
+            self._enter("expired", "The run expired before the outputs were submitted. Start another run.")
 
 
 def _moment(timestamp: Any) -> float | None:
@@ -282,8 +282,8 @@ def _ordinal(number: int) -> str:
 
 
 def _title(number: int, approvals: bool) -> str:
-    calls, wait = ("1 tool call", "waits for") if number == 1 else (f"{number} tool calls", "wait for")
-    return f"{calls} {wait} {'your approval' if approvals else 'an answer' if number == 1 else 'answers'}"
+    calls, need = ("1 tool call", "needs") if number == 1 else (f"{number} tool calls", "need")
+    return f"{calls} {need} {'your approval' if approvals else 'output'}"
 
 
 def _not_submitted(problems: Mapping[str, str]) -> str:

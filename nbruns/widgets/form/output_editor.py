@@ -26,7 +26,7 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
         self._heard: list[Callable[[], object]] = []
         self._made: dict[str, Any] = {}
         self.text = ipywidgets.Textarea(
-            description="Output", placeholder=sendable(f"What {excerpt(name, 80)} gives back"), rows=3
+            description="Output", placeholder=sendable(f"Return value of {excerpt(name, 80)}"), rows=3
         )
         self.text.add_class("nbruns-field")
         self.text.observe(lambda _: self._changed(), "value")

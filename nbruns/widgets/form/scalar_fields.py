@@ -50,7 +50,7 @@ class ChoiceField(Field):
 
     def empty(self) -> Any:
         if self.asked.required:
-            raise ValueError("This is required.")
+            raise ValueError("Required")
         return MISSING
 
 
@@ -76,7 +76,7 @@ class IntegerField(Field):
     json_type = "integer"
     python_types: ClassVar[tuple[type, ...]] = (int,)
     convert: ClassVar[Any] = int
-    wrong = "This is not a whole number."
+    wrong = "Not a whole number"
 
     def make(self, value: Any) -> Any:
         text = "" if value is MISSING else json.dumps(value)
@@ -96,7 +96,7 @@ class NumberField(IntegerField):
 
     json_type = "number"
     python_types: ClassVar[tuple[type, ...]] = (int, float)
-    wrong = "This is not a number."
+    wrong = "Not a number"
 
     @staticmethod
     def convert(shown: str) -> float | int:
@@ -179,9 +179,9 @@ class JSONField(Field):
         try:
             return json.loads(shown)
         except RecursionError as error:
-            raise ValueError("This is nested too deeply.") from error
+            raise ValueError("Nested too deeply") from error
         except ValueError as error:
-            raise ValueError(f"This is not JSON: {error}.") from error
+            raise ValueError(f"Invalid JSON: {error}") from error
 
 
 def _index(listed: list[Any], value: Any) -> int | None:

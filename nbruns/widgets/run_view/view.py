@@ -111,7 +111,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         """
         self._show_once()
         if not wait_for(self._session.ended, timeout):
-            status = str(self.run.status).replace("_", " ") if self.run else "not known yet"
+            status = str(self.run.status).replace("_", " ") if self.run else "unknown"
             raise TimeoutError(
                 f"The run has not ended after {timeout:g} s; its status: {status}. "
                 "It goes on: wait() again, answer its form, or cancel() it."
@@ -161,7 +161,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         if self.run is None or self._session.error is not None or self.run.is_terminal:
             return []
         ids = f'run="{self.run.id}", thread="{self.run.thread_id}"'
-        return [("note", f"This was saved while the run was going on. client.runs.watch({ids}) picks it up.")]
+        return [("note", f"Saved while the run was active. To follow it again: client.runs.watch({ids})")]
 
     def _show_once(self) -> None:
         """Show the view where it is waited for, if no cell has shown it: its form could not be answered."""

@@ -186,7 +186,7 @@ def moment(text: str, now: pd.Timestamp) -> pd.Timestamp:
         return now - pd.Timedelta(text)
     given = pd.Timestamp(text)
     if pd.isna(given):
-        raise ValueError(f"{text!r} is no time")
+        raise ValueError(f"{text!r} is not a time")
     return given.tz_localize("UTC") if given.tzinfo is None else given.tz_convert("UTC")
 
 

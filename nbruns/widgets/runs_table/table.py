@@ -47,9 +47,7 @@ def listed(runs: Runs, threads: Sequence[str | Thread] | None, limit: int | None
 def advice(error: BaseException, threads: Sequence[str | Thread] | None) -> str:
     """What to do about an error, where it is that the server lists the runs of threads only."""
     if threads is None and isinstance(error, APIError) and error.status in (404, 405):
-        return (
-            "\nThis server does not list the runs of all threads: name threads, RunsTable(client, threads)."
-        )
+        return "\nThis server does not list runs across threads. Pass threads: RunsTable(client, threads)."
     return ""
 
 
@@ -72,7 +70,7 @@ class Moment(traitlets.Unicode):  # type: ignore[type-arg]
             return moment_text(text)
         except ValueError:
             raise traitlets.TraitError(
-                f"{self.name}={excerpt(value, 60)!r} is no time: write '2026-11-01', a datetime, or '7D' for "
+                f"{self.name}={excerpt(value, 60)!r} is not a time. Use '2026-11-01', a datetime, or '7D' for "
                 "seven days ago."
             ) from None
 
@@ -191,7 +189,7 @@ class RunsTable(anywidget.AnyWidget):
         self._open(run_id)
 
     def refresh(self) -> None:
-        """List the runs again, in the background: with the new ones. Of runs that were given, those that go on are
+        """Reload the runs, in the background: with the new ones. Of runs that were given, those that go on are
         looked at again."""
         with self._lock:
             if not self._lists:
@@ -230,10 +228,13 @@ class RunsTable(anywidget.AnyWidget):
     def _caption(self) -> str:
         shown, of_all = len(self._order), len(self._rows)
         runs = "1 run" if of_all == 1 else f"{of_all:,} runs"
-        words = f"{shown:,} of {runs}" if shown < of_all else runs
-        first = f"the first {saved.SAVED} of " if shown > saved.SAVED else ""
-        going_on = {"loading": ", still being listed", "error": "; listing them went wrong"}
-        return f"{first}{words}{going_on.get(self._state, '')}"
+        if shown <= saved.SAVED:
+            words = runs if shown == of_all else f"{shown:,} of {runs}"
+        elif shown == of_all:
+            words = f"Showing {saved.SAVED} of {runs}"
+        else:
+            words = f"Showing {saved.SAVED} of {shown:,} matching runs ({of_all:,} total)"
+        return words + {"loading": ", still loading", "error": "; loading failed"}.get(self._state, "")
 
     # Displaying and saving. The output of the cell is the plain table; on a page with this kernel the live one
     # takes its place, see runs_table.js. So a notebook never holds a widget that cannot be shown again.
@@ -398,7 +399,7 @@ class RunsTable(anywidget.AnyWidget):
             except NotFoundError:
                 self._gone.add(run_id)
             except Exception as error:
-                problem = f"Runs that go on could not be looked at. {error_text(error)}"
+                problem = f"Active runs could not be updated. {error_text(error)}"
                 break
         self._note("follow", problem)
         changed = self._hear(heard)

@@ -32,7 +32,7 @@ export default {
       if (!file) return; // the dialogue was left: what was there stays
       if (file.size > model.get("limit")) {
         const [size, limit] = [file.size, model.get("limit")].map((n) => n.toLocaleString("en"));
-        return show(`${file.name} has ${size} bytes; an output may have ${limit}.`);
+        return show(`${file.name} has ${size} bytes; the limit is ${limit}.`);
       }
       model.send({ name: file.name }, undefined, [await file.arrayBuffer()]);
       show();

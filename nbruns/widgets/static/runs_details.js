@@ -37,7 +37,7 @@ class Details {
     const same = this.shown === `${details.id} ${this.section}`;
     const top = same ? this.panel.scrollTop : 0;
     if (sections.size) setHtml(this.panel, `<div class="nbruns-blocks">${sections.get(this.section)}</div>`);
-    else this.panel.replaceChildren(element("p", `nbruns-told nbruns-${details.state}`, {}, details.state === "error" ? details.words : "Asking for the run …"));
+    else this.panel.replaceChildren(element("p", `nbruns-told nbruns-${details.state}`, {}, details.state === "error" ? details.words : "Loading the run …"));
     this.panel.scrollTop = top;
     this.shown = `${details.id} ${this.section}`;
     this.tick();

@@ -63,7 +63,7 @@ class Grid {
 
   sayWhyEmpty() {
     const { state, all } = this.store.facts;
-    const text = this.count ? "" : all ? "No run fits the filter." : { loading: "Listing the runs …", error: "The runs could not be listed." }[state] ?? "There are no runs yet. They will be here when there are, after Refresh.";
+    const text = this.count ? "" : all ? "No matching runs" : { loading: "Loading runs …", error: "Could not load the runs" }[state] ?? "No runs yet";
     this.empty.hidden = !text;
     this.scroll.hidden = !this.count;
     if (this.empty.firstChild?.textContent === text) return;

@@ -28,7 +28,7 @@ class View {
     this.filters.update();
     this.grid.update();
     const told = Object.values(this.store.get("_notes") ?? {});
-    if (this.store.silent) told.push("The kernel does not answer. It is busy with a cell, or gone.");
+    if (this.store.silent) told.push("The kernel does not respond. It is busy or has stopped.");
     const wanted = told.join("\n");
     if (this.notes.textContent !== wanted) this.notes.textContent = wanted;
     this.notes.hidden = !wanted;
