@@ -47,8 +47,10 @@ _MODULES = {
     ),
     "frames.sources": ("to_jsonl",),
     "local_server": ("local",),
-    "client.stream": ("RunStream",),
-    "tools": ("tool",),
+    "client.stream": ("Event", "RunStream"),
+    "objects": ("Assistant", "Message", "Run", "RunStep", "Thread"),
+    "snapshot": ("RunSnapshot",),
+    "tools": ("Tool", "tool"),
     "widgets.run_view.view": ("RunView",),
     "widgets.runs_table.table": ("RunsTable",),
     "widgets.form.form": ("ToolOutputsForm",),
@@ -59,6 +61,7 @@ __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
     from nbruns.client import Client as Client
+    from nbruns.client.stream import Event as Event
     from nbruns.client.stream import RunStream as RunStream
     from nbruns.errors import ActiveRunError as ActiveRunError
     from nbruns.errors import APIError as APIError
@@ -86,6 +89,13 @@ if TYPE_CHECKING:
     from nbruns.frames.accessor import tool_calls_frame as tool_calls_frame
     from nbruns.frames.sources import to_jsonl as to_jsonl
     from nbruns.local_server import local as local
+    from nbruns.objects import Assistant as Assistant
+    from nbruns.objects import Message as Message
+    from nbruns.objects import Run as Run
+    from nbruns.objects import RunStep as RunStep
+    from nbruns.objects import Thread as Thread
+    from nbruns.snapshot import RunSnapshot as RunSnapshot
+    from nbruns.tools import Tool as Tool
     from nbruns.tools import tool as tool
     from nbruns.widgets.form.form import ToolOutputsForm as ToolOutputsForm
     from nbruns.widgets.run_view.view import RunView as RunView

@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import tempfile
 import types
+from pathlib import Path
 
+import mypy.api
 import pytest
 
 import nbruns
@@ -16,7 +19,10 @@ NAMES = {
     *("Client", "local", "tool", "RunStream", "RunView", "RunsTable", "ToolOutputsForm"),
     *("runs_frame", "steps_frame", "messages_frame", "tool_calls_frame", "to_jsonl"),
     *("nested_to_json", "nested_from_json"),
+    *("Assistant", "Event", "Message", "Run", "RunSnapshot", "RunStep", "Thread", "Tool"),
 }
+#: Shared by the checks of types: each takes seconds without.
+CACHE = Path(tempfile.gettempdir()) / "nbruns-mypy-cache"
 ERRORS = {
     name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NbrunsError)
 }
@@ -77,3 +83,33 @@ def test_import_nbruns_is_light() -> None:
     loaded = {name.split(".")[0] for name in python("import nbruns, sys; print(*sys.modules)").split()}
     assert "nbruns" in loaded
     assert loaded & HEAVY == set()
+
+
+TYPED = """
+from nbruns import Assistant, Event, Message, Run, RunSnapshot, RunStep, Thread, Tool
+def f(run: Run, step: RunStep, message: Message, thread: Thread, assistant: Assistant, event: Event) -> None:
+    created: int | None = run.created_at
+    {attribute}
+def g(snapshot: RunSnapshot, tool: Tool) -> None:
+    text: str = snapshot.text
+"""
+
+
+@pytest.mark.parametrize(
+    ("attribute", "problem"),
+    [
+        ("run.statuss", '"Run" has no attribute "statuss"'),
+        ("step.run_idd", '"RunStep" has no attribute'),
+        ("message.texts", '"Message" has no attribute'),
+        ("thread.title", '"Thread" has no attribute'),
+        ("assistant.tool", '"Assistant" has no attribute'),
+        ("event.name", '"Event" has no attribute'),
+        ("age: int = run.created_at", "Incompatible types in assignment"),
+        ("moment = run.created_at_utc; moment.year", 'Item "None" of "datetime | None"'),
+        ("print(run.status, run.usage, event.data, message.text, step.tool_calls)", "Success"),
+    ],
+)
+def test_a_misspelt_attribute_is_a_type_error(attribute: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(TYPED.format(attribute=attribute))
+    out, _, _ = mypy.api.run(["--strict", "--cache-dir", str(CACHE), str(tmp_path / "user.py")])
+    assert problem in out, out

@@ -1,0 +1,1 @@
+"""The demo model, made-up history, and `nbruns demo`."""

@@ -1,5 +1,5 @@
-"""The embedded server: assistants, threads, messages, runs and steps over HTTP, on the user's own database.
+"""The local server: assistants, threads, messages, runs and steps over HTTP, on the user's own database.
 
-Read in this order: `serve` (a process), `app` and `routes` (HTTP), `store` (tables and queries), `transitions` (a run's
-states), `engine` and `turn` (what happens while a run runs), `live` (its open streams).
+Read in this order: `main` (the process), `app` and `routes` (HTTP), `storage.store` (tables and queries),
+`runs.transitions` (the states of a run), `runs.engine` and `runs.turn` (what happens while it runs), `runs.streams`.
 """

