@@ -22,7 +22,7 @@ from nbruns.objects import Run
 from nbruns.snapshot import RunSnapshot
 from nbruns.sse import iter_events
 
-RECORDINGS = Path(__file__).parents[2] / "shared" / "recordings"
+RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 SCENARIOS = ["stream_run", "stream_file_search", "stream_tool_call"]
 pytestmark = pytest.mark.skipif(
     not RECORDINGS.exists(), reason=f"no recordings of the real API at {RECORDINGS}"
