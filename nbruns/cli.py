@@ -26,10 +26,10 @@ _KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit code. What goes wrong on this machine is one line on stderr, and code 1."""
-    asked = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = asked.command
+    args = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = args.command
     try:
-        return command(asked)
+        return command(args)
     except NbrunsError as error:
         print(f"nbruns: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -60,16 +60,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(asked: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace) -> int:
     from nbruns.server.main import serve
     from nbruns.server.models import Models
 
-    folder = data_folder(asked.data)
-    _check(asked)
-    token = None if asked.no_token else token_of(folder)
-    configure(asked.log_format, asked.log_level, _secrets(asked, token))
+    folder = data_folder(args.data)
+    _check(args)
+    token = None if args.no_token else token_of(folder)
+    configure(args.log_format, args.log_level, _secrets(args, token))
     models = Models(
-        files=dict(map(_named_file, asked.model)), upstream=asked.upstream, upstream_api=asked.upstream_api
+        files=dict(map(_named_file, args.model)), upstream=args.upstream, upstream_api=args.upstream_api
     )
     models.check()
     with serving(folder) as address:
@@ -78,30 +78,30 @@ def _serve(asked: argparse.Namespace) -> int:
             tell_address(address, url)
             print(f"Serving {url}/v1\nData in {shown(folder)}", flush=True)
             key = f"The API key is in {shown(folder / 'token')}"
-            print("No token is required." if asked.no_token else key, flush=True)
+            print("No token is required." if args.no_token else key, flush=True)
 
         serve(
-            host=asked.host,
-            port=asked.port,
-            database_url=asked.database_url or f"sqlite:///{folder / 'nbruns.sqlite'}",
+            host=args.host,
+            port=args.port,
+            database_url=args.database_url or f"sqlite:///{folder / 'nbruns.sqlite'}",
             token=token,
-            allowed_hosts=asked.allow_host,
-            idle_timeout=asked.idle_timeout,
-            run_lifetime=asked.run_lifetime,
+            allowed_hosts=args.allow_host,
+            idle_timeout=args.idle_timeout,
+            run_lifetime=args.run_lifetime,
             on_ready=tell,
             models=models,
         )
     return 0
 
 
-def _secrets(asked: argparse.Namespace, token: str | None) -> list[str | None]:
+def _secrets(args: argparse.Namespace, token: str | None) -> list[str | None]:
     """What is never to be in the log, though a library may write it there."""
-    in_urls = [urlsplit(url).password for url in (asked.database_url, asked.upstream) if url]
+    in_urls = [urlsplit(url).password for url in (args.database_url, args.upstream) if url]
     return [token, *map(os.environ.get, _KEYS), *in_urls]
 
 
-def _stop(asked: argparse.Namespace) -> int:
-    folder = data_folder(asked.data)
+def _stop(args: argparse.Namespace) -> int:
+    folder = data_folder(args.data)
     server = server_of(folder)
     if server is not None:
         server.stop()
@@ -109,14 +109,14 @@ def _stop(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _check(asked: argparse.Namespace) -> None:
-    if not 0 <= asked.port <= 65535:
-        raise SetupError(f"--port {asked.port}: Not a port. Use 0 to 65535; 0 takes any free port.")
-    if asked.upstream_api not in (None, "chat", "responses"):
-        raise SetupError(f"--upstream-api {asked.upstream_api}: Use chat or responses, or omit the option.")
+def _check(args: argparse.Namespace) -> None:
+    if not 0 <= args.port <= 65535:
+        raise SetupError(f"--port {args.port}: Not a port. Use 0 to 65535; 0 takes any free port.")
+    if args.upstream_api not in (None, "chat", "responses"):
+        raise SetupError(f"--upstream-api {args.upstream_api}: Use chat or responses, or omit the option.")
     for option, url, schemes in (
-        ("--upstream", asked.upstream, ("http", "https")),
-        ("--database-url", asked.database_url, ("sqlite", "postgresql", "postgresql+psycopg")),
+        ("--upstream", args.upstream, ("http", "https")),
+        ("--database-url", args.database_url, ("sqlite", "postgresql", "postgresql+psycopg")),
     ):
         if url is not None and not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
             begin = " or ".join(f"{scheme}://" for scheme in schemes)
@@ -140,15 +140,15 @@ def _begins(file: Path) -> bytes:
         return b""
 
 
-def _lab(asked: argparse.Namespace) -> int:
-    folder = data_folder(asked.data)
+def _lab(args: argparse.Namespace) -> int:
+    folder = data_folder(args.data)
     try:
         import jupyterlab  # noqa: F401
     except ModuleNotFoundError:
         raise SetupError(f"JupyterLab is not installed. Install it with: {install_command('lab')}") from None
-    if asked.notebook is not None and not asked.notebook.exists():
-        raise SetupError(f"No notebook or folder {asked.notebook}. Omit the argument to open the tour.")
-    notebook = asked.notebook or _copied_notebooks(_COPIES) / _TOUR
+    if args.notebook is not None and not args.notebook.exists():
+        raise SetupError(f"No notebook or folder {args.notebook}. Omit the argument to open the tour.")
+    notebook = args.notebook or _copied_notebooks(_COPIES) / _TOUR
     print(
         f"{local(folder).server}\nOpening {notebook.resolve()} in JupyterLab. Press Ctrl-C twice to stop it.",
         flush=True,
@@ -175,10 +175,10 @@ def _copied_notebooks(folder: Path) -> Path:
     return folder
 
 
-def _demo(asked: argparse.Namespace) -> int:
+def _demo(args: argparse.Namespace) -> int:
     from nbruns.demo.terminal import demonstrate
 
-    with contextlib.closing(local(data_folder(asked.data))) as client:
+    with contextlib.closing(local(data_folder(args.data))) as client:
         demonstrate(client)
     print("\nNext: `make lab` opens the tour in JupyterLab, against this same server.")
     return 0

@@ -29,17 +29,17 @@ def fetch_all(
     A progress bar of so many `unit`s shows if it takes over a second. When one fetch fails, or the user interrupts,
     the others are hung up and the error is raised.
     """
-    apart, workers = transport.apart(), list[int]()
+    fork, workers = transport.forked(), list[int]()
     pool = ThreadPoolExecutor(
         MAX_WORKERS, thread_name_prefix="nbruns-list", initializer=lambda: workers.append(get_ident())
     )
-    futures = [pool.submit(fetch, apart, item) for item in items]
+    futures = [pool.submit(fetch, fork, item) for item in items]
     try:
         _wait(futures, unit)
         return [future.result() for future in futures]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        _end(futures, apart, workers)
+        _end(futures, fork, workers)
 
 
 def _wait(futures: Sequence[Future[Any]], unit: str) -> None:
@@ -77,10 +77,10 @@ def _bar(**options: Any) -> Iterator[Any]:
             shown.update({}, raw=True)
 
 
-def _end(futures: Sequence[Future[Any]], apart: Transport, workers: Sequence[int]) -> None:
+def _end(futures: Sequence[Future[Any]], fork: Transport, workers: Sequence[int]) -> None:
     for _ in range(_HANG_UPS):
         going = [future for future in futures if not future.done()]
         if not going:
             return
-        apart.hang_up(workers)
+        fork.hang_up(workers)
         wait(going, timeout=_BETWEEN)

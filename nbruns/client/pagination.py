@@ -92,7 +92,7 @@ def _page(transport: Transport, path: str, query: JSON) -> tuple[list[JSON], JSO
             query["limit"] = max(1, query["limit"] // 4)
     items = page.get("data")
     if not isinstance(items, list) or not all(map(_has_id, items)):
-        told = f"where a list of objects with ids was expected: {transport.told(page)}"
+        told = f"where a list of objects with ids was expected: {transport.redacted(page)}"
         request_id = transport.request_id(headers)
         raise APIError(told, status=200, request_id=request_id, method="GET", path=path)
     return items, page

@@ -186,7 +186,7 @@ class RunStream:
     def _over(self, what: str) -> LimitError:
         run = self.run.id if self.run else "unknown"
         return LimitError(
-            f"The stream of run {self._transport.told(run)} {what}; it was closed. snapshot has what arrived. "
+            f"The stream of run {self._transport.redacted(run)} {what}; it was closed. snapshot has what arrived. "
             "Follow the run with client.runs.wait(…), or end it with client.runs.cancel(…)."
         )
 
@@ -330,7 +330,7 @@ class RunStream:
 
     def _why(self, damage: errors.NbrunsError | None) -> str:
         said = (self.snapshot.error or {}).get("message")
-        return self._transport.told(said or damage or "No reason was given.")
+        return self._transport.redacted(said or damage or "No reason was given.")
 
 
 def _is_late(payload: JSON) -> bool:

@@ -109,7 +109,7 @@ class Transport:
         """Close the pooled connections."""
         self._session.close()
 
-    def apart(self) -> Self:
+    def forked(self) -> Self:
         """The same, with the same connections, but an end of its own: see `hang_up`."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -122,14 +122,14 @@ class Transport:
         for thread in threads:
             self._connections.hang_up(thread)
 
-    def told(self, text: object, limit: int = EXCERPT) -> str:
+    def redacted(self, text: object, limit: int = EXCERPT) -> str:
         """Outside text as an error may show it: short, on one line, and without our key or token, whoever says it."""
         whole = self._credentials.not_in(str(text))  # before it is cut: most of a key is as good as the key
         return excerpt(whole, limit)
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:
         """What the server calls the request, for asking whoever runs it."""
-        return next((self.told(headers[name]) for name in REQUEST_IDS if headers.get(name)), None)
+        return next((self.redacted(headers[name]) for name in REQUEST_IDS if headers.get(name)), None)
 
     def request(
         self,
@@ -191,7 +191,9 @@ class Transport:
             if "text/event-stream" not in response.headers.get("Content-Type", "text/event-stream").lower():
                 with response:
                     payload = jsonlib.dumps(self._read_json(response))  # raises where the answer is an error
-                    raise self._error(response, f"an answer that is no event stream: {self.told(payload)}")
+                    raise self._error(
+                        response, f"an answer that is no event stream: {self.redacted(payload)}"
+                    )
             return response
 
         return self._repeat(once, method, check)
@@ -313,7 +315,7 @@ class Transport:
             return payload
         if isinstance(payload, dict):
             raise self._error(response, payload["error"])
-        shown = self.told(body.decode(errors="replace")) or "nothing"
+        shown = self.redacted(body.decode(errors="replace")) or "nothing"
         raise self._error(response, f"where a JSON object was expected: {shown}")
 
     def _too_large(self, response: requests.Response, limit: str) -> errors.NbrunsError:
@@ -328,7 +330,7 @@ class Transport:
 
     def _classified(self, response: requests.Response) -> Exception:
         if response.is_redirect:
-            target = self.told(response.headers.get("Location"))
+            target = self.redacted(response.headers.get("Location"))
             return self._error(
                 response, f"a redirection to {target}, which is not followed: correct base_url"
             )
@@ -345,8 +347,8 @@ class Transport:
         """The typed error for a response, from its error object or from our own words."""
         fields = error if isinstance(error, Mapping) else {"message": error}
         given = {name: fields[name] for name in ("code", "type", "param") if fields.get(name) is not None}
-        told = {name: self.told(value) for name, value in given.items()}
-        message = self.told(fields.get("message") or error, 1000)
+        told = {name: self.redacted(value) for name, value in given.items()}
+        message = self.redacted(fields.get("message") or error, 1000)
         kind = errors.BY_STATUS.get(response.status_code)
         if kind is None:
             kind = errors.ServerError if response.status_code >= 500 else APIError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nbruns.server.runs import prompt, transitions
-from nbruns.server.runs.transitions import Made
+from nbruns.server.runs.transitions import Unfinished
 from nbruns.server.schemas import objects
 from nbruns.server.schemas.threads import text_content
 from nbruns.server.storage import migrations, store
@@ -71,7 +71,7 @@ async def assert_asked_again(db: Database, run: JSON, turn: int) -> list[JSON]:
     step = objects.step(run, f"step_{turn}", details, 1)
     await db.write(transitions.complete_message, run["id"], message, step, objects.NO_USAGE)
     calls = objects.step(run, f"step_calls_{turn}", {"type": "tool_calls", "tool_calls": []}, 1)
-    await db.write(transitions.save, run["id"], [Made(store.steps, calls)])
+    await db.write(transitions.save, run["id"], [Unfinished(store.steps, calls)])
     assert await db.read(prompt.build, run) == before
     return before.messages if turn > 1 else []
 

@@ -77,7 +77,7 @@ def test_a_run_that_has_ended_requires_no_action(db: Database) -> None:
         await db.write(transitions.end, run["id"], "expired")
         events = await db.read(store.last_event, run["id"])
         await db.write(transitions.require_action, run["id"], calling(run), USAGE)
-        await db.write(transitions.save, run["id"], [transitions.Made(store.steps, calling(run))])
+        await db.write(transitions.save, run["id"], [transitions.Unfinished(store.steps, calling(run))])
         assert await status(db, run) == "expired"
         assert await db.read(store.of_run, store.steps, run["id"]) == []
         assert await db.read(store.last_event, run["id"]) == events

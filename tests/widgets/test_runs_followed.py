@@ -175,7 +175,7 @@ def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -
         looks.append(follower._thread)
         meanwhile[len(looks) - 1]()
 
-    follower = poll.Follower(look)
+    follower = poll.Poller(look)
     follower.start()
     until(lambda: len(looks) == 3 and not follower.is_following)
     assert looks[0] is looks[1] is not looks[2] is not None

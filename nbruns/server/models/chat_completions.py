@@ -5,7 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 
-from nbruns.server.models.endpoint import JSON, Endpoint, Said, counted, items, mapping, said, stated, text
+from nbruns.server.models.endpoint import (
+    JSON,
+    Endpoint,
+    StreamedError,
+    counted,
+    items,
+    mapping,
+    said,
+    stated,
+    text,
+)
 from nbruns.server.models.protocol import (
     Delta,
     Finish,
@@ -45,7 +55,7 @@ def body(prompt: Prompt) -> JSON:
     return {**stated(parameters), "stream": True, "stream_options": {"include_usage": True}}
 
 
-class Reading:
+class AnswerReader:
     """An answer as far as it has been read."""
 
     def __init__(self, body: JSON) -> None:
@@ -61,7 +71,7 @@ class Reading:
     def read(self, event: JSON) -> Iterator[Delta]:
         """Yield what a chunk adds."""
         if event.get("error"):
-            raise Said(event["error"])
+            raise StreamedError(event["error"])
         if used := mapping(event.get("usage")):
             self._usage = counted(used, "prompt", "completion") or self._usage
         for choice in items(event.get("choices"))[:1]:
@@ -89,4 +99,4 @@ class Reading:
         return ToolCallDelta(len(self._calls) - 1, id=id, name=name, arguments=arguments)
 
 
-CHAT = Endpoint("/chat/completions", body, Reading)
+CHAT = Endpoint("/chat/completions", body, AnswerReader)

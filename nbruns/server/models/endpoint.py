@@ -13,7 +13,7 @@ from nbruns.server.models.protocol import Delta, Finish, Prompt, usage
 JSON = dict[str, Any]
 
 
-class Reading(Protocol):
+class AnswerReader(Protocol):
     """An answer as far as it has been read."""
 
     @property
@@ -21,7 +21,7 @@ class Reading(Protocol):
         """How it ended; None while it has not, or where it was cut off."""
 
     def read(self, event: JSON) -> Iterator[Delta]:
-        """Yield what an event of its stream adds; `Said` where it is an error."""
+        """Yield what an event of its stream adds; `StreamedError` where it is an error."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Endpoint:
 
     path: str
     body: Callable[[Prompt], JSON]
-    reading: Callable[[JSON], Reading]
+    reading: Callable[[JSON], AnswerReader]
 
 
-class Said(Exception):
+class StreamedError(Exception):
     """An error that came in mid-stream, as the object in which the upstream said it."""
 
     def __init__(self, error: Any) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from nbruns.server.models.endpoint import Said, mapping, text
+from nbruns.server.models.endpoint import StreamedError, mapping, text
 from nbruns.server.models.protocol import ErrorCode, ModelError
 from nbruns.text import excerpt
 
@@ -107,7 +107,7 @@ def failure(error: Exception, host: str, key: str, mend: str) -> ModelError:
 
 def _detail(error: Exception) -> Mapping[str, Any]:
     """The error object, where there is one."""
-    return mapping(error.error if isinstance(error, Said) else getattr(error, "body", None))
+    return mapping(error.error if isinstance(error, StreamedError) else getattr(error, "body", None))
 
 
 def _broken(error: Exception) -> str:

@@ -94,7 +94,7 @@ class GGUF:
 
     async def _natively(self, prompt: Prompt) -> AsyncGenerator[Delta]:
         request = chat_templates.request(prompt)
-        reading = chat_completions.Reading(request)
+        reading = chat_completions.AnswerReader(request)
         messages = request.pop("messages")
         generation = Generation(
             self._start, {**request, **self._sampling(prompt)}, messages, truncation.shorter

@@ -1,4 +1,4 @@
-"""Reading JSON schemas: references and `allOf` merged in, the alternatives spelled out, the types named."""
+"""AnswerReader JSON schemas: references and `allOf` merged in, the alternatives spelled out, the types named."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nbruns.server.models.endpoint import JSON, Endpoint, Said, counted, mapping, said, stated, text
+from nbruns.server.models.endpoint import JSON, Endpoint, StreamedError, counted, mapping, said, stated, text
 from nbruns.server.models.protocol import (
     Delta,
     Finish,
@@ -89,7 +89,7 @@ def _text(wanted: str | JSON | None) -> JSON | None:
     return {"format": {"type": wanted["type"], **wanted.get("json_schema", {})}}
 
 
-class Reading:
+class AnswerReader:
     """An answer as far as it has been read."""
 
     def __init__(self, body: JSON) -> None:
@@ -155,7 +155,7 @@ class Reading:
     def failed(self, event: JSON) -> Iterator[Delta]:
         """An error, in one of the places where it can be."""
         yield from ()
-        raise Said(mapping(event.get("response")).get("error") or event.get("error") or event)
+        raise StreamedError(mapping(event.get("response")).get("error") or event.get("error") or event)
 
     def _index(self, event: JSON, item: JSON) -> int:
         place = _place(event, item)
@@ -171,17 +171,17 @@ def _place(event: JSON, item: JSON) -> Any:
     return item.get("id") if place is None else place
 
 
-_EVENTS: dict[str, Callable[[Reading, JSON], Iterator[Delta]]] = {
-    "response.output_text.delta": Reading.said,
-    "response.refusal.delta": Reading.refused,
-    "response.output_item.added": Reading.item_added,
-    "response.function_call_arguments.delta": Reading.arguments,
-    "response.output_item.done": Reading.item_done,
-    "response.completed": Reading.completed,
-    "response.incomplete": Reading.incomplete,
-    "response.failed": Reading.failed,
-    "response.cancelled": Reading.failed,
-    "error": Reading.failed,
+_EVENTS: dict[str, Callable[[AnswerReader, JSON], Iterator[Delta]]] = {
+    "response.output_text.delta": AnswerReader.said,
+    "response.refusal.delta": AnswerReader.refused,
+    "response.output_item.added": AnswerReader.item_added,
+    "response.function_call_arguments.delta": AnswerReader.arguments,
+    "response.output_item.done": AnswerReader.item_done,
+    "response.completed": AnswerReader.completed,
+    "response.incomplete": AnswerReader.incomplete,
+    "response.failed": AnswerReader.failed,
+    "response.cancelled": AnswerReader.failed,
+    "error": AnswerReader.failed,
 }
 
-RESPONSES = Endpoint("/responses", body, Reading)
+RESPONSES = Endpoint("/responses", body, AnswerReader)

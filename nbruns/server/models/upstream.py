@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from nbruns.errors import SetupError, install_command
 from nbruns.server.models import truncation
 from nbruns.server.models.chat_completions import CHAT
-from nbruns.server.models.endpoint import Endpoint, Said
+from nbruns.server.models.endpoint import Endpoint, StreamedError
 from nbruns.server.models.failures import Failure, failure
 from nbruns.server.models.protocol import Delta, ModelError, Prompt
 from nbruns.server.models.responses import RESPONSES
@@ -149,7 +149,7 @@ class Upstream:
         async with stream as events:
             async for event in events:
                 if not isinstance(event, dict):
-                    raise Said(f"it sent {type(event).__name__} where an object was due")
+                    raise StreamedError(f"it sent {type(event).__name__} where an object was due")
                 for delta in reading.read(event):
                     yield delta
         if reading.finish is None:

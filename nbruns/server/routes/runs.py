@@ -10,7 +10,7 @@ from nbruns.server.routes.assistants import check_model
 from nbruns.server.routes.operation import Call, get_object, list_objects, operation
 from nbruns.server.routes.threads import changed_fields, get_thread
 from nbruns.server.runs import transitions
-from nbruns.server.runs.transitions import Started
+from nbruns.server.runs.transitions import StartedRun
 from nbruns.server.schemas.base import ListQuery, Page
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.schemas.runs import (
@@ -130,7 +130,7 @@ def _check_tool_choice(choice: str | JSON | None, tools: list[JSON]) -> None:
             raise Refused(message, param="tool_choice", code="invalid_value")
 
 
-def _started(call: Call, started: Started) -> JSON | Response:
+def _started(call: Call, started: StartedRun) -> JSON | Response:
     call.context.run_id = started.run["id"]
     if not call.params.get("stream"):
         return started.run

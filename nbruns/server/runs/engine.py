@@ -18,7 +18,7 @@ from typing import Any
 from nbruns.errors import SetupError
 from nbruns.server.models import ModelError, Models, UnknownModelError
 from nbruns.server.runs import transitions
-from nbruns.server.runs.transitions import Started
+from nbruns.server.runs.transitions import StartedRun
 from nbruns.server.runs.turn import Turn
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Database
@@ -83,15 +83,15 @@ class Engine:
         if self._peers is not None:
             await self._peers.leave()
 
-    async def create(self, thread_id: str, params: JSON) -> Started:
+    async def create(self, thread_id: str, params: JSON) -> StartedRun:
         """Put a run on a thread and start it."""
         return await self._started(self._db.write(transitions.create, thread_id, params, self._lifetime))
 
-    async def create_thread_and_run(self, params: JSON) -> Started:
+    async def create_thread_and_run(self, params: JSON) -> StartedRun:
         """Create a thread, put a run on it and start it."""
         return await self._started(self._db.write(transitions.create_thread_and_run, params, self._lifetime))
 
-    async def submit(self, thread_id: str, run_id: str, outputs: list[JSON]) -> Started:
+    async def submit(self, thread_id: str, run_id: str, outputs: list[JSON]) -> StartedRun:
         """Give a run the outputs of its tool calls and start its next turn."""
         return await self._started(self._db.write(transitions.submit, thread_id, run_id, outputs))
 
@@ -108,7 +108,7 @@ class Engine:
         if (answering := self._answering.get(run_id)) is not None:
             answering.cancel()
 
-    async def _started(self, write: Awaitable[Started]) -> Started:
+    async def _started(self, write: Awaitable[StartedRun]) -> StartedRun:
         started = await write
         assert started.turn is not None
         self._begin(started.run["id"], started.turn)

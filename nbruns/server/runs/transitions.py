@@ -47,7 +47,7 @@ WORKING = ("queued", "in_progress", "cancelling")
 CANCELLABLE = ("queued", "in_progress", "requires_action")
 
 
-class Made(NamedTuple):
+class Unfinished(NamedTuple):
     """A step or message as it is to be stored, and what a step has used."""
 
     table: sa.Table
@@ -55,7 +55,7 @@ class Made(NamedTuple):
     usage: JSON | None = None
 
 
-class Started(NamedTuple):
+class StartedRun(NamedTuple):
     """A run, the turn that is to begin (None: one is at work already), and the number of the event that its stream
     comes behind."""
 
@@ -66,7 +66,7 @@ class Started(NamedTuple):
 
 def create(
     tx: Transaction, thread_id: str, params: JSON, lifetime: int, *, new_thread: JSON | None = None
-) -> Started:
+) -> StartedRun:
     """Put a run on a thread, with its additional messages."""
     assistant = store.get(tx.conn, store.assistants, params["assistant_id"])
     if assistant is None:
@@ -86,7 +86,7 @@ def create(
         tx.emit(run["id"], "thread.created", new_thread)
     tx.emit(run["id"], "thread.run.created", run)
     tx.emit(run["id"], "thread.run.queued", run)
-    return Started(run, 1, 0)
+    return StartedRun(run, 1, 0)
 
 
 def create_thread(tx: Transaction, params: JSON) -> JSON:
@@ -99,7 +99,7 @@ def create_thread(tx: Transaction, params: JSON) -> JSON:
     return thread
 
 
-def create_thread_and_run(tx: Transaction, params: JSON, lifetime: int) -> Started:
+def create_thread_and_run(tx: Transaction, params: JSON, lifetime: int) -> StartedRun:
     """Create a thread and put a run on it."""
     thread = create_thread(tx, params.get("thread") or {})
     return create(tx, thread["id"], params, lifetime, new_thread=thread)
@@ -172,13 +172,13 @@ def take_over(tx: Transaction, work: store.Work) -> bool:
     return True
 
 
-def save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
+def save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str) -> None:
     """Store what a turn has made, with an event for each name, if this server still works on the run."""
     if _working(tx, run_id) is not None:
         _save(tx, run_id, made, *names)
 
 
-def _save(tx: Transaction, run_id: str, made: Sequence[Made], *names: str) -> None:
+def _save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str) -> None:
     for table, body, usage in made:
         store.put(tx.conn, table, body, **({} if usage is None else {"usage": usage}))
     bodies = {body["object"]: body for _, body, _ in made}
@@ -190,8 +190,8 @@ def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, us
     """Complete a message and the step that made it."""
     over = {"status": "completed", "completed_at": max(store.now(), message["created_at"])}
     completed = (
-        Made(store.messages, message | over),
-        Made(store.steps, step | over | {"usage": objects.usage(usage)}, usage),
+        Unfinished(store.messages, message | over),
+        Unfinished(store.steps, step | over | {"usage": objects.usage(usage)}, usage),
     )
     save(tx, run_id, completed, "thread.message.completed", "thread.run.step.completed")
 
@@ -272,7 +272,7 @@ def complete_hosted(tx: Transaction, run_id: str) -> bool:
     return False
 
 
-def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]) -> Started:
+def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]) -> StartedRun:
     """Take the outputs of a run's tool calls, and queue the run again."""
     run = _existing(tx, thread_id, run_id)
     if run["status"] != "requires_action" or run["expires_at"] <= store.now():
@@ -291,10 +291,10 @@ def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]
     run = _set(tx, run, status="queued", required_action=None)
     turn = store.turn_of(tx.conn, run_id) + 1
     store.assign(tx, run_id, turn)
-    return Started(run, turn, after)
+    return StartedRun(run, turn, after)
 
 
-def cancel(tx: Transaction, thread_id: str, run_id: str) -> Started:
+def cancel(tx: Transaction, thread_id: str, run_id: str) -> StartedRun:
     """Ask a run to stop. Where it waits for outputs nothing runs, so another turn is begun that ends it."""
     run = _existing(tx, thread_id, run_id)
     if run["status"] not in CANCELLABLE:
@@ -304,7 +304,7 @@ def cancel(tx: Transaction, thread_id: str, run_id: str) -> Started:
         turn = store.turn_of(tx.conn, run_id) + 1
         store.assign(tx, run_id, turn)
     tx.to_stop.add(run_id)
-    return Started(_set(tx, run, status="cancelling", required_action=None), turn, 0)
+    return StartedRun(_set(tx, run, status="cancelling", required_action=None), turn, 0)
 
 
 def expire(tx: Transaction, run_id: str) -> None:
@@ -319,7 +319,7 @@ def end(
     /,
     run_id: str,
     ending: Ending,
-    unfinished: Sequence[Made] = (),
+    unfinished: Sequence[Unfinished] = (),
     message_reason: str | None = None,
     **why: Any,
 ) -> None:
@@ -374,7 +374,7 @@ def _complete_calls(tx: Transaction, run: JSON, outputs: Mapping[str, str]) -> N
                     call["function"]["output"] = outputs[call["id"]]
             used = usages.get(step["id"], objects.NO_USAGE)
             step |= {"status": "completed", "completed_at": store.now(), "usage": objects.usage(used)}
-            _save(tx, run["id"], [Made(store.steps, step, used)], "thread.run.step.completed")
+            _save(tx, run["id"], [Unfinished(store.steps, step, used)], "thread.run.step.completed")
 
 
 def _end(

@@ -12,7 +12,7 @@ from typing import Any
 from nbruns.server import hosted
 from nbruns.server.models import Delta, Finish, ModelError, Models, RefusalDelta, TextDelta, ToolCallDelta
 from nbruns.server.runs import prompt, transitions
-from nbruns.server.runs.transitions import Made
+from nbruns.server.runs.transitions import Unfinished
 from nbruns.server.schemas import objects
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Database, Transaction
@@ -64,13 +64,16 @@ class Turn:
             "server_error", f"The model {question.model!r} stopped without finishing its answer."
         )
 
-    def unfinished(self, usage: JSON | None = None) -> list[Made]:
+    def unfinished(self, usage: JSON | None = None) -> list[Unfinished]:
         """What has been begun and not completed, as far as it has come."""
         made = []
         if self._message is not None:
-            made += [Made(store.messages, self._written()), Made(store.steps, self._message_step, usage)]
+            made += [
+                Unfinished(store.messages, self._written()),
+                Unfinished(store.steps, self._message_step, usage),
+            ]
         if self._tool_step is not None:
-            made.append(Made(store.steps, self._called(), usage))
+            made.append(Unfinished(store.steps, self._called(), usage))
         return made
 
     async def _run_hosted(self) -> bool:
@@ -200,7 +203,7 @@ class Turn:
         details = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
         self._message_step = objects.step(self._run, objects.derived_id("step", *path), details, now)
         self._message, self._said = message, {}
-        made = [Made(store.steps, self._message_step), Made(store.messages, message)]
+        made = [Unfinished(store.steps, self._message_step), Unfinished(store.messages, message)]
         await self._db.write(transitions.save, self._run["id"], made, *_MESSAGE_CREATED)
         return message
 
@@ -216,7 +219,7 @@ class Turn:
         id = objects.derived_id("step", self._run["id"], self._number, "tool_calls")
         self._tool_step = objects.step(self._run, id, {"type": "tool_calls", "tool_calls": []}, store.now())
         await self._db.write(
-            transitions.save, self._run["id"], [Made(store.steps, self._tool_step)], *_CREATED
+            transitions.save, self._run["id"], [Unfinished(store.steps, self._tool_step)], *_CREATED
         )
         return self._tool_step
 

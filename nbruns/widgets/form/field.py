@@ -28,16 +28,16 @@ MOST_FIELDS, DEEPEST = 60, 5
 
 
 @dataclass
-class Room:
+class FormContext:
     """What the fields of one form share: the schema that references mean, and how many more there may be."""
 
     root: Mapping[str, Any]
-    make: Callable[[Asked], Field]
+    make: Callable[[FieldSpec], Field]
     left: int = MOST_FIELDS
 
 
 @dataclass
-class Asked:
+class FieldSpec:
     """What a field is asked to edit: `schema` as plain as can be, `whole` as it came."""
 
     label: str
@@ -46,7 +46,7 @@ class Asked:
     required: bool = False
     nullable: bool = False
     whole: Any = True
-    room: Room = field(repr=False, default=None)  # type: ignore[assignment]  # field_for gives it
+    context: FormContext = field(repr=False, default=None)  # type: ignore[assignment]  # field_for gives it
     depth: int = 0
 
     @property
@@ -76,14 +76,14 @@ class Field:
     json_type: ClassVar[str] = ""
     python_types: ClassVar[tuple[type, ...]] = ()
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
+    def __init__(self, spec: FieldSpec) -> None:
+        self.spec = spec
         #: Whether somebody has changed something.
         self.edited = False
         self._heard: list[Callable[[], object]] = []
         self._note = ipywidgets.HTML()
         self._note.add_class("nbruns-told")
-        self.control: Any = self.make(MISSING if asked.value is None else asked.value)
+        self.control: Any = self.make(MISSING if spec.value is None else spec.value)
         self._untouched = getattr(self.control, "value", None)
         self.widget = ipywidgets.VBox(self.parts())
         self.widget.add_class("nbruns-field")
@@ -92,10 +92,10 @@ class Field:
         self.say("")
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
+    def knows(cls, spec: FieldSpec) -> bool:
         """Whether this field can edit what the schema says, and can hold the value."""
-        fits = asked.value is MISSING or asked.value is None or type(asked.value) in cls.python_types
-        return asked.schema.get("type") == cls.json_type and fits
+        fits = spec.value is MISSING or spec.value is None or type(spec.value) in cls.python_types
+        return spec.schema.get("type") == cls.json_type and fits
 
     def make(self, value: Any) -> Any:
         """The control, showing the value; MISSING is shown as nothing."""
@@ -111,18 +111,18 @@ class Field:
 
     def empty(self) -> Any:
         """What it means that the control shows nothing. Raises ValueError where that can't be."""
-        if not self.edited and (self.asked.value is None or self.asked.value == ""):
-            return self.asked.value
-        if not self.asked.required:
+        if not self.edited and (self.spec.value is None or self.spec.value == ""):
+            return self.spec.value
+        if not self.spec.required:
             return MISSING
-        if self.asked.nullable:
+        if self.spec.nullable:
             return None
         raise ValueError("Required")
 
     def value(self) -> Any:
         """The value as it stands, of the right kind; what nobody has touched is as it was given."""
-        if not self.edited and self.asked.value is not MISSING:
-            return self.asked.value
+        if not self.edited and self.spec.value is not MISSING:
+            return self.spec.value
         try:
             value = self.parse(self.control.value)
             return self.empty() if value is MISSING else value
@@ -134,7 +134,7 @@ class Field:
         """The value, validated against the whole schema; what is wrong is said at each field, too."""
         self.clear()
         value = self.value()
-        found = [] if value is MISSING else problems(value, self.asked.whole, self.asked.room.root)
+        found = [] if value is MISSING else problems(value, self.spec.whole, self.spec.context.root)
         for problem in found:
             self.at(problem.path).say(problem.words)
         if found:
@@ -157,8 +157,8 @@ class Field:
 
     def hint(self) -> str:
         """What helps to fill the field in."""
-        example = FORMATS.get(str(self.asked.schema.get("format")))
-        return " ".join(filter(None, [self.asked.description, example and f"For example {example}."]))
+        example = FORMATS.get(str(self.spec.schema.get("format")))
+        return " ".join(filter(None, [self.spec.description, example and f"For example {example}."]))
 
     def on_change(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever the value changes."""
@@ -175,9 +175,9 @@ class Field:
 
     def rename(self, label: str) -> None:
         """Give it another label."""
-        before = plain_label(self.asked.title)
-        self.asked.label = label
-        after = plain_label(self.asked.title)
+        before = plain_label(self.spec.title)
+        self.spec.label = label
+        after = plain_label(self.spec.title)
         self.control.description = self.control.description.replace(before, after, 1)
 
     def freeze(self, frozen: bool) -> None:
@@ -190,17 +190,17 @@ class Field:
             meant = self.empty()
         except ValueError:
             return ""
-        return unsent(self.asked) if meant is MISSING else "empty text" if meant == "" else short(meant)
+        return unsent(self.spec) if meant is MISSING else "empty text" if meant == "" else short(meant)
 
     def options(self, **more: Any) -> dict[str, Any]:
         """What every control is made with."""
-        title = plain_label(self.asked.title)
+        title = plain_label(self.spec.title)
         return {"description": title, "tooltip": title, "layout": {"width": "auto"}, **more}
 
 
-def unsent(asked: Asked) -> str:
+def unsent(spec: FieldSpec) -> str:
     """Words for an argument that is not sent."""
-    return "not sent" if asked.default is MISSING else f"default: {short(asked.default)}"
+    return "not sent" if spec.default is MISSING else f"default: {short(spec.default)}"
 
 
 def short(value: Any) -> str:

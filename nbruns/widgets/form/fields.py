@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from nbruns.widgets.form.field import MISSING as MISSING
-from nbruns.widgets.form.field import Asked, Field, Room
+from nbruns.widgets.form.field import Field, FieldSpec, FormContext
 from nbruns.widgets.form.group_fields import AlternativesField, ListField, MapField, ObjectField
 from nbruns.widgets.form.plain_schema import shape_of
 from nbruns.widgets.form.scalar_fields import (
@@ -46,16 +46,16 @@ def field_for(
 ) -> Field:
     """The field for a value; `root` is the schema that holds what a `$ref` refers to, if it is not this one."""
     whole = root if isinstance(root, Mapping) else schema if isinstance(schema, Mapping) else {}
-    return _make(Asked(label, {}, value, required, whole=schema, room=Room(whole, _make)))
+    return _make(FieldSpec(label, {}, value, required, whole=schema, context=FormContext(whole, _make)))
 
 
 def json_field(label: str, schema: Any) -> JSONField:
     """A field for the JSON of any value that fits the schema."""
     root = schema if isinstance(schema, Mapping) else {}
-    return JSONField(Asked(label, {}, required=True, whole=schema, room=Room(root, _make)))
+    return JSONField(FieldSpec(label, {}, required=True, whole=schema, context=FormContext(root, _make)))
 
 
-def _make(asked: Asked) -> Field:
-    shape = shape_of(asked.whole, asked.room.root)
-    plain = replace(asked, schema=shape.schema, nullable=shape.nullable)
+def _make(spec: FieldSpec) -> Field:
+    shape = shape_of(spec.whole, spec.context.root)
+    plain = replace(spec, schema=shape.schema, nullable=shape.nullable)
     return next(field for field in FIELDS if field.knows(plain))(plain)

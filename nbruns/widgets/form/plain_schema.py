@@ -13,14 +13,14 @@ _STEPS = 20
 _NULL = ({"type": "null"}, {"const": None}, {"enum": [None]})
 
 
-class Shape(NamedTuple):
+class PlainSchema(NamedTuple):
     """A plain schema, and whether null will do as well."""
 
     schema: dict[str, Any]
     nullable: bool = False
 
 
-def shape_of(schema: Any, root: Mapping[str, Any]) -> Shape:
+def shape_of(schema: Any, root: Mapping[str, Any]) -> PlainSchema:
     """The shape of a schema whose references mean `root`."""
     found: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else {}
     nullable = False
@@ -31,7 +31,7 @@ def shape_of(schema: Any, root: Mapping[str, Any]) -> Shape:
         nullable |= null_too
         if found == before:
             break
-    return Shape(_typed(found), nullable)
+    return PlainSchema(_typed(found), nullable)
 
 
 def alternatives(schema: Mapping[str, Any]) -> list[Any]:

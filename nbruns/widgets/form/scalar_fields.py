@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import ipywidgets
 
-from nbruns.widgets.form.field import MISSING, Asked, Field, short, to_json, unsent
+from nbruns.widgets.form.field import MISSING, Field, FieldSpec, short, to_json, unsent
 from nbruns.widgets.form.plain_schema import choices
 from nbruns.widgets.html import plain_label, sendable
 
@@ -22,34 +22,32 @@ class ChoiceField(Field):
     """One of the values that an enum lists."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        listed = cls.listed(asked)
-        given = asked.value is MISSING or asked.value is None or _index(listed, asked.value) is not None
+    def knows(cls, spec: FieldSpec) -> bool:
+        listed = cls.listed(spec)
+        given = spec.value is MISSING or spec.value is None or _index(listed, spec.value) is not None
         return 0 < len(listed) <= MOST_CHOICES and given
 
     @staticmethod
-    def listed(asked: Asked) -> list[Any]:
+    def listed(spec: FieldSpec) -> list[Any]:
         """The values that can be chosen."""
-        return choices(asked.schema)
+        return choices(spec.schema)
 
     def make(self, value: Any) -> Any:
-        listed = self.listed(self.asked)
-        index = _index(listed, self.asked.value)
+        listed = self.listed(self.spec)
+        index = _index(listed, self.spec.value)
         numbered = [(_text(choice), number) for number, choice in enumerate(listed)]
-        null = (
-            [("null", _NULL)] if index is None and (self.asked.nullable or self.asked.value is None) else []
-        )
-        nothing = "choose …" if self.asked.required else unsent(self.asked)
-        shown = _NULL if self.asked.value is None and index is None else _NOTHING if index is None else index
+        null = [("null", _NULL)] if index is None and (self.spec.nullable or self.spec.value is None) else []
+        nothing = "choose …" if self.spec.required else unsent(self.spec)
+        shown = _NULL if self.spec.value is None and index is None else _NOTHING if index is None else index
         return ipywidgets.Dropdown(
             options=[(nothing, _NOTHING), *null, *numbered], value=shown, **self.options()
         )
 
     def parse(self, shown: Any) -> Any:
-        return {_NOTHING: MISSING, _NULL: None}[shown] if shown < 0 else self.listed(self.asked)[shown]
+        return {_NOTHING: MISSING, _NULL: None}[shown] if shown < 0 else self.listed(self.spec)[shown]
 
     def empty(self) -> Any:
-        if self.asked.required:
+        if self.spec.required:
             raise ValueError("Required")
         return MISSING
 
@@ -58,15 +56,15 @@ class BooleanField(ChoiceField):
     """True or false."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        return asked.schema.get("type") == "boolean" and type(asked.value) in (
+    def knows(cls, spec: FieldSpec) -> bool:
+        return spec.schema.get("type") == "boolean" and type(spec.value) in (
             bool,
             type(None),
             type(MISSING),
         )
 
     @staticmethod
-    def listed(asked: Asked) -> list[Any]:
+    def listed(spec: FieldSpec) -> list[Any]:
         return [True, False]
 
 
@@ -110,9 +108,9 @@ class DateField(Field):
     """A day, from a calendar."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        fits = asked.schema.get("type") == "string" and asked.schema.get("format") == "date"
-        return fits and (asked.value is MISSING or asked.value is None or _date(asked.value) is not None)
+    def knows(cls, spec: FieldSpec) -> bool:
+        fits = spec.schema.get("type") == "string" and spec.schema.get("format") == "date"
+        return fits and (spec.value is MISSING or spec.value is None or _date(spec.value) is not None)
 
     def make(self, value: Any) -> Any:
         return ipywidgets.DatePicker(value=None if value is MISSING else _date(value), **self.options())
@@ -121,12 +119,12 @@ class DateField(Field):
         return MISSING if shown is None else shown.isoformat()
 
     def hint(self) -> str:
-        return self.asked.description
+        return self.spec.description
 
     def options(self, **more: Any) -> dict[str, Any]:
         options = super().options(**more)
-        if self.asked.default not in (MISSING, None):  # a calendar has no placeholder to say it
-            options["description"] += plain_label(f", {unsent(self.asked)}")
+        if self.spec.default not in (MISSING, None):  # a calendar has no placeholder to say it
+            options["description"] += plain_label(f", {unsent(self.spec)}")
         return options
 
 
@@ -136,8 +134,8 @@ class TextField(Field):
     json_type, python_types = "string", (str,)
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        return super().knows(asked) and sendable(str(asked.value)) == str(asked.value)
+    def knows(cls, spec: FieldSpec) -> bool:
+        return super().knows(spec) and sendable(str(spec.value)) == str(spec.value)
 
     def make(self, value: Any) -> Any:
         text = "" if value is MISSING else value
@@ -161,7 +159,7 @@ class JSONField(Field):
     """Anything else, as JSON."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
+    def knows(cls, spec: FieldSpec) -> bool:
         return True
 
     def make(self, value: Any) -> Any:

@@ -11,7 +11,7 @@ FIRST, MOST = 1.0, 15.0
 PATIENCE = 900.0
 
 
-class Follower:
+class Poller:
     """Calls `look` in a thread of its own: it tells whether anything has changed, None when nothing is left."""
 
     def __init__(self, look: Callable[[], bool | None]) -> None:

@@ -23,7 +23,7 @@ from nbruns.objects import Run, Thread
 from nbruns.text import excerpt
 from nbruns.widgets.runs_table import saved
 from nbruns.widgets.runs_table.details import fetch
-from nbruns.widgets.runs_table.poll import Follower
+from nbruns.widgets.runs_table.poll import Poller
 from nbruns.widgets.runs_table.rows import COLUMNS, Filter, Rows, complete, moment_text, updated
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class RunsTable(anywidget.AnyWidget):
         limit: int | None = None,
     ) -> None:
         self._closed, self._listed = threading.Event(), threading.Event()
-        self._follower = Follower(self._look)
+        self._follower = Poller(self._look)
         self._outputs = saved.Outputs(self._plain)
         given = [*runs] if runs is not None and not isinstance(runs, pd.DataFrame) else []
         frame = runs_frame(given) if runs is not None and not isinstance(runs, pd.DataFrame) else runs
