@@ -13,7 +13,7 @@ project = "nbruns"
 author = "the nbruns developers"
 version = release = nbruns.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # Of the notebooks, only those that the index names: people keep their own beside them.
 _NAMED = re.findall(r"^notebooks/\w+$", (Path(__file__).parent / "index.md").read_text(), re.MULTILINE)
 include_patterns = ["*.md", "how-to/*.md", "reference/*.md", *(f"{name}.ipynb" for name in _NAMED)]

@@ -15,18 +15,30 @@ from nbruns.errors import SetupError
 
 
 class Client(Transport):
-    """A client of any server that speaks the Assistants API: nbruns' own, Azure AI Foundry Agents (classic), others.
+    """Client of a server that implements the Assistants API: nbruns' own, Azure AI Foundry Agents (classic),
+    and others.
 
         client = nbruns.local()                                      # nbruns' own server on this machine
         client = nbruns.Client("https://host/v1", api_key="…")       # or NBRUNS_BASE_URL and NBRUNS_API_KEY
         client = nbruns.Client("https://<resource>.services.ai.azure.com/api/projects/<project>",
                                api_version="v1", token_provider=DefaultAzureCredential())
 
-    `timeout` is in seconds, for connecting and for each silence; `max_retries` counts repetitions, which are made
-    only where they can't do the work twice. `default_headers` are sent with every request, such as the subscription
-    key of a gateway; those that nbruns sets itself (authentication, content type) are refused. One client may be used
-    from several threads, and copied. The key and the default headers are sent to this server alone and never shown.
-    Raises SetupError without a base URL, ValueError for a header that can't be sent.
+    You can use one client from several threads, and copy it. The key and the default headers are sent to this
+    server
+    only and are never shown.
+
+    Args:
+        base_url: URL of the API, often ending in `/v1`. Default: NBRUNS_BASE_URL.
+        api_key: API key. Default: NBRUNS_API_KEY.
+        api_version: Sent as the query parameter `api-version`, which Azure requires.
+        token_provider: Azure credential, or function that returns a bearer token; called before a token expires.
+        default_headers: Headers to send with every request, such as the subscription key of a gateway.
+        timeout: Seconds to wait for a connection, and for each silence in an answer.
+        max_retries: How often a request is retried. Only requests that are safe to repeat are retried.
+
+    Raises:
+        SetupError: No base URL is given.
+        ValueError: A header can't be sent, or is one that nbruns sets itself (authentication, content type).
     """
 
     def __init__(
@@ -63,7 +75,7 @@ class Client(Transport):
         self.server: Any = None
 
     def __copy__(self) -> Self:
-        """Another client of the same server, with connections of its own."""
+        """Return another client of the same server, with its own connections."""
         twin = type(self)(
             self.base_url,
             self.api_key,

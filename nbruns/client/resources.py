@@ -1,8 +1,8 @@
-"""Assistants, threads and messages: a method per operation of the API. Runs have a room of their own.
+"""Assistants, threads and messages: one method for each operation of the API. Runs are in `client.runs`.
 
-An argument called `thread`, `assistant` or `run` takes an id or the object. Parameters that are not spelled out are
-the reference's own and go to the server as they are; those that it does not know too. Source of the operations: the
-OpenAPI description of the Assistants API.
+An argument called `thread`, `assistant` or `run` takes an id or the object. `**params` are passed to the API
+unchanged, including parameters that nbruns doesn't know. Source of the operations: the OpenAPI description of the
+Assistants API.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RunArg = str | Run
 
 
 class Resource:
-    """Operations on one kind of object, over one transport."""
+    """Operations on one kind of object."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -49,7 +49,7 @@ class Resource:
 
 
 def id_of(obj: Any) -> str:
-    """The id of an object, or the id itself."""
+    """Return the id of an object, or the id itself."""
     found = obj if isinstance(obj, str) else getattr(obj, "id", None)
     if not isinstance(found, str) or not found:
         raise TypeError(f"An id or an object with one is needed, not {excerpt(repr(obj))}.")
@@ -57,7 +57,7 @@ def id_of(obj: Any) -> str:
 
 
 def place_of(kind: str, obj: Any, thread: ThreadArg | None) -> tuple[str, str, str, str]:
-    """The path to a run or message: objects know their thread, bare ids don't."""
+    """Return the path to a run or message. Objects know their thread; with a bare id, `thread` is required."""
     thread_id = id_of(thread) if thread is not None else getattr(obj, "thread_id", None)
     if not thread_id:
         raise TypeError(f"With a bare id, {excerpt(repr(obj))}, pass thread=… too: {kind} live in a thread.")
@@ -65,24 +65,24 @@ def place_of(kind: str, obj: Any, thread: ThreadArg | None) -> tuple[str, str, s
 
 
 def with_tools(params: Mapping[str, Any]) -> JSON:
-    """Parameters whose `tools` are the API's JSON, whatever they were given as."""
+    """Return parameters with `tools` as the API's JSON."""
     tools = params.get("tools")
     return {**params, **({"tools": list(map(tool_json, tools))} if tools is not None else {})}
 
 
 def query_of(params: Mapping[str, Any]) -> JSON:
-    """Parameters as a query has them: the list `include` goes by the name `include[]`."""
+    """Return parameters for a query string, where the list `include` is called `include[]`."""
     return {("include[]" if name == "include" else name): value for name, value in params.items()}
 
 
 def query_and_body(params: Mapping[str, Any]) -> tuple[JSON, JSON]:
-    """What starts a run as the wire has it: `include` in the query, the rest in the body."""
+    """Return the query and the body of a request that starts a run: `include` belongs in the query."""
     body = with_tools(params)
     return query_of({"include": body.pop("include", None)}), body
 
 
 def not_streamed(body: JSON) -> JSON:
-    """The body of a request that is answered by an object. Raises TypeError where it asks for a stream."""
+    """Return the body of a request for a single object. Raises TypeError for `stream=True`."""
     if body.get("stream"):
         raise TypeError("stream=True has methods of its own: those whose names end in _stream.")
     return body
@@ -93,63 +93,80 @@ Messages = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
 class Assistants(Resource):
-    """`client.assistants`"""
+    """Assistants: `client.assistants`."""
 
     def create(self, model: str, **params: Any) -> Assistant:
-        """Create an assistant. `tools=`: Python functions, `nbruns.tool`s, or the API's JSON, in any mixture."""
+        """Create an assistant.
+
+            client.assistants.create(model="demo", name="Wardrobe", tools=[get_weather])
+
+        Args:
+            model: Name of the model.
+            **params: Other parameters of the API. `tools` takes Python functions, `nbruns.tool`s and the
+                API's JSON.
+        """
         return Assistant(self._post("assistants", body=with_tools({"model": model, **params})))
 
     def retrieve(self, assistant: AssistantArg) -> Assistant:
-        """Ask for an assistant. Raises NotFoundError."""
+        """Retrieve an assistant. Raises NotFoundError if it doesn't exist."""
         return Assistant(self._get("assistants", id_of(assistant)))
 
     def update(self, assistant: AssistantArg, **params: Any) -> Assistant:
-        """Change what is given, keep the rest."""
+        """Update the given fields of an assistant; the others stay."""
         return Assistant(self._post("assistants", id_of(assistant), body=with_tools(params)))
 
     def delete(self, assistant: AssistantArg) -> None:
-        """Delete an assistant. Raises NotFoundError."""
+        """Delete an assistant. Raises NotFoundError if it doesn't exist."""
         self._delete("assistants", id_of(assistant))
 
     def iter(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> Iterator[Assistant]:
-        """All assistants, page by page, newest first unless `order="asc"`."""
+        """Iterate over all assistants, newest first unless `order="asc"`. Pages are requested as needed."""
         pages = iter_pages(self._transport, "/assistants", {"order": order, **params}, limit)
         return map(Assistant, pages)
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
-        """All assistants as a DataFrame."""
+        """Return all assistants as a DataFrame, newest first unless `order="asc"`."""
         return self._frame("assistant", self.iter(limit=limit, order=order, **params), limit)
 
 
 class Threads(Resource):
-    """`client.threads`"""
+    """Threads: `client.threads`."""
 
     def create(self, messages: Messages | None = None, **params: Any) -> Thread:
-        """Create a thread, with messages if given: a text, texts (of the user), or messages as the API has them."""
+        """Create a thread.
+
+            client.threads.create("What should I wear in Oslo?")
+
+        Args:
+            messages: The first messages: a text or several texts of the user, or messages as the API's JSON.
+            **params: Other parameters of the API, such as `metadata`.
+        """
         return Thread(self._post("threads", body=_thread(messages, params)))
 
     def retrieve(self, thread: ThreadArg) -> Thread:
-        """Ask for a thread. Raises NotFoundError."""
+        """Retrieve a thread. Raises NotFoundError if it doesn't exist."""
         return Thread(self._get("threads", id_of(thread)))
 
     def update(self, thread: ThreadArg, **params: Any) -> Thread:
-        """Change what is given (`metadata`, `tool_resources`), keep the rest."""
+        """Update `metadata` or `tool_resources` of a thread; what isn't given stays."""
         return Thread(self._post("threads", id_of(thread), body=params))
 
     def delete(self, thread: ThreadArg) -> None:
-        """Delete a thread and what is in it. Raises NotFoundError."""
+        """Delete a thread with its messages and runs. Raises NotFoundError if it doesn't exist."""
         self._delete("threads", id_of(thread))
 
     def iter(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> Iterator[Thread]:
-        """All threads, where the server lists them (nbruns' own and Azure's do, OpenAI's did not)."""
+        """Iterate over all threads, if the server can list them (nbruns' own and Azure's can, OpenAI's could
+        not).
+        """
         return map(Thread, iter_pages(self._transport, "/threads", {"order": order, **params}, limit))
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
-        """All threads as a DataFrame, where the server lists them."""
+        """Return all threads as a DataFrame, if the server can list them."""
         return self._frame("thread", self.iter(limit=limit, order=order, **params), limit)
 
     def create_and_run(self, assistant: AssistantArg, messages: Messages | None = None, **params: Any) -> Run:
-        """Create a thread and start a run on it; `params` are the run's."""
+        """Create a thread and start a run on it. `**params` are those of the run."""
         query, body = self._thread_and_run(assistant, messages, params)
         sent = self._transport.request("POST", "/threads/runs", params=query, json=not_streamed(body))
         return Run(sent.payload)
@@ -157,7 +174,7 @@ class Threads(Resource):
     def create_and_run_stream(
         self, assistant: AssistantArg, messages: Messages | None = None, **params: Any
     ) -> RunStream:
-        """Create a thread, start a run on it, and stream the run's events."""
+        """Create a thread, start a run on it, and stream the events of the run."""
         query, body = self._thread_and_run(assistant, messages, params)
         body |= {"stream": True}
         opened = self._transport.open_stream("POST", "/threads/runs", params=query, json=body)
@@ -172,36 +189,36 @@ class Threads(Resource):
 
 
 class MessagesOfThreads(Resource):
-    """`client.messages`"""
+    """Messages: `client.messages`."""
 
     def create(self, thread: ThreadArg, content: Any, *, role: str = "user", **params: Any) -> Message:
-        """Add a message to a thread; `content` is a text, or content parts as the API has them."""
+        """Add a message to a thread. `content` is a text, or content parts as the API's JSON."""
         body = {"role": role, "content": content, **params}
         return Message(self._post("threads", id_of(thread), "messages", body=body))
 
     def retrieve(self, message: str | Message, thread: ThreadArg | None = None) -> Message:
-        """Ask for a message. `thread` is needed with a bare id."""
+        """Retrieve a message. With a bare id, `thread` is required."""
         return Message(self._get(*place_of("messages", message, thread)))
 
     def update(self, message: str | Message, *, thread: ThreadArg | None = None, **params: Any) -> Message:
-        """Change what is given: `metadata`, which replaces what was there."""
+        """Update the `metadata` of a message."""
         return Message(self._post(*place_of("messages", message, thread), body=params))
 
     def delete(self, message: str | Message, thread: ThreadArg | None = None) -> None:
-        """Delete a message."""
+        """Delete a message. With a bare id, `thread` is required."""
         self._delete(*place_of("messages", message, thread))
 
     def iter(
         self, thread: ThreadArg, *, limit: int | None = None, order: str = "asc", **params: Any
     ) -> Iterator[Message]:
-        """A thread's messages, oldest first as they are read; `run_id=` for those of one run."""
+        """Iterate over the messages of a thread, oldest first. `run_id=…` selects those of one run."""
         path = path_of("threads", id_of(thread), "messages")
         return map(Message, iter_pages(self._transport, path, {"order": order, **params}, limit))
 
     def list(
         self, thread: ThreadArg, *, limit: int | None = None, order: str = "asc", **params: Any
     ) -> pd.DataFrame:
-        """A thread's messages as a DataFrame, oldest first."""
+        """Return the messages of a thread as a DataFrame, oldest first."""
         return self._frame("message", self.iter(thread, limit=limit, order=order, **params), limit)
 
 

@@ -1,4 +1,4 @@
-"""Runs and their steps: a method per operation of the API, and what waits for a run or watches it.
+"""Runs and their steps: one method for each operation of the API, and methods that wait for a run or display it.
 
 Source of the operations: the OpenAPI description of the Assistants API.
 """
@@ -52,7 +52,7 @@ Approvals = Mapping[str, bool] | Sequence[Mapping[str, Any]]
 
 
 def outputs_json(given: Outputs, run: str | Run) -> list[JSON]:
-    """Tool outputs as the wire's list; values that are not text become JSON. Raises TypeError for what is none."""
+    """Return tool outputs as the API's list; values that aren't text become JSON. Raises TypeError."""
     if isinstance(given, Mapping):
         _check_ids(given, run)
         return [{"tool_call_id": call, "output": as_text(value)} for call, value in given.items()]
@@ -60,7 +60,7 @@ def outputs_json(given: Outputs, run: str | Run) -> list[JSON]:
 
 
 def approvals_json(given: Approvals, run: str | Run) -> list[JSON]:
-    """Tool approvals as the wire's list. Raises TypeError for what is neither yes nor no."""
+    """Return tool approvals as the API's list. Raises TypeError for values other than True and False."""
     if isinstance(given, Mapping):
         _check_ids(given, run)
         wire: list[JSON] = [{"tool_call_id": call, "approve": approve} for call, approve in given.items()]
@@ -75,12 +75,12 @@ def approvals_json(given: Approvals, run: str | Run) -> list[JSON]:
 
 
 def answered_by(body: JSON) -> set[str]:
-    """The ids of the calls that a submission answers."""
+    """Return the ids of the calls that a submission answers."""
     return {str(answer.get("tool_call_id")) for answers in body.values() for answer in answers}
 
 
 def _check_ids(given: Mapping[str, Any], run: str | Run) -> None:
-    """Raise TypeError where answers by id would leave one of several calls that share an id without its own."""
+    """Raise TypeError if answers by id would leave a call without an answer, because calls share that id."""
     shared = Counter(call.id for call in run.tool_calls) if isinstance(run, Run) else Counter[Any]()
     for id in given:
         if not isinstance(id, str):
@@ -103,12 +103,12 @@ def _listed(given: Any) -> list[JSON]:
 
 
 class RunSteps(Resource):
-    """`client.runs.steps`"""
+    """Steps of runs: `client.runs.steps`."""
 
     def retrieve(
         self, step: str | RunStep, run: RunArg, thread: ThreadArg | None = None, **params: Any
     ) -> RunStep:
-        """Ask for a step of a run."""
+        """Retrieve a step of a run."""
         return RunStep(self._get(*place_of("runs", run, thread), "steps", id_of(step), **query_of(params)))
 
     def iter(
@@ -120,7 +120,7 @@ class RunSteps(Resource):
         order: str = "asc",
         **params: Any,
     ) -> Iterator[RunStep]:
-        """A run's steps, in the order in which they were made."""
+        """Iterate over the steps of a run, in the order of their creation."""
         path = path_of(*place_of("runs", run, thread), "steps")
         pages = iter_pages(self._transport, path, {"order": order, **query_of(params)}, limit)
         return map(RunStep, pages)
@@ -131,10 +131,14 @@ class RunSteps(Resource):
         thread: ThreadArg | None = None,
         **params: Any,
     ) -> pd.DataFrame:
-        """The steps of one run or of many as a DataFrame, each run's in the order in which they were made.
+        """Return the steps of one or several runs as a DataFrame. For its columns, see `nbruns.steps_frame`.
 
-        `runs`: a run, several, or a frame of runs; several are asked for at once, with a progress bar if it takes
-        over a second. Columns: see `nbruns.steps_frame`.
+        Args:
+            runs: A run, several runs, or a DataFrame of runs. Several are requested concurrently, with a
+                progress bar
+                after one second.
+            thread: The thread, if `runs` is a bare id.
+            **params: Other parameters of the API.
         """
         return self._frame_of("step", runs, thread, params)
 
@@ -144,9 +148,9 @@ class RunSteps(Resource):
         thread: ThreadArg | None = None,
         **params: Any,
     ) -> pd.DataFrame:
-        """The tool calls of one run or of many as a DataFrame, one row per call; `runs` as in `list`.
+        """Return the tool calls of one or several runs as a DataFrame, with one row for each call.
 
-        Columns: see `nbruns.tool_calls_frame`.
+        For its columns, see `nbruns.tool_calls_frame`; for the arguments, see `list`.
         """
         return self._frame_of("tool_call", runs, thread, params)
 
@@ -157,7 +161,7 @@ class RunSteps(Resource):
         thread: ThreadArg | None,
         params: Mapping[str, Any],
     ) -> pd.DataFrame:
-        """The steps of one run or of many, those of many fetched at once."""
+        """Return the steps of one run, or of several, which are requested concurrently."""
         limit = params.get("limit")
         if isinstance(runs, (str, Run)):
             return self._frame(kind, self.iter(runs, thread, **params), limit)
@@ -173,7 +177,7 @@ class RunSteps(Resource):
 
 
 def _runs_of(frame: pd.DataFrame) -> list[Run]:
-    """The runs of a frame: its rows, or those that its steps or messages belong to."""
+    """Return the runs of a DataFrame: its rows, or the runs of its steps or messages."""
     column = _column(frame, "run_id", "id")
     unique = frame[[column, "thread_id"]].dropna().drop_duplicates()
     return [
@@ -183,7 +187,7 @@ def _runs_of(frame: pd.DataFrame) -> list[Run]:
 
 
 def threads_of(frame: pd.DataFrame) -> list[str]:
-    """The threads of a frame: its rows, or those that its runs, steps or messages belong to."""
+    """Return the thread ids of a DataFrame: its rows, or the threads of its runs, steps or messages."""
     return list(frame[_column(frame, "thread_id", "id")].dropna().unique())
 
 
@@ -201,20 +205,34 @@ _PAUSE_MOST = 3600.0
 
 
 class Runs(Resource):
-    """`client.runs`"""
+    """Runs: `client.runs`."""
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         self.steps = RunSteps(transport)
 
     def create(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> Run:
-        """Start a run on a thread. Raises ActiveRunError while another run of the thread is active."""
+        """Start a run on a thread.
+
+        Args:
+            thread: The thread.
+            assistant: The assistant to run.
+            **params: Other parameters of the API, such as `instructions`, `model` or `tools`.
+
+        Raises:
+            ActiveRunError: Another run of the thread is active.
+        """
         path, query, body, check = self._creation(thread, assistant, params)
         sent = self._transport.request("POST", path, params=query, json=not_streamed(body), check=check)
         return Run(sent.payload)
 
     def create_stream(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> RunStream:
-        """Start a run on a thread and stream its events."""
+        """Start a run on a thread and stream its events. Arguments and errors are those of `create`.
+
+        with client.runs.create_stream(thread, assistant) as stream:
+            for text in stream.text_deltas():
+                print(text, end="")
+        """
         path, query, body, check = self._creation(thread, assistant, params)
         opened = self._transport.open_stream(
             "POST", path, params=query, json=body | {"stream": True}, check=check
@@ -222,26 +240,31 @@ class Runs(Resource):
         return RunStream(self._transport, opened, check=check)
 
     def retrieve(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
-        """Ask for a run as it is now."""
+        """Retrieve a run. With a bare id, `thread` is required."""
         return Run(self._get(*place_of("runs", run, thread)))
 
     def retrieve_stream(
         self, run: RunArg, thread: ThreadArg | None = None, *, snapshot: RunSnapshot | None = None
     ) -> RunStream:
-        """Follow a run that exists: its events from the start where the server keeps them, else its end.
+        """Follow an existing run.
 
-        With an earlier stream's `snapshot`, continue that: events that it has are not sent again.
+        The stream starts with the first event if the server keeps events; otherwise it polls.
+
+        Args:
+            run: The run.
+            thread: The thread, if `run` is a bare id.
+            snapshot: The snapshot of an earlier stream, to continue behind its last event.
         """
         return RunStream(self._transport, self._get(*place_of("runs", run, thread)), snapshot=snapshot)
 
     def update(self, run: RunArg, *, thread: ThreadArg | None = None, **params: Any) -> Run:
-        """Change what is given: `metadata`, which replaces what was there."""
+        """Update the `metadata` of a run."""
         return Run(self._post(*place_of("runs", run, thread), body=params))
 
     def iter(
         self, thread: ThreadArg | None = None, *, limit: int | None = None, order: str = "desc", **params: Any
     ) -> Iterator[Run]:
-        """A thread's runs, newest first; without a thread those of all, where the server lists them (ours does)."""
+        """Iterate over the runs of a thread, or of all threads if the server can list them, newest first."""
         path = "/runs" if thread is None else path_of("threads", id_of(thread), "runs")
         return map(Run, iter_pages(self._transport, path, {"order": order, **params}, limit))
 
@@ -255,11 +278,16 @@ class Runs(Resource):
         before: str | None = None,
         **params: Any,
     ) -> pd.DataFrame:
-        """The runs of one thread or of many as a DataFrame, all pages; `limit` counts per thread.
+        """Return runs as a DataFrame, over all pages. For its columns, see `nbruns.runs_frame`.
 
-        `threads`: a thread, several, or a frame with a row for each; several are asked for at once, with a progress
-        bar if it takes over a second. Without threads those of all, where the server lists them (ours does).
-        Columns: see `nbruns.runs_frame`.
+        Args:
+            threads: A thread, several threads, or a DataFrame with a row for each. Several are requested
+                concurrently,
+                with a progress bar after one second. Default: all threads, if the server can list their runs.
+            limit: Maximum number of runs of each thread.
+            order: `"desc"` (newest first) or `"asc"`.
+            after, before: Return runs behind or in front of the run with this id.
+            **params: Other parameters of the API.
         """
         params |= {"limit": limit, "order": order, "after": after, "before": before}
         if threads is None or isinstance(threads, (str, Thread)):
@@ -279,13 +307,23 @@ class Runs(Resource):
         *,
         since: Any = None,
     ) -> Path:
-        """Write runs to a folder of Parquet files, one for each month, and bring it up to date when called again.
+        """Write runs to a folder of Parquet files, one for each month. A later call updates the folder.
 
-        `threads`: as in `list`, all if left out; `since`: only runs created from then on, a date, datetime or text
-        (UTC unless it says otherwise). Gives the folder, which `pd.read_parquet`, DuckDB, Dask and Spark read as it
-        is; nested columns are JSON text there. May be interrupted at any moment: the next export goes on, and each
-        run is there once, as it was last. Raises SetupError without pyarrow (the extra `parquet`), TypeError without
-        threads where the server lists none.
+        `pd.read_parquet`, DuckDB, Dask and Spark can read the folder. Nested columns contain JSON text. You can
+        interrupt an
+        export at any moment: the next one continues, and each run is contained once, in its latest state.
+
+        Args:
+            folder: The folder, which is created if necessary.
+            threads: As in `list`.
+            since: Export runs created from then on: a date, a datetime or a text (in UTC unless it has an offset).
+
+        Returns:
+            The folder.
+
+        Raises:
+            SetupError: pyarrow is missing (extra `parquet`).
+            TypeError: No threads are given, and the server can't list runs across threads.
         """
         from nbruns.client.export import export_runs
 
@@ -296,18 +334,25 @@ class Runs(Resource):
         return Path(folder)
 
     def assistant_of(self, run: Run) -> Assistant:
-        """The assistant that a run executes, as it is now."""
+        """Retrieve the assistant of a run."""
         return Assistant(self._get("assistants", run.assistant_id))
 
     def cancel(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
-        """Ask the server to cancel a run; it is `cancelling` first, `cancelled` soon."""
+        """Cancel a run. Its status becomes `cancelling` first, then `cancelled`."""
         return Run(self._post(*place_of("runs", run, thread), "cancel"))
 
     def submit_tool_outputs(self, run: RunArg, outputs: Outputs, thread: ThreadArg | None = None) -> Run:
-        """Answer all tool calls of a run that requires action, all in a single submission.
+        """Submit the outputs of all tool calls of a run that requires action, in one request.
 
-        `outputs`: {tool_call_id: value}, values that are not text go as JSON; or the wire's list, for calls that share
-        an id too. Raises TypeError where a dict can't tell the calls apart.
+        Args:
+            run: The run.
+            outputs: `{tool_call_id: value}`, where values that aren't text are sent as JSON; or the API's
+                list, which also
+                works for calls that share an id.
+            thread: The thread, if `run` is a bare id.
+
+        Raises:
+            TypeError: A dict can't identify the calls, because some share an id.
         """
         return self._submit(run, {"tool_outputs": outputs_json(outputs, run)}, thread)
 
@@ -319,16 +364,25 @@ class Runs(Resource):
         *,
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
-        """Answer all tool calls of a run and stream what follows; `snapshot` carries an earlier stream's on."""
+        """Submit tool outputs and stream the events that follow. For the arguments, see `submit_tool_outputs`.
+
+        `snapshot` is that of an earlier stream of the run, to be continued.
+        """
         return self._submit_stream(run, {"tool_outputs": outputs_json(outputs, run)}, thread, snapshot)
 
     def submit_tool_approvals(
         self, run: RunArg, approvals: Approvals, thread: ThreadArg | None = None
     ) -> Run:
-        """Allow or forbid the tool calls of a run whose `required_action` is of the type `submit_tool_approval`.
+        """Approve or deny the tool calls of a run whose `required_action` has the type `submit_tool_approval`.
 
-        Azure AI Foundry asks so before it calls a tool of an MCP server. `approvals`: {tool_call_id: True or False};
-        or the wire's list of {"tool_call_id", "approve"}, in which "headers" are for the MCP server.
+        Azure AI Foundry asks for approval before it calls a tool of an MCP server.
+
+        Args:
+            run: The run.
+            approvals: `{tool_call_id: True or False}`, or the API's list of `{"tool_call_id", "approve"}`,
+                where `headers`
+                are passed to the MCP server.
+            thread: The thread, if `run` is a bare id.
         """
         return self._submit(run, {"tool_approvals": approvals_json(approvals, run)}, thread)
 
@@ -340,7 +394,7 @@ class Runs(Resource):
         *,
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
-        """Allow or forbid tool calls and stream what follows; `snapshot` carries an earlier stream's on."""
+        """Approve or deny tool calls and stream the events that follow; see `submit_tool_approvals`."""
         return self._submit_stream(run, {"tool_approvals": approvals_json(approvals, run)}, thread, snapshot)
 
     def wait(
@@ -351,11 +405,21 @@ class Runs(Resource):
         poll_interval: float | None = None,
         thread: ThreadArg | None = None,
     ) -> Run:
-        """Ask until the run ends or requires action; `timeout` and `poll_interval` in seconds.
+        """Poll until a run ends or requires action.
 
-        Some servers tell the tool calls of a run that requires action late: it is asked for them for up to 10 s.
-        Without `poll_interval` the server's `openai-poll-after-ms` decides, else pauses grow from 0.3 to 5 s.
-        Raises TimeoutError when `timeout` is over; the run goes on.
+        Args:
+            run: The run.
+            timeout: Maximum number of seconds to wait.
+            poll_interval: Seconds between two requests. Default: what the server's `openai-poll-after-ms`
+                says, or 0.3 to
+                5 seconds, increasing.
+            thread: The thread, if `run` is a bare id.
+
+        Returns:
+            The run. Some servers report the tool calls of a run late: `wait` then polls for up to 10 more seconds.
+
+        Raises:
+            TimeoutError: The run is still active after `timeout` seconds. It continues on the server.
         """
         path = path_of(*place_of("runs", run, thread))
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -395,11 +459,21 @@ class Runs(Resource):
         max_calls: int = MAX_CALLS,
         **params: Any,
     ) -> RunView:
-        """Start a run and show it live, or show the `run` that exists.
+        """Start a run and display it live, or display an existing `run`. The cell returns immediately.
 
-        Its tool calls are answered in a form, which `tools` (Python functions) can fill in; with `auto=True` they
-        answer by themselves, at most `max_rounds` times and `max_calls` calls: after that `view.wait()` raises
-        LimitError, and the run waits. The cell returns at once; `view.wait()` waits for the end.
+            view = client.runs.watch(thread, assistant, tools=[get_weather])
+            view
+            run = view.wait()
+
+        Args:
+            thread, assistant: Where to start a run.
+            run: An existing run to display instead.
+            tools: Python functions that can answer tool calls. A form offers to run them.
+            auto: Let the functions answer without asking.
+            max_rounds, max_calls: With `auto`, how often and how many calls the functions answer at most.
+                After that,
+                `view.wait()` raises LimitError, and the run waits.
+            **params: Other parameters of the API, for a new run.
         """
         stream = self._watched(thread, assistant, run, params)
         from nbruns.widgets.run_view.view import RunView
@@ -430,7 +504,7 @@ class Runs(Resource):
         return path, query, body, lambda: self._created_since(path, started, body)
 
     def _created_since(self, path: str, started: float, body: JSON) -> JSON | None:
-        """The run that a request for one has made, if its answer was lost: made since, for the same assistant."""
+        """Return the run that a request created if its answer was lost: created since, for the same assistant."""
         page, headers = self._transport.request("GET", path, params={"order": "desc", "limit": 20})
         # By the server's clock, of which both the timestamps and the Date header are; they count whole seconds.
         since = server_time(headers) - (time.monotonic() - started) - 2
@@ -459,7 +533,7 @@ class Runs(Resource):
         )
 
     def _taken(self, place: tuple[str, ...], answered: Collection[str]) -> Check:
-        """Asks whether the answers to these calls have arrived: then the run no longer waits for them."""
+        """Return a check for whether the answers to these calls have arrived: the run no longer waits for them."""
 
         def taken() -> JSON | None:
             now = Run(self._get(*place))

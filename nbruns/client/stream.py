@@ -1,4 +1,4 @@
-"""A run's event stream: events in, snapshot out, carried on after a dropped connection."""
+"""A run's event stream: events in, snapshot out, resumed after a dropped connection."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class Event(NamedTuple):
-    """One event of a run: its name, its data as an object of the API, and its id where the server numbers them."""
+    """One event of a run: its name, its data as an API object, and its id if the server numbers events."""
 
     event: str
     data: APIObject
@@ -57,18 +57,22 @@ class Event(NamedTuple):
 
 
 class RunStream:
-    """The events of a run, in order, as an iterator; use it in a `with` block, or exhaust it.
+    """Events of a run, in order, as an iterator. Use it in a `with` block, or read it to its end.
 
         with client.runs.create_stream(thread, assistant) as stream:
             for text in stream.text_deltas():
                 print(text, end="")
 
-    It ends when the run does, or when the run requires action. If the connection drops, the run goes on at
-    the server, and so does the stream: it rejoins where the server numbers its events, and else asks until
-    the run has ended, so that `snapshot` is in the end what an unbroken stream would have given. Iterating
-    raises StreamError when the server can't be reached for CARRY_ON_DEADLINE seconds, APIError where it
-    refuses, LimitError where it has sent over MAX_STREAM_BYTES, dropped the connection over MAX_RECONNECTS
-    times, or the run's state takes over MAX_SNAPSHOT_BYTES.
+    The stream ends when the run ends or requires action. If the connection drops, the run continues on the
+    server, and
+    the stream reconnects: it resumes after the last event if the server numbers events, otherwise it polls
+    until the run
+    ends. In both cases the final `snapshot` equals that of an unbroken stream.
+
+    Raises:
+        StreamError: While iterating: the server could not be reached for CARRY_ON_DEADLINE seconds.
+        APIError: The server refused a request.
+        LimitError: The stream exceeded MAX_STREAM_BYTES or MAX_RECONNECTS, or its state MAX_SNAPSHOT_BYTES.
     """
 
     def __init__(
@@ -80,8 +84,14 @@ class RunStream:
         check: Check | None = None,
         answered: Collection[str] = (),
     ) -> None:
-        """`opened` is an event stream's response, or the JSON of a run to follow without one; `check` finds the run
-        whose stream drops before it names one; `answered` are tool calls for which it is no end to be asked."""
+        """Args:
+        transport: The transport of the client.
+        opened: The response of an event stream, or the JSON of a run to follow without one.
+        snapshot: The snapshot of an earlier stream, to be continued.
+        check: Finds the run if the stream drops before it names one.
+        answered: Ids of tool calls that were just submitted: a `requires_action` for them doesn't end
+            the stream.
+        """
         self.snapshot = snapshot or RunSnapshot()
         self._answered = frozenset(answered)
         self._transport = transport
@@ -97,7 +107,7 @@ class RunStream:
 
     @property
     def run(self) -> Run | None:
-        """The run as last heard of; None until the first event has named it."""
+        """The run as last reported; None until the first event has named it."""
         return self.snapshot.run
 
     def __iter__(self) -> Iterator[Event]:
@@ -118,13 +128,16 @@ class RunStream:
         return f"RunStream({self.run!r}{', closed' if self._closed else ''})"
 
     def text_deltas(self) -> Iterator[str]:
-        """The text of the run's messages, in the pieces in which it arrives."""
+        """Iterate over the text of the run's messages, in the pieces in which it arrives."""
         for event in self:
             if isinstance(event.data, MessageDelta) and event.data.text:
                 yield event.data.text
 
     def until_done(self) -> Run:
-        """Read the stream to its end; gives the run, ended or requiring action. Raises as iterating does."""
+        """Read the stream to its end and return the run, which has ended or requires action.
+
+        Raises as iterating does.
+        """
         for _ in self:
             pass
         if self.run is None:
@@ -132,7 +145,7 @@ class RunStream:
         return self.run
 
     def close(self) -> None:
-        """Stop reading, also while another thread does. The run itself goes on: `client.runs.cancel` ends it."""
+        """Stop reading; another thread may be reading. The run continues: `client.runs.cancel` stops it."""
         self._closed = True
         if self._response is not None:
             hang_up(self._response)
@@ -152,7 +165,7 @@ class RunStream:
                     raise
 
     def _read(self, response: requests.Response, *, rejoined: bool = False) -> Iterator[Event]:
-        """The events of one connection; sets `_ended` when the run has told its end."""
+        """The events of one connection. Sets `_ended` when the run has reported its end."""
         try:
             for received in iter_events(self._counted(iter_chunks(response))):
                 self.snapshot.last_event_id = received.id or self.snapshot.last_event_id
@@ -202,7 +215,7 @@ class RunStream:
             yield from self._ask(run)
 
     def _rejoined(self, run: Run, damage: errors.NbrunsError | None) -> Iterator[Event]:
-        """The events that are still to come; none where the server has not got this extra."""
+        """The events that are still to come; none if the server can't resume streams."""
         heard = time.monotonic()
         reconnects = 0
         while not self._ended and not self._closed:
@@ -223,7 +236,7 @@ class RunStream:
                 time.sleep(_POLL_FIRST)
 
     def _answer_to(self, question: Callable[[], T]) -> T:
-        """What the server says, however often it has to be asked; StreamError when it stays silent."""
+        """Return the server's answer to a question, retrying. Raises StreamError if it stays silent."""
         asked = time.monotonic()
         while True:
             try:
@@ -240,7 +253,7 @@ class RunStream:
         return bool(asked) and asked.isdisjoint(self._answered)
 
     def _found(self) -> Run | None:
-        """The run of a stream that has not named it: its thread is new, or there is a check that looks for it."""
+        """Find the run of a stream that has not named it: in its new thread, or by the check."""
         if self._check:
             known = self._check()
         elif self.snapshot.thread:
@@ -258,7 +271,7 @@ class RunStream:
         return self._read(opened, rejoined=True)
 
     def _ask(self, run: Run) -> Iterator[Event]:
-        """Follow a run by asking for it, then tell what the lost events would have told."""
+        """Poll a run until it ends, then yield what the lost events would have reported."""
         path = path_of("threads", run.thread_id, "runs", run.id)
         pause = _POLL_FIRST
         late = None  # since when the run requires action without saying which
@@ -338,7 +351,7 @@ def _is_late(payload: JSON) -> bool:
 
 
 def _named(received: ServerSentEvent) -> tuple[str, JSON]:
-    """The name and payload of an event, from servers that put the name elsewhere too."""
+    """Return the name and payload of an event, also of servers that put the name elsewhere."""
     if received.event == "done" or received.data.strip() == "[DONE]":
         return "done", {}
     payload = _object(received.data)

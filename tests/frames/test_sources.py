@@ -128,7 +128,7 @@ def test_an_array_of_json_is_read_too(tmp_path: Path) -> None:
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     file = lines(tmp_path / "runs.jsonl", RUN)
     file.write_text(file.read_text() + '{"id": "run_2", "obj')
-    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2, is no JSON .*run_2"):
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2, is not JSON .*run_2"):
         runs_frame(file)
 
 
@@ -196,7 +196,7 @@ def test_packed_json_lines_are_read_and_written(tmp_path: Path) -> None:
         ("runs.jsonl", gzip.compress(b"{}", mtime=0), "is not text"),
         ("runs.jsonl.gz", gzip.compress(b'{"id": "run_1"}', mtime=0)[:20], "not a whole gzip file"),
         ("runs.jsonl.gz", b'{"id": "run_1"}', "not a whole gzip file"),
-        ("runs.jsonl.gz", gzip.compress(b"{no", mtime=0), "line 1, is no JSON"),
+        ("runs.jsonl.gz", gzip.compress(b"{no", mtime=0), "line 1, is not JSON"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, name: str, content: bytes, said: str) -> None:

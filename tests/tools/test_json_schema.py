@@ -44,7 +44,7 @@ def test_formats_are_checked(name: str) -> None:
     schema = {"type": "string", "format": name}
     assert problems(FORMATS[name], schema) == []
     assert problems(5, {"format": name}) == []  # a format is for texts
-    said = f"This is no {name}, as {FORMATS[name]} is."
+    said = f"Not a valid {name}, for example {FORMATS[name]}"
     for wrong in ("", "soon"):
         assert [problem.words for problem in problems(wrong, schema)] == [said]
 
@@ -139,5 +139,5 @@ def test_long_words_are_cut() -> None:
 
 def test_a_schema_is_checked_when_it_is_given() -> None:
     check_schema({"type": "object"})
-    with pytest.raises(ValueError, match="This is no JSON Schema: 'what' is not valid"):
+    with pytest.raises(ValueError, match="Not a JSON Schema: 'what' is not valid"):
         check_schema({"type": "what"})

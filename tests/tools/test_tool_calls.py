@@ -258,5 +258,5 @@ def test_a_function_that_takes_anything_brings_its_own_schema() -> None:
 
 
 def test_what_is_no_schema_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="raising: parameters: This is no JSON Schema: 5 is not"):
+    with pytest.raises(ValueError, match="raising: parameters: Not a JSON Schema: 5 is not"):
         tool(parameters={"type": 5})(raising)
