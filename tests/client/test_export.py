@@ -269,7 +269,7 @@ def test_what_a_killed_export_left_unfinished_is_cleared_away(
 @pytest.mark.parametrize("since", ["soon", "", float("nan"), [1], pd.NaT])
 def test_since_has_to_be_a_moment(tmp_path: Path, since: Any) -> None:
     client = nbruns.Client("http://127.0.0.1:9/v1", api_key="key")
-    with pytest.raises(ValueError, match="is not a point in time. Pass a date, a datetime, or a string"):
+    with pytest.raises(ValueError, match=r"is not a point in time\. Pass a date, a datetime, or a string"):
         client.runs.export(tmp_path / "runs", since=since)
     assert list(tmp_path.iterdir()) == []
 
