@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def create_app(services: Services, operations: Iterable[Operation]) -> Starlette:
     """The ASGI app; the engine behind it is started and stopped by the server."""
-    # "{" comes behind all letters: /threads/runs is asked before /threads/{thread_id}.
+    # "{" sorts after all letters, so /threads/runs is matched before /threads/{thread_id}.
     operations = sorted(operations, key=lambda operation: operation.path)
     routes = [Route(each.path, _endpoint(services, each), methods=[each.method]) for each in operations]
     handlers = {HTTPException: _http_error}
@@ -44,7 +44,7 @@ def _endpoint(services: Services, operation: Operation) -> Callable[[Request], A
         except Refused as refusal:
             return _json(refusal.body, refusal.status)
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody is there to read it
+            return Response(status_code=400)  # the client has disconnected
         except Exception as error:
             return _server_error(request, error)
 

@@ -1,4 +1,4 @@
-"""A running server: uvicorn around the app, until it is told to stop or nobody needs it."""
+"""The HTTP server: uvicorn around the app, with limits on requests, until it is stopped or idle."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from nbruns.server.storage.database import Database
 MAX_HEAD_BYTES = 65_536
 #: So long a head may take from its connection's or its predecessor's end on.
 HEAD_SECONDS = 20.0
-#: While a body comes, it brings so many bytes in the time that a head may take.
+#: Minimum number of bytes of a body in the time that a head may take.
 MIN_BODY_BYTES = 8_192
-#: The most requests that may wait on a connection for the answers before theirs. One read brings up to 14,000.
+#: Maximum number of pipelined requests. A single read can contain 14,000.
 MAX_AHEAD = 32
 
 _OVERRIDDEN = ("connection_made", "connection_lost", "data_received")
@@ -46,7 +46,7 @@ if missing := [name for name in _OVERRIDDEN + _CALLBACKS if not hasattr(HttpTool
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, which takes heads of any length and waits for ever for the rest of a request."""
+    """uvicorn's HTTP/1.1 protocol with limits. Without them, it accepts heads of any length and never times out."""
 
     #: Bytes since something of a request was complete: its head, a piece of its body, or all of it.
     _pending = 0
@@ -130,13 +130,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-#: How long open requests may take to end when the server stops. Streams are ended at once.
+#: Seconds for open requests to finish when the server stops. Streams are closed immediately.
 STOP_SECONDS = 3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server serves, and to whom. Without a token, whoever reaches it may use it."""
+    """Settings of a server. Without a token, everyone who can reach the port can use it."""
 
     database_url: str
     token: str | None
@@ -151,7 +151,7 @@ class Settings:
 
 
 def file_of(database_url: str) -> str | None:
-    """The file that a SQLite URL names; None for PostgreSQL. Raises SetupError for what is neither."""
+    """Return the file of a SQLite URL, or None for PostgreSQL. Raises SetupError for other URLs."""
     try:
         url = sa.make_url(database_url)
     except sa.exc.ArgumentError:
@@ -167,7 +167,7 @@ def file_of(database_url: str) -> str | None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says when it is ready, ends streams when it is to stop, and stops when idle."""
+    """uvicorn that reports when it is ready, closes streams when it stops, and stops when idle."""
 
     def __init__(self, listener: socket.socket, settings: Settings, on_ready: Callable[[str], None]) -> None:
         self._settings, self._on_ready = settings, on_ready

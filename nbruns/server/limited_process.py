@@ -1,7 +1,7 @@
-"""Work on what others wrote that may take for ever: done in processes of its own, which are killed when time is up.
+"""Run functions on hostile input in separate processes, with limits on time and memory.
 
-A regular expression holds the interpreter's lock, so neither a thread nor a timeout stops one. A process here is
-started when it is first needed, kept for the next call, has a limit on its memory, and can be killed.
+A regular expression holds the interpreter lock, so neither a thread nor a timeout can stop it. A process is started
+when it is first needed, reused for later calls, limited in memory, and killed when a call takes too long.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Processes:
         self._free = asyncio.Semaphore(PROCESSES)
 
     async def call(self, function: str, *arguments: Any) -> Any:
-        """Return what `function` ("module:name") returns for these arguments; both are JSON.
+        """Call `function` ("module:name") with JSON arguments, and return its JSON result.
 
-        Raises LimitExceeded where it takes too long or too much memory, RuntimeError where it raises."""
+        Raises LimitExceeded if it takes too much time or memory, RuntimeError if it raises.
+        """
         async with self._free:
             process = self._idle.pop() if self._idle else await _started(function)
             try:
@@ -45,7 +46,7 @@ class Processes:
             except TimeoutError:
                 raise LimitExceeded(f"over {SECONDS:g} s") from None
             finally:
-                # Whatever stopped the call, cancellation too: a process that still works is of no more use.
+                # On any error, including cancellation: a process that is still busy can't be reused.
                 if sys.exc_info()[0] is not None:
                     await _killed(process)
             if answer is None:
@@ -63,7 +64,7 @@ class Processes:
 
 
 async def _started(function: str) -> asyncio.subprocess.Process:
-    """A process that has imported what a function needs: that takes longer than most calls."""
+    """Start a process that has imported the module of the function: the import takes longer than most calls."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__),
         stdin=asyncio.subprocess.PIPE,
@@ -77,7 +78,7 @@ async def _started(function: str) -> asyncio.subprocess.Process:
 
 
 async def _ask(process: asyncio.subprocess.Process, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The answer; None where the process has ended instead."""
+    """Return the answer, or None if the process has ended."""
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(ConnectionError):
         process.stdin.write(json.dumps(request).encode() + b"\n")

@@ -12,12 +12,12 @@ from typing import Any
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 #: What is put in the place of a secret.
 HIDDEN = "[hidden]"
-# A secret that is as short as a word would take words out of the log.
+# Replacing a secret as short as a word would garble the log.
 _SHORTEST_SECRET = 8
 
 
 def configure(format: str, level: str, secrets: Iterable[str | None]) -> None:
-    """Log to stderr, as `text` or as `json` lines, without the secrets, whoever writes them."""
+    """Log to stderr as `text` or `json` lines, with secrets replaced in all messages."""
     handler = logging.StreamHandler()
     handler.setFormatter(FORMATS[format]([secret for secret in secrets if secret]))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -25,7 +25,7 @@ def configure(format: str, level: str, secrets: Iterable[str | None]) -> None:
 
 
 class Text(logging.Formatter):
-    """One line for people: when, what, and what of it is known. Errors are followed by where they came from."""
+    """Text lines for people: time, message, known ids. Errors are followed by their traceback."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__()

@@ -35,14 +35,21 @@ def serve(
     run_lifetime: int = 600,
     allowed_hosts: Collection[str] = (),
 ) -> None:
-    """Serve until SIGTERM, SIGINT, or until nobody has asked and no run was active for `idle_timeout` seconds.
+    """Serve until SIGTERM or SIGINT, or until the server has been idle for `idle_timeout` seconds.
 
-    `port` 0 takes any free one; `on_ready` is called with the server's URL (without /v1) when it answers.
-    `database_url` is SQLAlchemy's (sqlite:///FILE, postgresql://…). Without a `token`, whoever reaches the port
-    may use it. `models` are those that runs can name (default: those built in). A run expires `run_lifetime` seconds
-    after its creation. `allowed_hosts` are names that requests may come by, besides this machine's own: behind a proxy,
-    its public name. Raises SetupError where the port is taken, the database can't be used, a package is missing, or
-    the token is empty.
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes any free port.
+        database_url: SQLAlchemy URL: sqlite:///FILE or postgresql://…
+        token: Token that requests must carry. With None, everyone who can reach the port can use the server.
+        idle_timeout: Seconds without requests and active runs after which the server stops.
+        on_ready: Called with the server's URL (without /v1) when it accepts requests.
+        models: Models that runs can name. Default: the registered ones.
+        run_lifetime: Seconds after its creation when a run expires.
+        allowed_hosts: Host names to accept in addition to this machine's own, such as the public name of a proxy.
+
+    Raises:
+        SetupError: The port is taken, the database can't be used, a package is missing, or the token is empty.
     """
     if token is not None and not token.strip():
         raise SetupError(

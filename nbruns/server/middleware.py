@@ -32,7 +32,7 @@ class RequestContext:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.id = objects.new_id("req")
-        #: The run that was asked for, as far as that is known.
+        #: Id of the run that the request is about, if known.
         self.run_id: str | None = None
         self._scope, self._send = scope, send
         self._began = time.perf_counter()
@@ -52,7 +52,7 @@ class RequestContext:
         await self._send(message)
 
     def log(self) -> None:
-        """Write the line; nobody wants to read of every look at the server's health."""
+        """Write the log line of the request. Health checks are logged at debug level."""
         level = logging.DEBUG if self._scope["path"] == "/health" else logging.INFO
         if log.isEnabledFor(level):
             known = self._known()
@@ -81,7 +81,7 @@ def _shown(part: str) -> str:
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: What needs no token: it says nothing that is not in the package for everybody to read.
+#: Paths that need no token: their content is public, as in the package.
 PUBLIC = ("/health", "/openapi.json")
 
 
@@ -96,7 +96,7 @@ class AccessMiddleware:
         self._last = time.monotonic()
 
     def idle_seconds(self) -> float:
-        """For how long nothing has been asked; 0 while a request is open."""
+        """Return the seconds since the last request; 0 while a request is open."""
         return 0.0 if self._open else time.monotonic() - self._last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Hosted tools: those that the server itself runs, by the `type` under which assistants and runs ask for them.
+"""Hosted tools: tools that the server runs, by the `type` that assistants and runs use for them.
 
 A model sees a hosted tool as a function. When it calls one, the server runs it and asks the model again, so the run
 doesn't require action. `TOOLS` is the registry: nothing outside this package knows which tools exist.
@@ -17,8 +17,10 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What a call of a hosted tool gave: `output` is the text that the model reads, `details` what the run step's
-    entry of the call shows under the tool's type."""
+    """Result of a call of a hosted tool: `output` is the text for the model, `details` is shown in the run
+    step's entry of
+    the call, under the tool's type.
+    """
 
     output: str
     details: JSON

@@ -49,16 +49,18 @@ log = logging.getLogger(__name__)
 
 
 class UnknownModelError(LookupError):
-    """No model has this name; the message says which there are and how to add one."""
+    """No model has this name. The message lists the known ones and explains how to add others."""
 
 
 class Models:
-    """Models by name: those that packages register (`demo` and `smollm2` are nbruns' own), GGUF files by the names
-    given, and any other name upstream.
+    """Models by name: registered models (`demo` and `smollm2` are nbruns' own), GGUF files, and models of an
+    upstream.
 
-    `files` maps names to GGUF files; `upstream` is the base URL of an endpoint that is sent every name that is
-    not known here, `upstream_api` says which it has, "chat" (Chat Completions) or "responses", unless that is to
-    be found out.
+    Args:
+        files: GGUF files by model name.
+        upstream: Base URL of an endpoint that serves all other names.
+        upstream_api: API of the upstream: "chat" (Chat Completions) or "responses". Default: detected for
+            each model.
     """
 
     def __init__(
@@ -90,8 +92,7 @@ class Models:
         return bool(self._upstream_url) or name in self._builders or name in self._built
 
     def resolve(self, name: str) -> Model:
-        """Return the model of that name; `UnknownModelError` if there is none, `SetupError` if it
-        needs a package that is missing."""
+        """Return the model of that name. Raises UnknownModelError, or SetupError if a package is missing."""
         if name in self._builders and name not in self._built:
             with self._lock:
                 if name not in self._built:
@@ -99,12 +100,12 @@ class Models:
         return self._built[name] if name in self._built else self._upstream_for(name)
 
     def check(self) -> None:
-        """Build the upstream now: what is wrong with it shows at once (`SetupError`), and no run waits for it."""
+        """Create the upstream now, so that errors in its settings appear at the start (SetupError)."""
         if self._upstream_url:
             self._upstream_for("")
 
     async def close(self) -> None:
-        """Let models close what they hold open, if they do: the upstream its connections."""
+        """Close the models that hold resources, such as the connections of the upstream."""
         for model in [*self._built.values(), self._upstream]:
             if isinstance(model, Closing):
                 await model.close()

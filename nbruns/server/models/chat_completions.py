@@ -69,7 +69,7 @@ class AnswerReader:
         return Finish(self._reason, self._usage) if self._reason else None
 
     def read(self, event: JSON) -> Iterator[Delta]:
-        """Yield what a chunk adds."""
+        """Yield the deltas of a chunk."""
         if event.get("error"):
             raise StreamedError(event["error"])
         if used := mapping(event.get("usage")):

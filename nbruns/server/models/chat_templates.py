@@ -1,4 +1,4 @@
-"""Prompts for GGUF files whose own chat template knows tools: llama.cpp fills it in, and reads calls out of answers."""
+"""Prompts for GGUF files whose chat template supports tools: llama.cpp applies it and parses calls."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nbruns.server.models import chat_completions, llama
 from nbruns.server.models.protocol import Prompt
 from nbruns.server.models.request import answer_schema, answered, functions_due, text_of
 
-#: A GGUF file's key of the template, followed by the type and length of what it holds.
+#: Key of the template in a GGUF file, followed by the type and length of its value.
 _TEMPLATE = re.compile(rb"tokenizer\.chat_template\x08\0\0\0(.{8})", re.DOTALL)
-#: Before the weights there are the vocabulary, a few megabytes, and the template.
+#: The template precedes the weights; the vocabulary before it has a few megabytes.
 HEAD = 1 << 26
 _TOOLS = re.compile(rb"\btools\b")
 

@@ -18,10 +18,10 @@ class AnswerReader(Protocol):
 
     @property
     def finish(self) -> Finish | None:
-        """How it ended; None while it has not, or where it was cut off."""
+        """How the answer ended; None while it has not, or if it was cut off."""
 
     def read(self, event: JSON) -> Iterator[Delta]:
-        """Yield what an event of its stream adds; `StreamedError` where it is an error."""
+        """Yield the deltas of an event. Raises StreamedError if the event is an error."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Endpoint:
 
 
 class StreamedError(Exception):
-    """An error that came in mid-stream, as the object in which the upstream said it."""
+    """Error in the middle of a stream, with the upstream's error object."""
 
     def __init__(self, error: Any) -> None:
         self.error = error
@@ -48,31 +48,31 @@ def stated(parameters: JSON) -> JSON:
 
 
 def mapping(value: Any) -> JSON:
-    """An object where there should be one; upstreams leave out, or send null or worse."""
+    """Return an object, or an empty one for anything else: upstreams omit objects or send null."""
     return value if isinstance(value, dict) else {}
 
 
 def items(value: Any) -> list[JSON]:
-    """The objects of a list where there should be one."""
+    """Return the objects of a list, or an empty list for anything else."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def text(value: Any) -> str:
-    """A string where there should be one; some send arguments as the object that they stand for."""
+    """Return a string; objects (some upstreams send arguments so) become JSON."""
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value)
 
 
 def said(content: Any) -> str:
-    """The text of a content that may be a list of parts. What a model thought is no part of its answer."""
+    """Return the text of a content, which can be a list of parts. Reasoning is not part of the answer."""
     if not isinstance(content, list):
         return text(content)
     return "".join(part if isinstance(part, str) else text(mapping(part).get("text")) for part in content)
 
 
 def count(value: Any) -> int | None:
-    """A number of tokens; None where there is none to be read."""
+    """Return a number of tokens, or None if the value is not one."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}(\.0*)?", value.strip()):
         value = float(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -80,7 +80,7 @@ def count(value: Any) -> int | None:
 
 
 def counted(used: JSON, prompt: str, completion: str) -> JSON | None:
-    """What was used, under the names that an endpoint has for it; None where it doesn't say so."""
+    """Return usage under the API's names, or None if the endpoint doesn't report it."""
     prompt_tokens, completion_tokens = (
         count(used.get(f"{prompt}_tokens")),
         count(used.get(f"{completion}_tokens")),

@@ -1,4 +1,4 @@
-"""What an upstream says instead of an answer, put in words for a run's `last_error`."""
+"""Errors of an upstream as a run's `last_error`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODES: dict[int, ErrorCode] = {
 #: What may be over at the next try; None is a connection that failed or broke.
 PASSING = (None, 408, 409, 500, 502, 503, 504, 529)
 
-#: What the code or type of an error object means for a run, where it came without a status of its own.
+#: Meaning of the code or type of an error object for a run, if there is no HTTP status.
 KINDS: dict[str, ErrorCode] = {
     "rate_limit_exceeded": "rate_limit_exceeded",
     "rate_limit_error": "rate_limit_exceeded",
@@ -33,20 +33,23 @@ KINDS: dict[str, ErrorCode] = {
     "context_length_exceeded": "invalid_prompt",
 }
 
-#: How endpoints say that a conversation is too long.
+#: Messages and codes of endpoints for a conversation that is too long.
 TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context length|context (length|size|window)"
     r"|prompt is too long|too many (input )?tokens",
     re.IGNORECASE,
 )
 
-#: The longest that is read of an error; what is shown is shorter still.
+#: Maximum number of characters read from an error; fewer are shown.
 READ = 10_000
 
 
 class Failure(ModelError):
-    """An error of an upstream. `status` is None where the connection failed or broke; `kind` is the code or else
-    type of its error object, `param` the parameter it blames; `wait` is how many seconds it asks to be left alone."""
+    """Error of an upstream.
+
+    `status` is None if the connection failed; `kind` is the code or type of its error object,
+    `param` the parameter that it names, `wait` the number of seconds after which to retry.
+    """
 
     def __init__(self, host: str, said: str, error: Exception) -> None:
         detail = _detail(error)
@@ -70,7 +73,7 @@ class Failure(ModelError):
 
     @property
     def is_rate_limit(self) -> bool:
-        """Whether too much was asked for at once; not so where a quota is used up."""
+        """Whether a rate limit was reached. An exhausted quota is not one."""
         return self.code == "rate_limit_exceeded" and self.kind != "insufficient_quota"
 
     @property
@@ -79,14 +82,17 @@ class Failure(ModelError):
         return self.is_rate_limit or self.status in PASSING
 
     def _code(self, detail: Mapping[str, Any]) -> ErrorCode:
-        for number in (self.status, detail.get("code")):  # some say the status in mid-stream, as the code
+        for number in (
+            self.status,
+            detail.get("code"),
+        ):  # some send the status as the code, in the middle of a stream
             if isinstance(number, int) and number in CODES:
                 return CODES[number]
         return "server_error" if self.status else KINDS.get(self.kind, "server_error")
 
 
 def failure(error: Exception, host: str, key: str, mend: str) -> ModelError:
-    """The error as a run shows it: bounded, and without the key. `mend` says what to do about a refused key."""
+    """Return the error for a run: bounded, without the key. `mend` explains what to do about a refused key."""
     for ours in (
         error,
         error.__cause__,
@@ -106,12 +112,12 @@ def failure(error: Exception, host: str, key: str, mend: str) -> ModelError:
 
 
 def _detail(error: Exception) -> Mapping[str, Any]:
-    """The error object, where there is one."""
+    """Return the error object, if any."""
     return mapping(error.error if isinstance(error, StreamedError) else getattr(error, "body", None))
 
 
 def _broken(error: Exception) -> str:
-    """What the system says of a connection that failed, if one did; openai says of all of them that time was over."""
+    """Return the system's message for a failed connection: openai reports all of them as timeouts."""
     said, cause = "", error.__cause__
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:

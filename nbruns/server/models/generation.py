@@ -22,7 +22,7 @@ class _TooLong(Exception):
 
 
 class Generation:
-    """The pieces of an answer as they come; then, why it ended and what it cost."""
+    """Pieces of an answer as they arrive; then why it ended, and its usage."""
 
     def __init__(
         self,

@@ -38,24 +38,32 @@ CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
 
 
 class GGUF:
-    """A language model from a GGUF file, run by llama.cpp in this process.
+    """Language model from a GGUF file, run by llama.cpp in this process.
 
-    The file is loaded at first use. Prompts are answered one after the other, in a thread; what waits or
-    runs is stopped by cancelling (within a token, though not while the prompt is being read).
+    The file is loaded at first use. Prompts are answered one after the other, in a thread. Cancelling stops a
+    waiting or
+    running prompt within one token, but not while the prompt is being read.
 
-    Where the file's chat template knows tools, the model calls them as it was taught to: any number, or none.
+    If the chat template of the file supports tools, the model calls them as it was trained to. Otherwise the
+    model is
+    small or old and decides badly whether to call a tool, so nbruns decides: with function tools, a
+    `tool_choice` other
+    than "none" and no outputs yet in this run, the model calls one tool of its choice; once there are outputs,
+    it answers
+    in text. `parallel_tool_calls` then has no effect. In both cases arguments and answers with a
+    `response_format` are
+    constrained to their JSON Schema, as far as llguidance supports its keywords.
 
-    Where it does not, the model is small or old, and decides badly whether to call a tool; so it is not asked:
-    with function tools, a `tool_choice` other than "none" and no outputs yet in this run, it calls one tool (which
-    one, it decides); once there are outputs, it answers in text. `parallel_tool_calls` has no effect. Arguments
-    are held to their JSON schema while they are generated, as are answers with a `response_format` in either
-    case, as far as llguidance knows the schema's keywords.
-
-    `context` is in tokens, and never more than the file says; of a conversation that is too long for it messages
-    are left out. `limit` caps an answer where the run has no `max_completion_tokens` (default: what the context
-    holds). The run's temperature is multiplied by `warmth`. With the same `seed`, the same prompt gets the same
-    answer. `threads` is half of the cores unless given: llama.cpp all but stops where it has to share a core that it
-    counts on.
+    Args:
+        path: The file.
+        context: Tokens of context, at most what the file states. Older messages of a longer conversation
+            are left out.
+        limit: Maximum length of an answer in tokens, for runs without `max_completion_tokens`. Default: the
+            context.
+        warmth: Factor for the run's temperature.
+        seed: Seed: the same prompt gets the same answer.
+        threads: Number of threads. Default: half of the cores, because llama.cpp nearly stops on a core
+            that it shares.
     """
 
     def __init__(
@@ -200,7 +208,7 @@ def smollm2() -> GGUF:
 
 
 def _takes_arguments(schema: dict[str, Any]) -> bool:
-    """Whether anything is asked for: a model given an object without properties would invent some."""
+    """Whether a function has parameters: for an object without properties, the model would invent some."""
     return any(schema.get(word) for word in ("properties", "required", "$ref", "allOf", "anyOf", "oneOf"))
 
 

@@ -1,8 +1,7 @@
-"""Conversations with tools, put in words for small models whose own chat template knows none.
+"""Prompts with tools for small models whose chat template doesn't support them.
 
-Tools are listed in the system message as Hermes models were taught it, and a call is begun for the model
-in a last message of its own. What a call gave is put below the question as facts: a model of 135M
-parameters reads that best.
+Tools are listed in the system message in the format of Hermes models, and a last message begins the call for the
+model. Outputs are placed below the question as facts, which a model of 135M parameters understands best.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def filling(prompt: Prompt, functions: list[dict[str, Any]], name: str) -> Messa
 
 
 def answering(prompt: Prompt) -> Messages:
-    """What leads the model to an answer in text, from the outputs where there are any."""
+    """Return the messages that make the model answer in text, from the outputs if there are any."""
     instructions, messages = _plain(prompt)
     if any(message["role"] == "tool" for message in prompt.messages):
         return [_system(f"{instructions or DEFAULT} {FACTS}"), *messages]
@@ -65,7 +64,7 @@ def _system(*parts: str) -> dict[str, str]:
 
 
 def _plain(prompt: Prompt) -> tuple[str, Messages]:
-    """The instructions, and the messages of user and assistant, outputs put below what was asked."""
+    """Return the instructions and the messages, with outputs below the question that they answer."""
     instructions: list[str] = []
     messages: Messages = []
     calls: dict[str, str] = {}

@@ -17,7 +17,7 @@ _REPEATS = ("minItems", "minLength", "minProperties", "minContains", "maxItems",
 #: References to references are followed this far.
 CHAIN = 16
 
-#: The type that a keyword speaks of, where a schema states none.
+#: Type that a keyword implies if a schema states none.
 SPEAKS_OF = {
     "properties": "object",
     "required": "object",
@@ -53,7 +53,7 @@ def resolved(schema: Schema, root: Schema) -> Node:
 
 
 def alternatives(node: Node, root: Schema) -> Iterator[Node]:
-    """The node with one of its alternatives merged in, for each that there is."""
+    """Yield the node with each of its alternatives merged in."""
     for word in ("anyOf", "oneOf"):
         rest = {key: value for key, value in node.items() if key != word}
         for part in node.get(word, ()):
@@ -65,7 +65,7 @@ def alternatives(node: Node, root: Schema) -> Iterator[Node]:
 
 
 class TooLarge(ValueError):
-    """A schema of which no grammar is made; the message says in words what is too large."""
+    """A schema is too large for a grammar; the message names the limit."""
 
 
 def check_size(schema: Schema) -> None:
@@ -91,7 +91,7 @@ def check_size(schema: Schema) -> None:
 
 
 def _options(schema: Any) -> int:
-    """The options that a schema gives for one value: those of `allOf` are multiplied, of parts the most count."""
+    """Count the options for one value: those of `allOf` multiply, otherwise the largest part counts."""
     if isinstance(schema, list):
         return max([1, *map(_options, schema)])
     if not isinstance(schema, dict):
@@ -118,7 +118,7 @@ def types(node: Node) -> list[str]:
 
 
 def merged(left: Schema, right: Schema) -> Node:
-    """Both schemas in one, as far as that goes; where they disagree, `right` is kept."""
+    """Merge two schemas. If they disagree, `right` wins."""
     if isinstance(left, bool) or isinstance(right, bool):
         return dict(left) if isinstance(left, dict) else dict(right) if isinstance(right, dict) else {}
     shared = left.keys() & right.keys() & _JOINED.keys()

@@ -1,4 +1,4 @@
-"""llama.cpp in this process, through the package xllamacpp: weights loaded once, quiet, reachable by nobody."""
+"""llama.cpp in this process, through the package xllamacpp: weights are loaded once, and no port is opened."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _loaded(path: Path, context: int, threads: int) -> Any:
     # A thread may end with an assistant's message. It is followed by an answer, not continued.
     params.prefill_assistant = False
     for cpu in (params.cpuparams, params.cpuparams_batch):
-        # A waiting thread sleeps instead of spinning: other programs want the cores too.
+        # Waiting threads sleep instead of spinning, to leave the cores to other programs.
         cpu.n_threads, cpu.poll = threads, 0
     with tempfile.TemporaryDirectory(prefix="nbruns-") as folder:
         # The engine insists on listening. It gets a key that nobody knows and, where there are such, a socket

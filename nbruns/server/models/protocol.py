@@ -1,8 +1,7 @@
-"""What the server asks of a model, and what a model answers.
+"""The protocol of models.
 
-A model is given a `Prompt` and yields deltas as they come: text, pieces of tool calls, and last a
-`Finish`. It raises `ModelError` for what shall become the run's `last_error`. Closing or cancelling
-the iteration stops the generation.
+A model receives a `Prompt` and yields deltas: text, pieces of tool calls, and finally a `Finish`. It raises
+`ModelError` for a run's `last_error`. Closing or cancelling the iteration stops the generation.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class RefusalDelta:
-    """A piece of what the model says where it refuses to answer."""
+    """A piece of the text with which the model refuses to answer."""
 
     text: str
 
@@ -59,10 +58,10 @@ class ToolCallDelta:
 
 @dataclass(frozen=True)
 class Finish:
-    """The last delta: why it ended and what it cost."""
+    """The last delta: why the answer ended, and its usage."""
 
     reason: FinishReason
-    #: As `usage()` makes it; None where the model doesn't say what it used.
+    #: As returned by `usage()`; None if the model doesn't report it.
     usage: dict[str, Any] | None
 
 

@@ -1,4 +1,4 @@
-"""What a prompt asks for now: which calls are due, what they gave, which text or JSON is wanted."""
+"""What a prompt requires next: which calls are due, which outputs exist, which text or JSON is wanted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nbruns.server.models.protocol import ModelError, Prompt
 
 
 class Answered(NamedTuple):
-    """A tool call of this run and what it gave."""
+    """A tool call of this run with its output."""
 
     name: str
     arguments: str
@@ -29,7 +29,7 @@ def _image(part: dict[str, Any]) -> str:
 
 
 def questions(prompt: Prompt) -> list[str]:
-    """What the user said, the latest first."""
+    """Return the messages of the user, the latest first."""
     return [text_of(message) for message in reversed(prompt.messages) if message["role"] == "user"]
 
 

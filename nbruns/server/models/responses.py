@@ -20,7 +20,7 @@ from nbruns.server.models.protocol import (
 #: Why a response can be incomplete; anything else counts as `length`.
 INCOMPLETE: dict[str, FinishReason] = {"content_filter": "content_filter"}
 
-#: Fewer tokens than this can't be asked for.
+#: Minimum of max_output_tokens in the API.
 LEAST_TOKENS = 16
 
 
@@ -46,7 +46,7 @@ def body(prompt: Prompt) -> JSON:
 
 
 def _items(message: JSON) -> Iterator[JSON]:
-    """A message as items: what was said, what was called, or what a call gave."""
+    """Return a message as items: text, calls, or the output of a call."""
     if message["role"] == "tool":
         output = {"call_id": message["tool_call_id"], "output": message["content"]}
         yield {"type": "function_call_output", **output}
@@ -112,7 +112,7 @@ class AnswerReader:
         yield RefusalDelta(text(event.get("delta")))
 
     def item_added(self, event: JSON) -> Iterator[Delta]:
-        """The start of a call, or of something that has events of its own."""
+        """The start of a call, or of an item with events of its own."""
         item = mapping(event.get("item"))
         if item.get("type") == "function_call":
             self._calls.append(_place(event, item))
@@ -128,7 +128,7 @@ class AnswerReader:
         yield ToolCallDelta(index, arguments=text(event.get("delta")))
 
     def item_done(self, event: JSON) -> Iterator[Delta]:
-        """The end of a call; where it did not come in pieces, all of it."""
+        """The end of a call; contains the whole call if it was not streamed."""
         item = mapping(event.get("item"))
         if item.get("type") != "function_call":
             return
@@ -153,7 +153,7 @@ class AnswerReader:
         yield from ()
 
     def failed(self, event: JSON) -> Iterator[Delta]:
-        """An error, in one of the places where it can be."""
+        """An error, in one of its possible places."""
         yield from ()
         raise StreamedError(mapping(event.get("response")).get("error") or event.get("error") or event)
 
@@ -166,7 +166,7 @@ class AnswerReader:
 
 
 def _place(event: JSON, item: JSON) -> Any:
-    """What tells one item of an answer from another: its place, or where that is left out, its id."""
+    """Return what identifies an item of an answer: its index, or its id if the index is missing."""
     place = event.get("output_index")
     return item.get("id") if place is None else place
 

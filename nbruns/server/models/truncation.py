@@ -1,4 +1,4 @@
-"""Shortening a conversation: of what came before the question, messages in the middle are left out."""
+"""Shorten a conversation by leaving out messages in its middle."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 Messages = list[dict[str, Any]]
 
-#: The rule by which tokens are estimated where there is no tokenizer.
+#: Estimate for when no tokenizer is available.
 CHARACTERS_PER_TOKEN = 4
 
 
 def within(messages: Messages, tokens: float) -> Messages:
-    """The messages without as many as it takes to come down to so many tokens, by estimate. What belongs to the
-    last question is never left out, so that the result may still be longer."""
+    """Return the messages, shortened to an estimated number of tokens.
+
+    Everything that belongs to the last question is kept, so the result can still be longer.
+    """
     excess = sum(map(_length, messages)) - tokens * CHARACTERS_PER_TOKEN
     return without(messages, excess) if excess > 0 else messages
 
@@ -24,7 +26,7 @@ def shorter(messages: Messages) -> Messages:
 
 
 def without(messages: Messages, characters: float) -> Messages:
-    """The messages without so many characters in the middle: the first goes last."""
+    """Return the messages without a number of characters in their middle. The first message is dropped last."""
     first, *middle = _droppable(messages) or [-1]
     dropped = set[int]()
     for at in [*middle, first]:

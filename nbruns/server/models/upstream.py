@@ -1,4 +1,4 @@
-"""Models of an endpoint elsewhere, Chat Completions or Responses, asked through the package openai."""
+"""Models of an upstream, over Chat Completions or Responses, through the package openai."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 #: The endpoints by the name under which one can be set.
 ENDPOINTS = {"chat": CHAT, "responses": RESPONSES}
 
-#: How an upstream says that it has no such endpoint, or not for this model.
+#: Answers of an upstream without such an endpoint, or without it for this model.
 ABSENT = (404, 405, 501)
 
 #: Parameters that every run has, and their defaults. Some models refuse them, even so.
@@ -50,20 +50,25 @@ class Attempt:
 
 
 class Upstream:
-    """Every model of the endpoint at `base_url` (such as `http://127.0.0.1:11434/v1`).
+    """Every model of the endpoint at `base_url`, such as `http://127.0.0.1:11434/v1`.
 
-    `api` is "chat" for Chat Completions, "responses" for Responses. Unless given, it is found out model by model:
-    Chat Completions is asked, and Responses where that is not there, or says that it is to be used instead. In
-    this order, because every server has Chat Completions, and many have a Responses endpoint that is younger and
-    knows less (llama.cpp's passes over response formats, and calls answers complete that it has cut off).
+    `api` is "chat" for Chat Completions or "responses" for Responses. By default it is detected for each model:
+    Chat
+    Completions first, then Responses if the former doesn't exist or says that the latter must be used. The
+    order matters
+    because every server has Chat Completions, while many Responses endpoints are younger and less complete
+    (llama.cpp's
+    ignores response formats and reports truncated answers as complete).
 
-    The key comes from the environment, NBRUNS_UPSTREAM_API_KEY or else OPENAI_API_KEY, and stays here; an
-    endpoint that needs none gets a placeholder.
+    The key comes from NBRUNS_UPSTREAM_API_KEY or OPENAI_API_KEY in the environment and is sent to this endpoint
+    only. An
+    endpoint without authentication gets a placeholder.
 
-    As long as nothing of the answer has come: what fails in passing is tried again `max_retries` times, and a
-    rate limit until the run's deadline, both no sooner than `Retry-After` says; of a conversation that is too
-    long for the model, messages in the middle are left out; and where it refuses a parameter that is only at its
-    default, so is that.
+    Until the first delta arrives, transient failures are retried `max_retries` times and rate limits until the
+    run's
+    deadline, no sooner than `Retry-After`. If a conversation is too long for the model, messages in its middle
+    are left
+    out. If the endpoint refuses a parameter that has its default value, the parameter is left out.
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class Upstream:
         )
 
     async def _bound(self, response: Any) -> None:
-        """Bound what is read of an answer."""
+        """Limit the bytes read of an answer."""
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise ModelError("server_error", f"The upstream {self.host} packed its answer, unasked.")
         most = MAX_ANSWER_BYTES if response.status_code == 200 else MAX_ERROR_BYTES
@@ -159,7 +164,7 @@ class Upstream:
         yield reading.finish
 
     async def _next(self, attempt: Attempt, failed: Failure) -> Attempt:
-        """What to try after a failure; raises it, where there is nothing."""
+        """Return what to try after a failure, or raise it."""
         if attempt.instead_of is not None and failed.status in ABSENT:
             failed = attempt.instead_of
             if not failed.is_unknown_model:
@@ -229,7 +234,7 @@ def _was_default(attempt: Attempt, param: str) -> bool:
 
 
 def _pause(attempt: Attempt, failed: Failure, retries: int) -> float | None:
-    """Seconds until the next try; None where there is to be none, or the run would be over by then."""
+    """Return the seconds until the next attempt; None if there is none, or the run would expire first."""
     lasting = failed.is_rate_limit and attempt.prompt.deadline is not None
     if not lasting and (attempt.pauses >= retries or not failed.may_pass):
         return None

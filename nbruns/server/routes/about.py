@@ -1,4 +1,4 @@
-"""What the server says about itself."""
+"""Health and OpenAPI description of the server."""
 
 from __future__ import annotations
 

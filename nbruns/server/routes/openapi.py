@@ -25,7 +25,7 @@ _REFUSALS = {
 
 
 class _Generator(GenerateJsonSchema):
-    """JSON Schema without titles, without defaults of null, and with `enum` also where there is one value only."""
+    """JSON Schema without titles and defaults of null, and with `enum` for single values too."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

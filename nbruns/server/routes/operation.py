@@ -1,4 +1,4 @@
-"""What an operation is, what it is given, and what most of them do: list, get, change and delete objects."""
+"""Operations: their registry, their arguments, and what most of them do: list, get, update and delete objects."""
 
 from __future__ import annotations
 
@@ -62,8 +62,10 @@ Handler = Callable[[Call], Awaitable[JSON | Response]]
 
 @dataclass(frozen=True)
 class Operation:
-    """What can be asked: where, with what, and what the answer is. Requests are checked against it, and
-    /openapi.json is made of it."""
+    """An operation: its method, path and schemas.
+
+    Requests are validated against it, and it appears in /openapi.json.
+    """
 
     method: str
     path: str
@@ -75,7 +77,7 @@ class Operation:
 
     @property
     def streams(self) -> bool:
-        """Whether the answer can be an event stream, where it is asked for."""
+        """Whether the answer is an event stream on request."""
         return self.body is not None and "stream" in self.body.model_fields
 
 

@@ -29,7 +29,7 @@ from nbruns.server.storage.database import encode
 
 JSON = dict[str, Any]
 
-#: How long pollers are asked to wait between two looks at a run.
+#: Milliseconds between two polls of a run, as suggested to clients.
 POLL_AFTER_MS = "250"
 
 _RUNS = "/v1/threads/{thread_id}/runs"

@@ -1,9 +1,9 @@
-"""The engine works on runs, continues them after a restart, and ends those that are overdue.
+"""The engine runs turns, continues them after a restart, and ends overdue runs.
 
-The database alone says what is to be done: a run's row has its status, the number of its current turn, and the server
-that works on it, and all of it is committed together with the events that tell of it. There is no second store that
-could disagree. A SQLite file has one server. On PostgreSQL, several servers work side by side: what another server
-writes about a run that is not its own is not written, and when a server dies, the others take over its runs.
+The database is the only source of truth: the row of a run has its status, the number of its current turn and the
+server that works on it, and all of them are committed together with the corresponding events. A SQLite file has one
+server. On PostgreSQL, several servers work side by side: a server can't write to a run of another one, and when a
+server dies, the others take over its runs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Engine:
         self._turns: dict[tuple[str, int], asyncio.Task[None]] = {}
         #: By run, what can be cancelled without ending the turn: the model's answer.
         self._answering: dict[str, asyncio.Task[int | None]] = {}
-        #: Turns that ended because the database could not be written, which is no fault of theirs.
+        #: Turns that ended because the database could not be written; these attempts are not counted.
         self._ended_early: set[tuple[str, int]] = set()
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -67,7 +67,7 @@ class Engine:
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
-        """Leave off where it is. Runs that are not over continue with the next start."""
+        """Stop. Active runs continue with the next start."""
         tasks = [*self._turns.values(), *([self._sweeping] if self._sweeping else [])]
         for task in tasks:
             task.cancel()
@@ -76,9 +76,7 @@ class Engine:
         try:
             for run_id, number in left:
                 await self._db.write(transitions.leave_turn, run_id, number)
-        except (
-            Exception
-        ):  # the database is gone: the turns count as cut off, and the rest of the stop goes on
+        except Exception:  # the database is gone: the turns count as cut off, and stopping continues
             log.exception("It could not be noted that runs were left in good order.")
         if self._peers is not None:
             await self._peers.leave()
@@ -140,7 +138,7 @@ class Engine:
             self._ended_early.add((run_id, number))
 
     async def _work(self, run: JSON, turn: Turn) -> int | None:
-        """Do a turn; the number of the next one where the run goes on at once."""
+        """Run a turn, and return the number of the next one if the run continues immediately."""
         answering = self._answering[run["id"]] = asyncio.create_task(turn.work(self._models))
         if run["status"] == "cancelling":
             answering.cancel()
@@ -154,8 +152,7 @@ class Engine:
         return following
 
     async def _recover(self) -> None:
-        """Begin the turns that nobody works on: those of this server's last process, those that ended early, and those
-        of servers that have died."""
+        """Start turns that no server works on: of this server's last process, of early ends, of dead servers."""
         for work in await self._db.read(store.at_work, transitions.WORKING):
             if (work.run_id, work.turn) in self._turns:
                 await self._check_on(work)
@@ -193,7 +190,7 @@ class Engine:
 async def _outcome(
     answering: asyncio.Task[int | None], expires_at: int
 ) -> tuple[int | None, transitions.Ending | None, JSON]:
-    """The turn that follows, and how the run ended where the turn has not said so itself."""
+    """Return the next turn, and how the run ended if the turn has not stored that itself."""
     try:
         async with asyncio.timeout(max(0.0, expires_at - time.time())) as deadline:
             return await answering, None, {}

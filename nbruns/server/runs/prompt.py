@@ -1,4 +1,4 @@
-"""What a model is asked: the instructions, the thread, and what this run has done so far."""
+"""The prompt of a turn: instructions, the thread, and what this run has done so far."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _tool_turns(ids: list[str], calls: list[JSON], before: list[JSON]) -> list[J
         {"role": "tool", "tool_call_id": id, "content": call["output"] or ""}
         for id, call in zip(ids, calls, strict=True)
     ]
-    # What a model says and the tools that it calls with it are one message.
+    # Text and tool calls of one answer are one message.
     said = before.pop()["content"] if before and before[-1]["role"] == "assistant" else None
     return [{"role": "assistant", "content": said, "tool_calls": asked}, *answered]
 
@@ -105,7 +105,7 @@ def _parts(message: JSON) -> list[JSON]:
 
 
 def text_of(message: JSON) -> str:
-    """A message's text, with a note where a part of it is something else."""
+    """Return the text of a message, with a note for parts that are not text."""
     notes = [f"[attached file {attachment.get('file_id')}]" for attachment in message["attachments"]]
     return "\n".join([*(_part(part) for part in message["content"]), *notes])
 

@@ -1,8 +1,7 @@
-"""A run's events, from any of them on, for as many readers as there are.
+"""Streams of a run's events, from any event on, for any number of readers.
 
-Every event is in the log before it gets here, so a reader's buffer may drop what it likes: a reader that
-finds a gap in the numbers reads the log instead. Slow readers thereby cost a bounded buffer, and nobody waits
-for them.
+Every event is in the log before it is published, so the buffer of a reader can drop events: a reader that detects a
+gap in the numbers reads the log instead. A slow reader costs a bounded buffer and delays nobody.
 """
 
 from __future__ import annotations
@@ -49,8 +48,10 @@ class RunStreams:
             feed.wake.set()
 
     async def stream(self, run_id: str, after: int, until: int) -> AsyncIterator[bytes]:
-        """A run's events behind number `after`, as an event stream. It ends with the first event, from number
-        `until` on, behind which nothing comes before somebody acts."""
+        """Yield a run's events after number `after` as an event stream.
+
+        It ends with the first event, from number `until` on, after which the run waits or has ended.
+        """
         last = after
         with self._feed(run_id) as feed:
             while last < until and not self._closed:
@@ -73,7 +74,7 @@ class RunStreams:
             yield DONE
 
     async def _log(self, feed: _Subscription, run_id: str, number: int) -> list[Event]:
-        feed.behind = False  # before it is read: what is written meanwhile says so again
+        feed.behind = False  # before reading: a write during the read sets it again
         events = await self._db.read(store.events_after, run_id, number, BUFFER)
         feed.behind = feed.behind or bool(events)  # there may be more
         return events
@@ -112,7 +113,7 @@ class _Subscription:
         return events
 
     async def more(self) -> bool:
-        """Wait until there is something to do; False if there was nothing for long."""
+        """Wait for something to do; return False after a long silence."""
         # asyncio.timeout would cost more than all else that is done for an event.
         timer = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, self.wake.set)
         await self.wake.wait()

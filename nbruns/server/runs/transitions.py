@@ -1,5 +1,5 @@
-"""How a run gets from one status to the next. Each function is one write: the new states and their events
-are committed together or not at all, whoever else is at it.
+"""The transitions of a run. Each function is one write: new states and their events are committed together or not at
+all, also with concurrent writers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Ending = Literal["completed", "incomplete", "failed", "cancelled", "expired"]
 
 
 class _Open(NamedTuple):
-    """What becomes of what is unfinished when a run ends."""
+    """What happens to unfinished objects when a run ends."""
 
     step: str
     step_time: str
@@ -48,7 +48,7 @@ CANCELLABLE = ("queued", "in_progress", "requires_action")
 
 
 class Unfinished(NamedTuple):
-    """A step or message as it is to be stored, and what a step has used."""
+    """A step or message to be stored, and the usage of a step."""
 
     table: sa.Table
     body: JSON
@@ -156,13 +156,16 @@ def begin_turn(tx: Transaction, run_id: str, turn: int) -> JSON | None:
 
 
 def leave_turn(tx: Transaction, run_id: str, turn: int) -> None:
-    """Note that a turn has been left in good order: whoever begins it anew doesn't count this attempt."""
+    """Record that a turn was left gracefully, so that this attempt doesn't count."""
     if store.turn_of(tx.conn, run_id) == turn:
         store.count_attempt(tx.conn, run_id, -1)
 
 
 def take_over(tx: Transaction, work: store.Work) -> bool:
-    """Make this server the one that works on a run; False where the one that did so lives, or was quicker."""
+    """Make this server the worker of a run.
+
+    Returns False if the other worker is alive or another server was faster.
+    """
     run = store.get(tx.conn, store.runs, work.run_id, lock=True)
     if run is None or store.worker_of(tx.conn, work.run_id) != work.worker:
         return False
@@ -173,7 +176,7 @@ def take_over(tx: Transaction, work: store.Work) -> bool:
 
 
 def save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str) -> None:
-    """Store what a turn has made, with an event for each name, if this server still works on the run."""
+    """Store an object of a turn, with an event for each name, if this server still works on the run."""
     if _working(tx, run_id) is not None:
         _save(tx, run_id, made, *names)
 
@@ -220,8 +223,9 @@ def _require(tx: Transaction, run: JSON, calls: list[JSON]) -> None:
 
 
 def call_hosted(tx: Transaction, run_id: str, step: JSON, hosted: JSON, usage: JSON) -> int | None:
-    """Store the calls of a turn that the server is to run itself, and return the number of the next turn, which runs
-    them; None where the run is not to go on here."""
+    """Store the calls for hosted tools, and return the number of the next turn, which runs them; None if the
+    run doesn't continue here.
+    """
     run = _working(tx, run_id)
     if run is None:
         return None
@@ -238,7 +242,7 @@ def call_hosted(tx: Transaction, run_id: str, step: JSON, hosted: JSON, usage: J
 def answer_hosted(
     tx: Transaction, run_id: str, step_id: str, call_id: str, result: hosted.Result
 ) -> JSON | None:
-    """Store what a hosted tool gave, and return the step; None where the run is not to go on here."""
+    """Store the result of a hosted tool, and return the step; None if the run doesn't continue here."""
     if _working(tx, run_id) is None:
         return None
     step = store.get(tx.conn, store.steps, step_id)
@@ -258,8 +262,10 @@ def answer_hosted(
 
 
 def complete_hosted(tx: Transaction, run_id: str) -> bool:
-    """Complete the step whose hosted calls have all been run, or require action where it has function calls too;
-    whether the turn is to go on."""
+    """Complete the step after its hosted calls, or require action for its function calls.
+
+    Returns whether the turn continues.
+    """
     run = _working(tx, run_id)
     if run is None:
         return False

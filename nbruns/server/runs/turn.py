@@ -1,7 +1,7 @@
 """One turn of a run: the model is asked once, and its answer becomes steps, messages and events.
 
-A turn that was cut off is done again from its start. Its steps and messages have the ids that they had the
-first time, so what was half-made is made anew in its place, and `created` events tell streams to begin it anew.
+A turn that was cut off is repeated from its start. Its steps and messages have the same ids as before, so unfinished
+objects are replaced, and `created` events tell streams to start them again.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ JSON = dict[str, Any]
 
 _CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
 _MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_progress")
-#: A model that is faster than the database waits for it every so many deltas.
+#: Number of deltas after which a model that is faster than the database waits for it.
 _IN_FLIGHT = 64
 #: The most that is kept of one answer, about twice what the longest models write, and of its tool calls.
 MAX_ANSWER_CHARS, MAX_CALLS = 1_000_000, 128
-#: So many pieces of a text are kept apart: a small string takes four times what is in it.
+#: Number of pieces after which a text is joined: small strings take four times their size.
 _PIECES = 256
 
 
 class Turn:
-    """What the model has said so far in one turn of a run."""
+    """What the model has produced so far in one turn of a run."""
 
     def __init__(self, db: Database, run: JSON, number: int) -> None:
         self._db, self._run, self._number = db, run, number
@@ -77,7 +77,7 @@ class Turn:
         return made
 
     async def _run_hosted(self) -> bool:
-        """Run the hosted calls that the last turn left, each whose output is not stored; whether the turn goes on."""
+        """Run the hosted calls of the last turn that have no stored output. Returns whether the turn continues."""
         run_id = self._run["id"]
         id = objects.derived_id("step", run_id, self._number - 1, "tool_calls")
         step = await self._db.read(store.get, store.steps, id)
@@ -98,7 +98,7 @@ class Turn:
             await self._take_call(delta)
 
     def _count(self, characters: int) -> None:
-        """Bound what is kept of an answer: a model that goes on for ever would fill the database."""
+        """Limit the length of an answer: an endless one would fill the database."""
         self._length += characters
         if self._length > MAX_ANSWER_CHARS:
             raise ModelError(
@@ -151,7 +151,7 @@ class Turn:
     async def _finish(self, finish: Finish) -> int | None:
         used = objects.UNKNOWN_USAGE if finish.usage is None else finish.usage
         if finish.reason == "length" and self._run["max_completion_tokens"] is None:
-            # A limit of the model's own, as its context: nobody set one, so none is reported.
+            # The model's own limit, such as its context. The run has none, so none is reported.
             counted = used.get("completion_tokens")
             after = f" after {counted:,} tokens" if counted else ""
             why = f"The model {self._run['model']!r} cut its answer off{after}, at a limit of its own."
@@ -214,7 +214,7 @@ class Turn:
             await self._db.write(transitions.complete_message, run_id, message, step, usage)
 
     async def _open_tool_step(self) -> JSON:
-        # What the model said before it called is complete; the tokens of both count for the calls.
+        # The text before the calls is complete; the usage of both is that of the calls.
         await self._complete_message(objects.NO_USAGE)
         id = objects.derived_id("step", self._run["id"], self._number, "tool_calls")
         self._tool_step = objects.step(self._run, id, {"type": "tool_calls", "tool_calls": []}, store.now())
@@ -255,4 +255,4 @@ class Turn:
 
 
 def _nothing(tx: Transaction) -> None:
-    """Waiting for this is waiting for all that was emitted before."""
+    """Waiting for this write waits for all earlier ones."""

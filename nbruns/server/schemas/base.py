@@ -61,7 +61,7 @@ class Object(Schema):
 
     @classmethod
     def defaults(cls) -> JSON:
-        """Return what the fields are that nobody set, of those that may be left out."""
+        """Return the default values of the optional fields."""
         return {name: make() for name, make in _defaults(cls).items()}
 
 
@@ -116,8 +116,11 @@ def _validated(schema: type[Schema], value: Any) -> Schema:
 
 @dataclass(frozen=True)
 class Chars:
-    """Bounds on a text, in characters. Not pydantic's own ones, which refuse halves of characters: texts may have
-    them. `pattern` holds for all of the text, and `said` is the pattern in words."""
+    """Limits on a text in characters.
+
+    Unlike pydantic's own, they accept lone surrogates. `pattern` must match the whole text, and `said` describes
+    it.
+    """
 
     most: int = MAX_TEXT
     least: int = 0
@@ -144,7 +147,7 @@ class Chars:
 
 
 def wrong(what: str, expected: str, got: str, code: str) -> PydanticCustomError:
-    """The error for a value of the right type that is out of bounds. Raise it in a validator."""
+    """Return the error for a value of the right type that is out of bounds, to be raised in a validator."""
     return PydanticCustomError("wrong", "", {"wrong": what, "expected": expected, "got": got, "code": code})
 
 
@@ -310,7 +313,7 @@ def _refusal(error: ValidationError) -> Refused:
 
 
 def _rank(details: ErrorDetails) -> int:
-    # What is wrong with an object of an unknown type says nothing.
+    # Errors inside an object of an unknown type are meaningless.
     if details["loc"][-1:] == ("type",):
         return 0
     return {"extra_forbidden": 1, "missing": 2}.get(details["type"], 3)

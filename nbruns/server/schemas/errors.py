@@ -1,4 +1,4 @@
-"""What the server says when it does not do what it was asked to do."""
+"""Refusals: errors with which the server answers a request."""
 
 from __future__ import annotations
 

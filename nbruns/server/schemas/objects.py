@@ -24,7 +24,7 @@ _USAGE_DETAILS: dict[str, JSON] = {
 
 
 def new_id(prefix: str) -> str:
-    """An id that nobody can guess: about 143 random bits."""
+    """Return a new id that can't be guessed: about 143 random bits."""
     return prefix + "_" + "".join(_secret.choices(_ALPHABET, k=_ID_LENGTH))
 
 
@@ -96,23 +96,23 @@ def step(run: JSON, id: str, details: JSON, now: int) -> JSON:
 
 
 def content_part(kind: str, text: str) -> JSON:
-    """A part of what a run wrote: `text`, or a `refusal`."""
+    """Return a content part of a run's message: `text`, or a `refusal`."""
     return text_content(text) if kind == "text" else {"type": "refusal", "refusal": text}
 
 
-#: Stored in the place of counts that nobody knows: the model didn't say what it used.
+#: Stored if the model didn't report its usage.
 UNKNOWN_USAGE: JSON = {}
 
 
 def usage(counts: JSON) -> JSON | None:
-    """What a model says that it has used, with the details that the original adds; None where it doesn't say."""
+    """Return usage with the details that the original adds, or None if it is unknown."""
     if not counts:
         return None
     return {**NO_USAGE, **_USAGE_DETAILS, **counts}
 
 
 def total_usage(parts: list[JSON]) -> JSON | None:
-    """The sum of what a run's steps have used; None where that of one is not known."""
+    """Return the total usage of a run's steps, or None if that of a step is unknown."""
     if not all(parts):
         return None
     total = {name: sum(part.get(name, 0) for part in parts) for name in NO_USAGE}
@@ -139,7 +139,9 @@ def tool_call_delta(step_id: str, call: JSON) -> JSON:
 
 
 def newly_shown(before: JSON, now: JSON) -> JSON:
-    """What a delta says of a hosted call's details: the rest of texts and lists that have grown, else the value."""
+    """Return the delta of a hosted call's details: what was appended to texts and lists, otherwise the new
+    value.
+    """
     shown = {}
     for name, value in now.items():
         known = before.get(name)

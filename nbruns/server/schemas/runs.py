@@ -1,4 +1,4 @@
-"""Runs, their steps, and what they use."""
+"""Runs, their steps, and usage."""
 
 from __future__ import annotations
 

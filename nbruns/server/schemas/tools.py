@@ -21,7 +21,7 @@ from nbruns.server.schemas.base import (
     tag_of,
 )
 
-#: The hosted tools of the original. Those that this server doesn't offer are refused, and the refusal says why.
+#: Hosted tools of the original. Those that this server doesn't offer are refused with an explanation.
 HOSTED = ("code_interpreter", "file_search")
 
 

@@ -1,9 +1,8 @@
-"""The connection to the database: reads side by side, writes in groups.
+"""The connection to the database: concurrent reads, grouped writes.
 
-All writes of the process go through one thread, which commits whatever has gathered while it was committing.
-So writers never wait for each other's locks, a thousand small writes cost a few commits, and what one caller
-writes is written in the order in which it asked. Events are published when they are committed, not before:
-no client ever sees one that a crash could take back.
+All writes of the process go through one thread, which commits whatever has arrived while it was committing. So writers
+never wait for each other's locks, a thousand small writes cost a few commits, and the writes of one caller keep their
+order. Events are published after their commit: no client ever sees one that a crash could undo.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ T = TypeVar("T")
 #: At most this many writes are committed together, so that none waits long for its commit.
 GROUP = 500
 READERS = 4
-#: So long events that nobody waits for are gathered: a commit costs as much as a dozen of them.
+#: Seconds for which events are gathered if nobody waits for them: a commit costs as much as a dozen events.
 GATHER_SECONDS = 0.004
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class Transaction:
     emitted: list[tuple[str, str, str]] = field(default_factory=list)
     #: Runs that have been deleted; nothing of them is logged any more.
     gone: set[str] = field(default_factory=set)
-    #: Runs that whoever works on them is to leave.
+    #: Runs whose worker has to stop.
     to_stop: set[str] = field(default_factory=set)
 
     def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> None:
@@ -95,7 +94,7 @@ class Database:
     async def read(
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """What `query` returns, run on a connection of its own."""
+        """Run `query` on a connection of its own, and return its result."""
 
         def work() -> T:
             with self.engine.begin() as conn:
@@ -113,11 +112,11 @@ class Database:
         return result
 
     def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> None:
-        """Log an event behind all writes asked for so far, and wait for nothing."""
+        """Log an event after all previous writes, without waiting."""
         self._jobs.put(_Job(lambda transaction: transaction.emit(run_id, name, payload)))
 
     def close(self) -> None:
-        """Commit what was asked for, then let go of the database."""
+        """Commit all pending writes, then close the database."""
         self._jobs.put(None)
         self._writer.join()
         self._readers.shutdown()
@@ -132,12 +131,12 @@ class Database:
                 self._commit(group)
 
     def _gather(self) -> list[_Job | None]:
-        """The next jobs, at least one; None is the last that there is."""
+        """Return the next jobs, at least one. None is the last job."""
         jobs = [self._jobs.get()]
         deadline = time.monotonic() + GATHER_SECONDS
         while len(jobs) < GROUP and (last := jobs[-1]) is not None:
             if last.done is not None:
-                deadline = 0.0  # somebody waits
+                deadline = 0.0  # a caller waits
             try:
                 jobs.append(self._jobs.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:

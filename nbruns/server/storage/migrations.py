@@ -30,14 +30,14 @@ STEPS: dict[int, tuple[str, ...]] = {
 }
 VERSION = max(STEPS)
 
-#: Held on PostgreSQL by whoever looks after the tables: servers may start together.
+#: Advisory lock on PostgreSQL while tables are created or upgraded: servers may start at the same time.
 _LOCK = 0x6E6272756E73  # "nbruns"
 
 log = logging.getLogger(__name__)
 
 
 def prepare(engine: sa.Engine) -> None:
-    """Make the tables, or upgrade them. Raises SetupError where the database is newer or cannot be written."""
+    """Create the tables, or upgrade them. Raises SetupError if the database is newer or not writable."""
     try:
         with engine.connect().execution_options(writes=True) as conn, conn.begin():
             if conn.dialect.name == "postgresql":
@@ -56,7 +56,7 @@ def prepare(engine: sa.Engine) -> None:
 
 
 def _version(conn: sa.Connection) -> int | None:
-    """The version of the tables; None where there are none yet."""
+    """Return the version of the tables; None if there are none yet."""
     if not sa.inspect(conn).has_table("meta"):
         return None
     version = int(conn.scalar(sa.select(store.meta.c.value).where(store.meta.c.key == "schema_version")) or 1)

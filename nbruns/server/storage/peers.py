@@ -1,7 +1,7 @@
-"""The other servers on the same PostgreSQL: who of them lives, and what they have just committed.
+"""Other servers on the same PostgreSQL: which of them are alive, and what they have committed.
 
-Each server holds an advisory lock in the name that it works under, on a connection that it also listens with. When it
-dies, however that happens, the connection ends and the lock is free: whoever gets it knows. No clock is asked.
+Each server holds an advisory lock for its name, on the connection on which it also listens. When the server dies, for
+whatever reason, its connection ends and the lock is released. No clocks are involved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import sqlalchemy as sa
 
-if TYPE_CHECKING:  # loaded where there is a PostgreSQL: it takes a tenth of a second
+if TYPE_CHECKING:  # imported only for PostgreSQL: it takes a tenth of a second
     import psycopg
 
 _CHANNEL = "nbruns"
@@ -43,7 +43,7 @@ class PeerUpdate(NamedTuple):
 
 
 class Peers:
-    """Listens to the other servers, and lives for them to see, until it is closed."""
+    """Listens to the other servers, and shows them that this one is alive, until it is closed."""
 
     def __init__(self, url: sa.URL, name: str, on_update: Callable[[PeerUpdate | None], None]) -> None:
         """`on_update` is called with None when update may have been missed."""
@@ -52,7 +52,7 @@ class Peers:
         self._listening: asyncio.Task[None] | None = None
 
     async def join(self) -> None:
-        """Be known to live from here on."""
+        """Show the other servers that this one is alive."""
         connection = await self._connect()
         self._listening = asyncio.create_task(self._listen(connection))
 
@@ -108,7 +108,7 @@ def tell(conn: sa.Connection, name: str, runs: set[str], to_stop: set[str]) -> N
 
 
 def is_dead(conn: sa.Connection, name: str) -> bool:
-    """Whether the server of that name lives no more. On SQLite there is never another."""
+    """Whether the server of that name has died. On SQLite there is never another."""
     if conn.dialect.name == "sqlite":
         return True
     return cast(bool, conn.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_key(name)))))

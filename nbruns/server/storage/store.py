@@ -1,8 +1,7 @@
-"""The tables, and every query. Each function takes a connection and does one thing.
+"""The tables and every query. Each function takes a connection and does one thing.
 
-An object is kept as the JSON that goes over the wire (`body`), next to the few columns that are asked for.
-Lists are in order of `seq`, which counts up as objects are created, so a cursor is one step in an index
-however many objects there are.
+An object is stored as the JSON of the API (`body`), beside the few columns that queries need. Lists are ordered by
+`seq`, which increases with each new object, so a cursor is one step in an index however many objects there are.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from nbruns.server.storage.database import Event, Transaction, encode
 
 JSON = dict[str, Any]
 
-#: The events behind which nothing comes before somebody acts: streams end with them.
+#: Events after which a run waits or has ended: streams end with them.
 LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *ENDED))
 
-#: Whoever changes the tables below adds a step to `migrations`, which takes the databases that there are along.
+#: A change of the tables below needs a step in `migrations` for existing databases.
 metadata = sa.MetaData()
 
 
@@ -61,7 +60,7 @@ runs = _kind(
     sa.Column("status", sa.String(20), nullable=False),
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("leg", sa.Integer, key="turn", nullable=False, server_default="1"),
-    # How often the turn has been begun and not ended: a turn that takes its server down is not begun for ever.
+    # Number of unfinished attempts of the turn, so that a turn that crashes its server is not repeated forever.
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     # The server that works on the run, or did so last.
     sa.Column("worker", sa.String(64)),
@@ -139,7 +138,7 @@ def add(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> Non
 
 
 def put(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
-    """Store an object, in the place of the one with its id where there is one."""
+    """Store an object, replacing the one with the same id."""
     row = _row(table, body, columns)
     if conn.execute(sa.update(table).where(table.c.id == body["id"]).values(row)).rowcount == 0:
         conn.execute(sa.insert(table).values(row))
@@ -177,7 +176,7 @@ def delete_thread(tx: Transaction, thread_id: str) -> bool:
 def listed(
     conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str] | None = None
 ) -> tuple[list[JSON], bool]:
-    """A page of objects, and whether there are more behind it."""
+    """Return a page of objects, and whether more follow."""
     query = sa.select(table.c.body).where(*_matches(table, where or {}))
     newest_first = page.order == "desc"
     if page.after:
@@ -264,7 +263,7 @@ def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:
 
 
 def step_usages(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
-    """What the steps of a run have used, of those whose model has finished; nothing in it where that is not known."""
+    """Return the usage of a run's steps, of those whose model has finished; empty if unknown."""
     rows = conn.execute(sa.select(steps.c.id, steps.c.usage).where(steps.c.run_id == run_id))
     return {row.id: row.usage for row in rows if row.usage is not None}
 
@@ -278,7 +277,7 @@ def hosted_calls(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
 
 
 def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]:
-    """The thread's messages that were there before the run's own, or the last so many of them."""
+    """Return the thread's messages from before the run's own, or the last ones of them."""
     of_thread = messages.c.thread_id == run["thread_id"]
     others = sa.or_(messages.c.run_id.is_(None), messages.c.run_id != run["id"])
     query = sa.select(messages.c.body).where(of_thread, others).order_by(messages.c.seq.desc())
@@ -286,7 +285,7 @@ def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]
 
 
 def has_question(conn: sa.Connection, thread_id: str) -> bool:
-    """Whether a user has said something on a thread."""
+    """Whether a thread has a message of a user."""
     role = messages.c.body["role"].as_string()
     query = sa.select(messages.c.seq).where(messages.c.thread_id == thread_id, role == "user")
     return conn.scalar(query.limit(1)) is not None
