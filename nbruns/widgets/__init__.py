@@ -1,1 +1,1 @@
-"""What notebooks show: a run live, the form that answers its tool calls. Given a client, never builds one."""
+"""Widgets: the live view of a run, the form for tool outputs, and the table of runs."""

@@ -134,7 +134,7 @@ class RunSession:
             while stream is not None:
                 self._follow(stream)
                 stream = self._next_stream()
-        except Exception as error:  # reported by whoever shows the session, not lost in a thread
+        except Exception as error:  # kept for whoever displays the session, instead of lost in a thread
             self.error = error
         try:
             self._on_end()
@@ -161,7 +161,7 @@ class RunSession:
         run = self.run
         if run is not None and run.is_terminal:
             return None
-        if run is None or run.status != "requires_action":  # somebody has closed the stream
+        if run is None or run.status != "requires_action":  # the stream was closed by the caller
             raise StreamError("The stream was closed before the run ended.", self.snapshot)
         if not run.tool_calls:
             raise StreamError(

@@ -1,5 +1,7 @@
-"""A run as a list of keyed blocks of HTML: the one rendering for the live view, `to_html()` and the saved
-notebook. Everything in a run but its numbers came from outside, and is escaped or sanitised here."""
+"""A run as a list of keyed HTML blocks: the same rendering for the live view, `to_html()` and the saved notebook.
+
+Everything in a run except its numbers comes from outside, and is escaped or sanitised here.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ _SHEET = files("nbruns.widgets").joinpath("static/transcript.css").read_text(enc
 #: The style sheet as every saved transcript carries it: without comments and line ends.
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
-#: What a call is that nobody has answered; while the form shows the whole of it, this line is enough.
+#: State of a call without an answer. The form shows the whole call, so this line is enough.
 WAITS = "awaiting output"
 #: Why an answer is incomplete, in plain words.
 INCOMPLETE = {
@@ -54,8 +56,10 @@ class Transcript:
     def blocks(
         self, snapshot: RunSnapshot, notes: Iterable[tuple[str, str]] = (), assistant: str = ""
     ) -> list[Block]:
-        """What there is to see of the run now, and our own notes ("note" or "error", and the words) below it.
-        `assistant` is its name."""
+        """Return the blocks of the run, with notes ("note" or "error", and a text) at the end.
+
+        `assistant` is its name.
+        """
         found = [
             Block("head", "head", head_html(snapshot, assistant)),
             *self._body(snapshot),
@@ -122,7 +126,7 @@ def to_html(blocks: list[Block]) -> str:
 
 
 def plain_text(snapshot: RunSnapshot) -> str:
-    """The run in a terminal: what it is, what it calls and what it says, without control characters."""
+    """Return the run as text for a terminal: status, calls and messages, without control characters."""
     calls = [f"{call.name}({call.arguments})" for call in snapshot.tool_calls]
     lines = [repr(snapshot.run), *calls, *snapshot.text.split("\n")]
     return "\n".join(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", line) for line in lines if line or not calls)
@@ -241,7 +245,7 @@ _CALLS: dict[str, Callable[[ToolCall], str]] = {
 
 
 def _files(message: Message) -> list[str]:
-    """What a message shows or cites but does not say, as HTML: names of images and files, links to pages."""
+    """Return images, files and citations of a message as HTML: names, and links to pages."""
     names: list[str] = []
     for part in message.content if isinstance(message.content, list) else ():
         if isinstance(part, Mapping):

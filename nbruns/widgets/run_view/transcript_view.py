@@ -1,4 +1,4 @@
-"""The live transcript: an anywidget that gets blocks, and of changed blocks only the difference."""
+"""The live transcript: an anywidget that receives blocks and sends differences."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from nbruns.widgets.blocks import Block, splice
 from nbruns.widgets.highlight import utf16_length
 
 STATIC = Path(__file__).parent.parent / "static"
-#: What stands behind the text of a new block, so that text may grow there at once.
+#: Closing tags behind the text of a new block, where its text can grow.
 _CLOSING_TAGS = re.compile(r"(?:</\w+>)*\Z")
 
 
 class TranscriptView(anywidget.AnyWidget):
-    """Shows blocks. `show(blocks)` may be called from any thread, as often as one likes.
+    """Displays blocks. `show(blocks)` can be called from any thread, at any rate.
 
-    What a page needs to show the whole transcript is in the trait `state`. It is never sent when it changes:
-    it is what a page gets that opens late, while open pages get custom messages with the differences.
+    The trait `state` contains the whole transcript. It is not sent when it changes: pages that open later
+    receive it, while
+    open pages receive custom messages with the differences.
     """
 
     _esm = STATIC / "transcript.js"
@@ -115,8 +116,10 @@ class TranscriptView(anywidget.AnyWidget):
         return [number, start, dropped, text, *marks]
 
     def _offer(self) -> None:
-        """Until a page has said that it listens (a busy kernel would not hear it), send the whole state, but
-        only each time it has doubled: that is at most twice the text in all."""
+        """Send the whole state each time its size has doubled, until a page has reported that it listens (a
+        busy kernel would not
+        notice). That is at most twice the text in total.
+        """
         size = sum(len(block.content) + len(block.marks) for block in self._blocks.values())
         if size >= 2 * self._offered:
             self._offered = size

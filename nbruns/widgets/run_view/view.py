@@ -99,15 +99,23 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     @property
     def form(self) -> ToolOutputsForm | None:
-        """The form, while the run waits for outputs that no function gives by itself."""
+        """The form, while the run waits for outputs that no function provides."""
         return self._form
 
     def wait(self, timeout: float | None = None) -> Run:
-        """Wait until the run has ended and give it; the form works meanwhile, also under Run All.
+        """Wait until the run has ended, and return it. The form works in the meantime, also under Run All.
 
-        Shows the view first if no cell has shown it. Raises TimeoutError after `timeout` seconds, and what
-        broke the stream if it could not be read to its end. Neither that nor interrupting the kernel
-        touches the run: wait again, or cancel it.
+        Displays the view first if no cell has displayed it. Neither an error nor interrupting the kernel
+        affects the run: wait
+        again, or cancel it.
+
+        Args:
+            timeout: Maximum number of seconds to wait.
+
+        Raises:
+            TimeoutError: The run has not ended after `timeout` seconds.
+            StreamError: The stream could not be read to its end.
+            LimitError: Functions have answered `max_rounds` times or `max_calls` calls.
         """
         self._show_once()
         if not wait_for(self._session.ended, timeout):
@@ -119,7 +127,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self._outcome()
 
     def _outcome(self) -> Run:
-        if not self._page.is_seen:  # nbclient, say, which hears only what belongs to the cell that it runs
+        if not self._page.is_seen:  # nbclient, for example, only receives messages of the cell that it runs
             self._save()
         if self._session.error is not None:
             raise self._session.error
@@ -143,11 +151,11 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._session.cancel()
 
     def on_done(self, callback: Callable[[Run], object]) -> None:
-        """Call `callback(run)` when the run has ended, or at once if it has."""
+        """Call `callback(run)` when the run has ended, or immediately if it has."""
         self._session.when_ended(lambda: self._call(callback))
 
     def to_html(self) -> str:
-        """The transcript so far as HTML that needs no kernel and asks nothing of the network."""
+        """Return the transcript as HTML that needs neither a kernel nor a network."""
         with self._lock:
             return to_html(self._blocks(self._unfinished()))
 
@@ -157,14 +165,14 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             return self._transcript.blocks(self.snapshot, self._notes + notes, str(name or ""))
 
     def _unfinished(self) -> list[tuple[str, str]]:
-        """What a reader of HTML should know of a run that goes on."""
+        """Notes for readers of the HTML of an active run."""
         if self.run is None or self._session.error is not None or self.run.is_terminal:
             return []
         ids = f'run="{self.run.id}", thread="{self.run.thread_id}"'
         return [("note", f"Saved while the run was active. To follow it again: client.runs.watch({ids})")]
 
     def _show_once(self) -> None:
-        """Show the view where it is waited for, if no cell has shown it: its form could not be answered."""
+        """Display the view if no cell has displayed it: its form could not be answered otherwise."""
         if in_notebook() and not self._displays and not self._session.ended.is_set():
             self._ipython_display_()
 
