@@ -40,7 +40,7 @@ def text_of(card: ApprovalCard) -> str:
 def test_each_call_is_approved_or_denied() -> None:
     taken: list[Any] = []
     form = ToolOutputsForm(Run(asking(mcp_call(), mcp_call("call_2"))), on_submit=taken.append)
-    assert form._head.title == "2 tool calls wait for your approval"
+    assert form._head.title == "2 tool calls need approval"
     assert [card.title for card in form.calls] == ["search_docs (1st call)", "search_docs (2nd call)"]
     assert "on the server docs" in text_of(form.calls[0])
     assert "rain" in text_of(form.calls[0])
@@ -52,7 +52,7 @@ def test_each_call_is_approved_or_denied() -> None:
     assert form.outputs == {"call_1": True}
     with pytest.raises(NbrunsError, match=r"Not submitted: search_docs \(2nd call\) is unanswered\."):
         form.submit()
-    assert "approve or deny it" in form.calls[1]._note.value
+    assert "Approve or deny it" in form.calls[1]._note.value
     assert taken == []
     form.calls[1].output = False
     assert form.calls[1]._note.value == ""

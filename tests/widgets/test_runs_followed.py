@@ -106,7 +106,7 @@ def test_what_keeps_it_from_looking_is_said_and_taken_back(
     monkeypatch.setattr(poll, "FIRST", 0.05)
     table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
     until(lambda: "follow" in table._notes)
-    assert table._notes["follow"].startswith("Runs that go on could not be looked at. ")
+    assert table._notes["follow"].startswith("Failed to refresh active runs. ")
     table._runs = client.runs  # the server is back, but knows nothing of this run any more
     until(lambda: "follow" not in table._notes)
     until(lambda: not table._follower.is_following)
@@ -123,9 +123,9 @@ def test_refresh_of_given_runs_looks_again_at_those_that_go_on(nowhere: nbruns.C
 def test_waiting_for_a_list_that_does_not_come(sent: Sent) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question and never answers
         table = RunsTable(nbruns.Client(f"http://127.0.0.1:{silent.getsockname()[1]}", max_retries=0))
-        with pytest.raises(nbruns.TimeoutError, match=r"still being listed after 0\.1 s"):
+        with pytest.raises(nbruns.TimeoutError, match=r"Timed out after 0\.1 s while listing runs"):
             table.wait(0.1)
-        assert repr(table) == "RunsTable(0 runs, still being listed)"
+        assert repr(table) == "RunsTable(0 runs, still loading)"
         table.close()
 
 
@@ -136,7 +136,7 @@ def test_a_server_that_lists_the_runs_of_threads_only_is_told_of(status: int, se
         for table in tables:
             with pytest.raises(nbruns.APIError, match="Invalid URL"):
                 table.wait(30)
-    assert ["name threads, RunsTable(client, threads)" in table._notes["list"] for table in tables] == [
+    assert ["Pass the threads: RunsTable(client, threads)" in table._notes["list"] for table in tables] == [
         True,
         False,
     ]

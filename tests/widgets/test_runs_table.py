@@ -83,9 +83,9 @@ def test_the_order_is_in_a_trait(table: RunsTable) -> None:
 @pytest.mark.parametrize(
     ("trait", "value", "words"),
     [
-        ("sort", "colour", "sort by created_at"),
-        ("since", "soon", "write '2026-11-01'"),
-        ("until", "9 x", "no time"),
+        ("sort", "colour", "use one of created_at"),
+        ("since", "soon", "Use '2026-11-01'"),
+        ("until", "9 x", "is not a time"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_changes_nothing(
@@ -156,11 +156,11 @@ def test_a_page_opens_and_closes(table: RunsTable, sent: Sent) -> None:
 
 
 def test_a_run_that_the_table_does_not_have(table: RunsTable, sent: Sent) -> None:
-    with pytest.raises(KeyError, match="no run run_x"):
+    with pytest.raises(KeyError, match="No run run_x"):
         table.open_run("run_x")
     ask(table, sent, open="run_x")
     until(lambda: table._details["state"] == "error")
-    assert "no run run_x" in table._details["words"]
+    assert "No run run_x" in table._details["words"]
 
 
 def test_threads_one_or_many(client: nbruns.Client, sent: Sent) -> None:
@@ -218,7 +218,7 @@ def test_outside_text_is_escaped_in_what_is_saved_and_in_what_is_opened(
 def test_the_saved_table_has_a_few_rows_and_says_of_how_many(table: RunsTable) -> None:
     html = table.to_html()
     assert html.count("<tr>") == 1 + 20
-    assert "the first 20 of 600 runs" in html
+    assert "Showing 20 of 600 runs" in html
     table.status = ["failed"]
     assert f"{len(table.frame)} of 600 runs" in table.to_html()
     assert len(html) < 16_000

@@ -346,11 +346,15 @@ def values_of(widget: Any) -> list[str]:
     [
         ("OpenAI's documentation", {"location": ""}, None),
         ("an MCP server for a repository", {"perPage": "101"}, "perPage: This should be at most 100."),
-        ("an MCP server for a repository", {"perPage": "x"}, "perPage: This is not a number."),
-        ("zod", {"mail": "nobody"}, "mail: This is no email, as ada@example.org is."),
-        ("pydantic: references", {"when": "soon"}, "when: This is no date-time, as 2026-08-26T09:30:00Z is."),
+        ("an MCP server for a repository", {"perPage": "x"}, "perPage: Not a number."),
+        ("zod", {"mail": "nobody"}, "mail: Not a valid email. Example: ada@example.org"),
+        (
+            "pydantic: references",
+            {"when": "soon"},
+            "when: Not a valid date-time. Example: 2026-08-26T09:30:00Z",
+        ),
         ("pydantic: a tuple", {"pair": "[1]"}, "pair: There should be at least 2, and there are 1."),
-        ("conditions", {"n": ""}, "n: This is required."),
+        ("conditions", {"n": ""}, "n: Required."),
         ("either of two", {"name": ""}, "This fits none of what it may be."),
     ],
 )

@@ -103,8 +103,8 @@ def test_arguments_show_as_they_stream() -> None:
 
 def test_a_call_says_that_it_waits_and_how_long_it_took() -> None:
     waiting = blocks(step_is("in_progress", call_json()), needs(call_json()))
-    assert "waits for an answer" in waiting["call/call_1"]
-    assert "waits for an answer" in blocks(needs(call_json()))["call/call_1"]  # a server that sends no steps
+    assert "awaiting output" in waiting["call/call_1"]
+    assert "awaiting output" in blocks(needs(call_json()))["call/call_1"]  # a server that sends no steps
     answered = call_json()
     answered["function"]["output"] = "12 °C"
     done = blocks(step_is("completed", answered, created_at=100, completed_at=165))

@@ -26,7 +26,7 @@ class ApprovalCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
         self.call = call
         self._place = place
         self._choice = ipywidgets.RadioButtons(
-            options=[("Approve", True), ("Deny", False)], value=None, description="May it run?"
+            options=[("Approve", True), ("Deny", False)], value=None, description="Allow this call?"
         )
         self._choice.add_class("nbruns-field")
         self._note = ipywidgets.HTML()
@@ -68,7 +68,7 @@ class ApprovalCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
 
     def problem(self) -> str:
         """Why this can't be submitted; empty where it can."""
-        return "" if self.output is not None else f"{self.title} is unanswered: approve or deny it."
+        return "" if self.output is not None else f"{self.title} is unanswered. Approve or deny it."
 
     def on_edit(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever the answer changes."""

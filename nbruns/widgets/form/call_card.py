@@ -40,7 +40,7 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self._editor = None if tool is None else _arguments_editor(call, tool)
         self._answer = OutputEditor(call.name, None if tool is None else tool.output_schema)
         self._output = self._answer.text
-        self._is_error = ipywidgets.Checkbox(description="Report this as an error", indent=False)
+        self._is_error = ipywidgets.Checkbox(description="Report as an error", indent=False)
         name = sendable(excerpt(call.name, 80))
         self._run = ipywidgets.Button(description=f"Run {name}", icon="play")
         self._run.on_click(lambda _: self._run_clicked())
@@ -98,15 +98,15 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
             self._answer.way = TEXT
         self._output.value = "" if answer is None else sendable(answer.text)
         self._empty_is_meant = answer is not None and not answer.text
-        self.say("The function gave back an empty text." if self._empty_is_meant else "")
+        self.say("The function returned an empty string." if self._empty_is_meant else "")
 
     def problem(self) -> str:
         """Why this can't be submitted; empty where it can."""
         try:
             self._answer.read()
         except ValueError:
-            return f"The output of {self.title} does not fit: see above."
-        return "" if self.answer else f"{self.title} is unanswered: enter an output, or report an error."
+            return f"The output of {self.title} is invalid. See the message above."
+        return "" if self.answer else f"{self.title} is unanswered. Enter an output or report an error."
 
     @property
     def output(self) -> str | None:
@@ -134,11 +134,11 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
     def run(self) -> None:
         """Call the registered function with the arguments as they stand; its output, or its error, is the answer."""
         if self._tool is None:
-            raise ValueError(f"No function is registered for {self.call.name}: pass it in tools=[…].")
+            raise ValueError(f"No function is registered for {self.call.name}. Pass it in tools=[…].")
         try:
             arguments = self.arguments
         except ValueError as error:
-            self.say("The function was not run: see its arguments above.")
+            self.say("The function was not run because its arguments are invalid. See above.")
             raise ValueError(f"{self.call.name}: {error}") from error
         self.answer = answer(self._tool, arguments)
 
@@ -171,7 +171,7 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     def _run_shown(self) -> None:
         words = self._run.description
-        self._run.disabled, self._run.description = True, words.replace("Run ", "Running ", 1) + " …"
+        self._run.disabled, self._run.description = True, words.replace("Run ", "Running ", 1) + "…"
         try:
             self.run()
         except ValueError:

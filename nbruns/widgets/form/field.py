@@ -117,7 +117,7 @@ class Field:
             return MISSING
         if self.asked.nullable:
             return None
-        raise ValueError("This is required.")
+        raise ValueError("Required.")
 
     def value(self) -> Any:
         """The value as it stands, of the right kind; what nobody has touched is as it was given."""
@@ -158,7 +158,7 @@ class Field:
     def hint(self) -> str:
         """What helps to fill the field in."""
         example = FORMATS.get(str(self.asked.schema.get("format")))
-        return " ".join(filter(None, [self.asked.description, example and f"As {example}."]))
+        return " ".join(filter(None, [self.asked.description, example and f"Example: {example}"]))
 
     def on_change(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever the value changes."""
@@ -190,7 +190,7 @@ class Field:
             meant = self.empty()
         except ValueError:
             return ""
-        return unsent(self.asked) if meant is MISSING else "empty text" if meant == "" else short(meant)
+        return unsent(self.asked) if meant is MISSING else "empty string" if meant == "" else short(meant)
 
     def options(self, **more: Any) -> dict[str, Any]:
         """What every control is made with."""

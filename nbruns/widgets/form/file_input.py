@@ -64,15 +64,15 @@ def decoded(name: str, content: bytes) -> str:
     """The text of a file. Raises ValueError where it is too big, or no text in UTF-8 (or UTF-16 with its mark)."""
     shown = excerpt(name, 80)
     if len(content) > MAX_FILE:
-        raise ValueError(f"{shown} has {len(content):,} bytes; an output may have {MAX_FILE:,}.")
+        raise ValueError(f"{shown} is too large: {len(content):,} bytes. The limit is {MAX_FILE:,} bytes.")
     encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{shown} is no text in UTF-8 (byte {error.start:,} is not). "
-            "Save it as UTF-8, or say in words what is in it: a tool's output is text."
+            f"{shown} is not UTF-8 text (invalid byte at offset {error.start:,}). "
+            "Tool outputs must be text. Save the file as UTF-8, or describe its content in words."
         ) from error
     if "\0" in text:
-        raise ValueError(f"{shown} holds zero bytes, as no text does. A tool's output is text.")
+        raise ValueError(f"{shown} is a binary file: it contains null bytes. Tool outputs must be text.")
     return text

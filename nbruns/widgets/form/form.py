@@ -25,7 +25,7 @@ from nbruns.widgets.form.field import close_all
 from nbruns.widgets.notebook.threads import start_thread
 
 STATIC = Path(__file__).parent.parent / "static"
-WAITING = "The answers are submitted when the running functions have ended."
+WAITING = "Submits when the running functions finish."
 State = Literal["open", "submitting", "submitted", "expired", "closed"]
 
 
@@ -152,7 +152,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             for card in self.calls
             if card.output is not None
         ]
-        return f"What you entered was not sent: {'; '.join(entered)}" if entered else ""
+        return f"Not sent: {'; '.join(entered)}" if entered else ""
 
     def finish(self, words: str) -> None:
         """Close the form for good and say why; what was typed can still be read."""
@@ -160,7 +160,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def reopen(self, words: str) -> None:
         """Say why the answers did not reach the server; they can be submitted again."""
-        self._enter("open", f"Not submitted; what you entered is still here. {words}")
+        self._enter("open", f"Not submitted. Your entries are kept. {words}")
 
     def close(self) -> None:
         """Take the form away from every page."""
@@ -174,7 +174,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         """The answers, and the right to submit them: whoever else asks is refused from now on."""
         with self._lock:
             if self._state != "open":
-                raise NbrunsError(f"The form can't be submitted: it is {self._state}.")
+                raise NbrunsError(f"Can't submit the form: its state is '{self._state}'.")
             problems = {card.title: card.problem() for card in self.calls}
             for card in self.calls:
                 if problems[card.title]:
@@ -186,7 +186,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
                 self._head.refused += 1  # the page goes to the first place where something is wrong
                 raise NbrunsError(words)
             self._state = "submitting"
-        self._show("Submitting …")
+        self._show("Submitting…")
         return self.outputs
 
     def _enter(self, state: State, words: str) -> None:
@@ -246,7 +246,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def _expire(self) -> None:
         if self._state == "open":
-            self._enter("expired", "The run has expired: its answers came too late. Start another run.")
+            self._enter("expired", "The run has expired and no longer accepts tool outputs. Start a new run.")
 
 
 def _moment(timestamp: Any) -> float | None:
@@ -288,8 +288,8 @@ def _ordinal(number: int) -> str:
 
 
 def _title(number: int, approvals: bool) -> str:
-    calls, wait = ("1 tool call", "waits for") if number == 1 else (f"{number} tool calls", "wait for")
-    return f"{calls} {wait} {'your approval' if approvals else 'an answer' if number == 1 else 'answers'}"
+    calls, need = ("1 tool call", "needs") if number == 1 else (f"{number} tool calls", "need")
+    return f"{calls} {need} {'approval' if approvals else 'output'}"
 
 
 def _not_submitted(problems: Mapping[str, str]) -> str:

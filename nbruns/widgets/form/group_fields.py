@@ -187,8 +187,8 @@ class Rows(Group):
     def value(self) -> Any:
         untouched = self.asked.value is MISSING and not self.edited and not self.fields()
         if untouched and self.asked.required and self.is_sent:
-            self.say("This is required.")
-            raise ValueError("This is required.")
+            self.say("Required.")
+            raise ValueError("Required.")
         return super().value()
 
     def fields(self) -> list[tuple[str | int, Field]]:
@@ -292,8 +292,8 @@ class MapField(Rows):
         for number, pair in self.collected(self.fields()):
             if pair["name"] in values:
                 field = self.rows[number][0]
-                field.say(f"There are two of the name {pair['name']!r}.")
-                raise ValueError(f"{pair['name']}: There are two of this name.")
+                field.say(f"Duplicate name {pair['name']!r}.")
+                raise ValueError(f"{pair['name']}: Duplicate name.")
             values[pair["name"]] = pair["value"]
         return values
 

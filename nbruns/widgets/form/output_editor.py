@@ -12,7 +12,7 @@ from nbruns.text import excerpt
 from nbruns.widgets.html import sendable
 
 TEXT, JSON, FIELDS, FILE, ERROR = "text", "json", "fields", "file", "error"
-_WAYS = {FIELDS: "Fields", TEXT: "Text", JSON: "JSON", FILE: "A file's content"}
+_WAYS = {FIELDS: "Fields", TEXT: "Text", JSON: "JSON", FILE: "File content"}
 
 
 class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
@@ -26,13 +26,13 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
         self._heard: list[Callable[[], object]] = []
         self._made: dict[str, Any] = {}
         self.text = ipywidgets.Textarea(
-            description="Output", placeholder=sendable(f"What {excerpt(name, 80)} gives back"), rows=3
+            description="Output", placeholder=sendable(f"Return value of {excerpt(name, 80)}"), rows=3
         )
         self.text.add_class("nbruns-field")
         self.text.observe(lambda _: self._changed(), "value")
         ways = [(words, way) for way, words in _WAYS.items() if way != FIELDS or self._schema is not None]
         self._way = ipywidgets.Dropdown(
-            options=ways, description="Answer with", value=ways[0][1], layout={"width": "auto"}
+            options=ways, description="Output as", value=ways[0][1], layout={"width": "auto"}
         )
         self._way.add_class("nbruns-way")
         self._way.observe(lambda _: self._chose(), "value")

@@ -39,7 +39,7 @@ class ChoiceField(Field):
         null = (
             [("null", _NULL)] if index is None and (self.asked.nullable or self.asked.value is None) else []
         )
-        nothing = "choose …" if self.asked.required else unsent(self.asked)
+        nothing = "Choose…" if self.asked.required else unsent(self.asked)
         shown = _NULL if self.asked.value is None and index is None else _NOTHING if index is None else index
         return ipywidgets.Dropdown(
             options=[(nothing, _NOTHING), *null, *numbered], value=shown, **self.options()
@@ -50,7 +50,7 @@ class ChoiceField(Field):
 
     def empty(self) -> Any:
         if self.asked.required:
-            raise ValueError("This is required.")
+            raise ValueError("Required.")
         return MISSING
 
 
@@ -76,7 +76,7 @@ class IntegerField(Field):
     json_type = "integer"
     python_types: ClassVar[tuple[type, ...]] = (int,)
     convert: ClassVar[Any] = int
-    wrong = "This is not a whole number."
+    wrong = "Not a whole number."
 
     def make(self, value: Any) -> Any:
         text = "" if value is MISSING else json.dumps(value)
@@ -96,7 +96,7 @@ class NumberField(IntegerField):
 
     json_type = "number"
     python_types: ClassVar[tuple[type, ...]] = (int, float)
-    wrong = "This is not a number."
+    wrong = "Not a number."
 
     @staticmethod
     def convert(shown: str) -> float | int:
@@ -179,9 +179,9 @@ class JSONField(Field):
         try:
             return json.loads(shown)
         except RecursionError as error:
-            raise ValueError("This is nested too deeply.") from error
+            raise ValueError("Nested too deeply.") from error
         except ValueError as error:
-            raise ValueError(f"This is not JSON: {error}.") from error
+            raise ValueError(f"Not valid JSON: {error}.") from error
 
 
 def _index(listed: list[Any], value: Any) -> int | None:

@@ -27,7 +27,7 @@ _SHEET = files("nbruns.widgets").joinpath("static/transcript.css").read_text(enc
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
 #: What a call is that nobody has answered; while the form shows the whole of it, this line is enough.
-WAITS = "waits for an answer"
+WAITS = "awaiting output"
 #: Why an answer is incomplete, in plain words.
 INCOMPLETE = {
     "max_completion_tokens": "The answer was cut off: the run used up its max_completion_tokens.",

@@ -84,7 +84,7 @@ def _question(message: Message) -> str:
 
 def _steps(details: Details) -> str:
     if not details.steps:
-        return _nothing("This run has made no step.")
+        return _nothing("No steps")
     began = details.steps[0].created_at_utc
     ends = [end for step in details.steps if (end := details.end(step)) is not None]
     whole = max(((end - began).total_seconds() for end in ends), default=0.0) if began else 0.0
@@ -120,16 +120,14 @@ def _tool_calls(details: Details) -> str:
             f'<div class="nbruns-block nbruns-call">{call_html(call, state)}</div>'
             for call in step.tool_calls
         ]
-    return "".join(cards) or _nothing("This run has called no tool.")
+    return "".join(cards) or _nothing("No tool calls")
 
 
 _USAGE: dict[str, Callable[[Usage], Any]] = {
     "Prompt": lambda usage: usage.prompt_tokens,
-    "of it cached": lambda usage: _inner(
-        usage, "cached_tokens", "prompt_token_details", "prompt_tokens_details"
-    ),
+    "Cached": lambda usage: _inner(usage, "cached_tokens", "prompt_token_details", "prompt_tokens_details"),
     "Completion": lambda usage: usage.completion_tokens,
-    "of it reasoning": lambda usage: _inner(usage, "reasoning_tokens", "completion_tokens_details"),
+    "Reasoning": lambda usage: _inner(usage, "reasoning_tokens", "completion_tokens_details"),
     "Total": lambda usage: usage.total_tokens,
 }
 
@@ -154,8 +152,8 @@ def _usage(details: Details) -> str:
     if details.run.usage is not None:
         rows.append(["<strong>run</strong>", *_usage_cells(details.run.usage)])
     if not any(usage for _, usage in named) and details.run.usage is None:
-        return _nothing("No usage is known: servers tell it when a run has ended.")
-    return _table(("Tokens of", *_USAGE), rows, "nbruns-facts nbruns-counts")
+        return _nothing("No usage reported. Servers report it when a run ends.")
+    return _table(("Step", *_USAGE), rows, "nbruns-facts nbruns-counts")
 
 
 def _usage_cells(usage: Usage | None) -> list[str]:

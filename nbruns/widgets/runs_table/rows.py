@@ -150,7 +150,9 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """
     for name in ("id", "thread_id", "status"):
         if name not in frame:
-            raise KeyError(f"A table of runs needs a column {name!r}; client.runs.list(…) gives one.")
+            raise KeyError(
+                f"A table of runs needs a column {name!r}. client.runs.list(…) returns a frame that has it."
+            )
     empty = runs_frame(())
     given = {name: frame[name] for name in empty if name in frame}
     missing = {name: empty[name].reindex(frame.index) for name in empty if name not in frame}
@@ -186,7 +188,7 @@ def moment(text: str, now: pd.Timestamp) -> pd.Timestamp:
         return now - pd.Timedelta(text)
     given = pd.Timestamp(text)
     if pd.isna(given):
-        raise ValueError(f"{text!r} is no time")
+        raise ValueError(f"{text!r} is not a time")
     return given.tz_localize("UTC") if given.tzinfo is None else given.tz_convert("UTC")
 
 

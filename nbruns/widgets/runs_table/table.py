@@ -48,7 +48,7 @@ def advice(error: BaseException, threads: Sequence[str | Thread] | None) -> str:
     """What to do about an error, where it is that the server lists the runs of threads only."""
     if threads is None and isinstance(error, APIError) and error.status in (404, 405):
         return (
-            "\nThis server does not list the runs of all threads: name threads, RunsTable(client, threads)."
+            "\nThis server can't list the runs of all threads. Pass the threads: RunsTable(client, threads)."
         )
     return ""
 
@@ -72,7 +72,7 @@ class Moment(traitlets.Unicode):  # type: ignore[type-arg]
             return moment_text(text)
         except ValueError:
             raise traitlets.TraitError(
-                f"{self.name}={excerpt(value, 60)!r} is no time: write '2026-11-01', a datetime, or '7D' for "
+                f"{self.name}={excerpt(value, 60)!r} is not a time. Use '2026-11-01', a datetime, or '7D' for "
                 "seven days ago."
             ) from None
 
@@ -205,7 +205,7 @@ class RunsTable(anywidget.AnyWidget):
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the runs have been listed. Raises TimeoutError, or what went wrong."""
         if not self._listed.wait(timeout):
-            raise TimeoutError(f"The runs were still being listed after {timeout:g} s; wait() again.")
+            raise TimeoutError(f"Timed out after {timeout:g} s while listing runs. Call wait() again.")
         if self._error is not None:
             raise self._error
 
@@ -230,10 +230,13 @@ class RunsTable(anywidget.AnyWidget):
     def _caption(self) -> str:
         shown, of_all = len(self._order), len(self._rows)
         runs = "1 run" if of_all == 1 else f"{of_all:,} runs"
-        words = f"{shown:,} of {runs}" if shown < of_all else runs
-        first = f"the first {saved.SAVED} of " if shown > saved.SAVED else ""
-        going_on = {"loading": ", still being listed", "error": "; listing them went wrong"}
-        return f"{first}{words}{going_on.get(self._state, '')}"
+        if shown > saved.SAVED:
+            matching = f"{shown:,} matching runs ({of_all:,} total)" if shown < of_all else runs
+            text = f"Showing {saved.SAVED} of {matching}"
+        else:
+            text = f"{shown:,} of {runs}" if shown < of_all else runs
+        state = {"loading": ", still loading", "error": "; listing runs failed"}
+        return f"{text}{state.get(self._state, '')}"
 
     # Displaying and saving. The output of the cell is the plain table; on a page with this kernel the live one
     # takes its place, see runs_table.js. So a notebook never holds a widget that cannot be shown again.
@@ -304,7 +307,7 @@ class RunsTable(anywidget.AnyWidget):
         name = str(proposal["value"])
         if name.removeprefix("-") not in COLUMNS:
             raise traitlets.TraitError(
-                f"sort={excerpt(name, 60)!r}: sort by {', '.join(COLUMNS)}, with a minus for the other way round."
+                f"sort={excerpt(name, 60)!r}: use one of {', '.join(COLUMNS)}, with a leading '-' for descending order."
             )
         return name
 
@@ -372,7 +375,7 @@ class RunsTable(anywidget.AnyWidget):
         with self._lock:
             position = self._rows.position(run_id)
             if position is None:
-                raise KeyError(f"The table has no run {excerpt(run_id, 80)}.")
+                raise KeyError(f"No run {excerpt(run_id, 80)} in this table.")
             return self._rows.place(position)[1]
 
     def _run(self, run_id: str) -> Run:
@@ -398,7 +401,7 @@ class RunsTable(anywidget.AnyWidget):
             except NotFoundError:
                 self._gone.add(run_id)
             except Exception as error:
-                problem = f"Runs that go on could not be looked at. {_words(error)}"
+                problem = f"Failed to refresh active runs. {_words(error)}"
                 break
         self._note("follow", problem)
         changed = self._hear(heard)

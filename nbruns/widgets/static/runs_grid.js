@@ -63,13 +63,13 @@ class Grid {
 
   sayWhyEmpty() {
     const { state, all } = this.store.facts;
-    const text = this.count ? "" : all ? "No run fits the filter." : { loading: "Listing the runs …", error: "The runs could not be listed." }[state] ?? "There are no runs yet. They will be here when there are, after Refresh.";
+    const text = this.count ? "" : all ? "No matching runs" : { loading: "Loading runs…", error: "Failed to list runs" }[state] ?? "No runs yet";
     this.empty.hidden = !text;
     this.scroll.hidden = !this.count;
     if (this.empty.firstChild?.textContent === text) return;
     this.empty.replaceChildren(element("p", "", {}, text));
     if (!all || this.count) return;
-    const clear = element("button", "", { type: "button" }, "Clear the filter");
+    const clear = element("button", "", { type: "button" }, "Clear filters");
     clear.addEventListener("click", () => this.store.set({ status: [], model: [], text: "", since: "", until: "" }));
     this.empty.append(clear);
   }
