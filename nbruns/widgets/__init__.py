@@ -1,1 +1,1 @@
-"""What notebooks show: a run live, the form that answers its tool calls. Given a client, never builds one."""
+"""Jupyter widgets: the live run view, the tool-output form and the runs table. They use a client passed in."""

@@ -18,7 +18,7 @@ from scripted import run_json
 import nbruns
 from nbruns.objects import Run
 from nbruns.widgets.runs_table.rows import COLUMNS
-from nbruns.widgets.runs_table.table import ROWS_AT_ONCE, RunsTable
+from nbruns.widgets.runs_table.table import MAX_ROWS_PER_RESPONSE, RunsTable
 
 UNTIL = datetime(2026, 11, 20, 18, tzinfo=UTC)
 
@@ -104,7 +104,7 @@ def test_a_page_gets_only_the_rows_that_it_asks_for(table: RunsTable, sent: Sent
     assert [row[-1] for row in answer["rows"]] == list(table.frame["id"][100:150])
     assert all(len(row) == len(COLUMNS) for row in answer["rows"])
     (greedy,) = ask(table, sent, rows=[table._version, 0, 10**9])
-    assert len(greedy["rows"]) == ROWS_AT_ONCE
+    assert len(greedy["rows"]) == MAX_ROWS_PER_RESPONSE
 
 
 def test_a_page_that_is_behind_gets_nothing_wrong(table: RunsTable, sent: Sent) -> None:
