@@ -11,7 +11,7 @@ from test_transcript import EVIL
 
 from nbruns.errors import NbrunsError
 from nbruns.objects import Run
-from nbruns.widgets.form.approval_card import MOST_SHOWN, ApprovalCard
+from nbruns.widgets.form.approval_card import MAX_ARGUMENT_CHARS, ApprovalCard
 from nbruns.widgets.form.form import ToolOutputsForm
 from nbruns.widgets.run_view.view import RunView
 
@@ -72,7 +72,7 @@ def test_hostile_calls_are_text_and_bounded() -> None:
     shown = text_of(card)
     assert "alert(1)" in shown and "<script" not in shown and "<img" not in shown
     assert "\u202e" not in shown  # it would turn what follows around
-    assert len(shown) < 2 * MOST_SHOWN and "more characters" in shown
+    assert len(shown) < 2 * MAX_ARGUMENT_CHARS and "more characters" in shown
 
 
 class AskingRuns(ScriptedRuns):

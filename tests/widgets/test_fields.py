@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets
 import pytest
 
-from nbruns.widgets.form.field import Asked, Field
+from nbruns.widgets.form.field import Field, FieldSpec
 from nbruns.widgets.form.fields import FIELDS, MISSING, field_for
 from nbruns.widgets.form.group_fields import AlternativesField, ListField, MapField, ObjectField
 from nbruns.widgets.form.scalar_fields import (
@@ -259,8 +259,8 @@ def test_a_broken_schema_does_not_stand_in_the_way() -> None:
 def test_users_can_teach_it_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
     class ColourField(TextField):
         @classmethod
-        def knows(cls, asked: Asked) -> bool:
-            return bool(asked.schema.get("format") == "colour")
+        def knows(cls, spec: FieldSpec) -> bool:
+            return bool(spec.schema.get("format") == "colour")
 
     monkeypatch.setattr("nbruns.widgets.form.fields.FIELDS", [ColourField, *FIELDS])
     assert type(field_for("x", {"type": "string", "format": "colour"}, "red")) is ColourField

@@ -1,7 +1,6 @@
-"""Fields that hold fields: objects, lists, objects with any names, and one of several alternatives.
+"""Fields that contain fields: objects, lists, maps and alternatives.
 
-What is inside is made when it is first shown, so that schemas which refer to themselves go no deeper than
-somebody wants to go.
+Nested fields are created when first shown, so that recursive schemas expand only on demand.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ import ipywidgets
 
 from nbruns.text import excerpt
 from nbruns.tools.json_schema import problems
-from nbruns.widgets.form.field import DEEPEST, MISSING, Asked, Field, close_all, unsent
+from nbruns.widgets.form.field import MAX_DEPTH, MISSING, Field, FieldSpec, close_all, unsent
 from nbruns.widgets.form.plain_schema import alternatives, mapping, name_of
 from nbruns.widgets.html import plain_html, plain_label, sendable
 
-#: Rows that a list may have, and alternatives that there may be; with more it is edited as JSON.
-MOST_ROWS, MOST_ALTERNATIVES = 20, 10
+#: Maximum number of list rows and of alternatives; with more, the value is edited as JSON.
+MAX_ROWS, MAX_ALTERNATIVES = 20, 10
 
 
 class Group(Field):
-    """Fields below a legend; where the whole may be left out, a checkbox says whether it is sent."""
+    """Fields below a legend. For optional values, a checkbox selects whether the value is sent."""
 
     def make(self, value: Any) -> Any:
         self._body: list[Any] = []
@@ -32,28 +31,28 @@ class Group(Field):
         self._legend = ipywidgets.HTML(self._legend_html())
         self._legend.add_class("nbruns-legend")
         self._sent: Any = None
-        if not self.asked.required or self.asked.nullable or self.asked.value is None:
+        if not self.spec.required or self.spec.nullable or self.spec.value is None:
             self._sent = ipywidgets.Checkbox(
                 value=value is not MISSING, description=self._question(), indent=False
             )
             self._sent.observe(lambda _: self._toggled(), "value")
-        self.build(self.asked.default if value is MISSING else value) if self.is_sent else None
+        self.build(self.spec.default if value is MISSING else value) if self.is_sent else None
         return self._inside
 
     def _legend_html(self) -> str:
-        return plain_html(self.asked.title) if self.asked.title else ""
+        return plain_html(self.spec.title) if self.spec.title else ""
 
     def rename(self, label: str) -> None:
-        self.asked.label = label
+        self.spec.label = label
         self._legend.value = self._legend_html()
 
     @property
     def is_sent(self) -> bool:
-        """Whether there is a value at all."""
+        """Whether a value is sent."""
         return self._sent is None or bool(self._sent.value)
 
     def _question(self) -> str:
-        left_out = "null" if self.asked.required or self.asked.value is None else unsent(self.asked)
+        left_out = "null" if self.spec.required or self.spec.value is None else unsent(self.spec)
         return plain_label(f"Send a value (otherwise: {left_out})")
 
     def parts(self) -> list[Any]:
@@ -61,21 +60,21 @@ class Group(Field):
         return [self._legend, self._note, *switch, self._inside]
 
     def build(self, value: Any) -> None:
-        """Make what is inside, showing the value."""
+        """Create the nested fields with a value."""
         raise NotImplementedError
 
     def inner(self) -> Any:
-        """The value of what is inside."""
+        """Return the value of the nested fields."""
         raise NotImplementedError
 
     def fields(self) -> list[tuple[str | int, Field]]:
-        """The fields inside, each with its place in the value."""
+        """Return the nested fields, each with its key or index."""
         raise NotImplementedError
 
     def value(self) -> Any:
         if not self.is_sent:
-            was_null = self.asked.value is None and not self.edited
-            return None if was_null or self.asked.required else MISSING
+            was_null = self.spec.value is None and not self.edited
+            return None if was_null or self.spec.required else MISSING
         return self.inner()
 
     def at(self, path: tuple[str | int, ...]) -> Field:
@@ -97,16 +96,16 @@ class Group(Field):
         return [self._sent] if self._sent is not None else []
 
     def child(self, name: str, schema: Any, value: Any, required: bool, label: str | None = None) -> Field:
-        """A field inside; when it changes, so does this."""
-        field = self.asked.room.make(
-            Asked(
+        """Create a nested field whose changes propagate to this field."""
+        field = self.spec.context.make(
+            FieldSpec(
                 name if label is None else label,
                 {},
                 value,
                 required,
                 whole=schema,
-                room=self.asked.room,
-                depth=self.asked.depth + 1,
+                context=self.spec.context,
+                depth=self.spec.depth + 1,
             )
         )
         field.on_change(self.changed)
@@ -114,13 +113,13 @@ class Group(Field):
 
     def _toggled(self) -> None:
         if self.is_sent and not self._inside.children:
-            given = self.asked.value
-            self.build(given if given not in (MISSING, None) else self.asked.default)
+            given = self.spec.value
+            self.build(given if given not in (MISSING, None) else self.spec.default)
         self._inside.layout.display = None if self.is_sent else "none"
         self.changed()
 
     def collected(self, fields: list[tuple[Any, Field]]) -> list[tuple[Any, Any]]:
-        """The values of fields, without those that are left out; all that is wrong is said before it raises."""
+        """Return the values of fields, without those left out. Raises one ValueError for all invalid fields."""
         values, wrong = [], []
         for name, field in fields:
             try:
@@ -133,22 +132,22 @@ class Group(Field):
 
 
 class ObjectField(Group):
-    """An object with named properties. Those that the schema does not know are kept, as JSON."""
+    """An object with named properties. Properties that are not in the schema are kept as JSON."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        fits = isinstance(asked.value, dict) or asked.value is MISSING or asked.value is None
-        properties = mapping(asked.schema.get("properties"))
-        names = properties.keys() | mapping(asked.value).keys()
-        few = len(names) <= asked.room.left and asked.depth < DEEPEST
-        return asked.schema.get("type") == "object" and bool(properties) and fits and few
+    def knows(cls, spec: FieldSpec) -> bool:
+        fits = isinstance(spec.value, dict) or spec.value is MISSING or spec.value is None
+        properties = mapping(spec.schema.get("properties"))
+        names = properties.keys() | mapping(spec.value).keys()
+        few = len(names) <= spec.context.left and spec.depth < MAX_DEPTH
+        return spec.schema.get("type") == "object" and bool(properties) and fits and few
 
     def build(self, value: Any) -> None:
-        given, known = mapping(value), mapping(self.asked.schema.get("properties"))
-        required = self.asked.schema.get("required")
+        given, known = mapping(value), mapping(self.spec.schema.get("properties"))
+        required = self.spec.schema.get("required")
         names = required if isinstance(required, list) else []
         schemas = known | {name: True for name in given if name not in known}
-        self.asked.room.left -= len(schemas)  # before the first of them takes more
+        self.spec.context.left -= len(schemas)  # reserve before nested fields are created
         self.children = {
             name: self.child(name, schema, given.get(name, MISSING), name in names)
             for name, schema in schemas.items()
@@ -160,16 +159,16 @@ class ObjectField(Group):
 
     def inner(self) -> Any:
         values = dict(self.collected(self.fields()))
-        order = [name for name in mapping(self.asked.value) if name in values]
+        order = [name for name in mapping(self.spec.value) if name in values]
         return {name: values[name] for name in order} | values
 
 
 class Rows(Group):
-    """Any number of fields of one kind, with a button to add one and one to remove each."""
+    """A variable number of fields of one kind, with Add and Remove buttons."""
 
     def build(self, value: Any) -> None:
         self.rows: list[tuple[Field, Any]] = []
-        self._add = ipywidgets.Button(description="Add", icon="plus", tooltip=f"Add to {self.asked.title}")
+        self._add = ipywidgets.Button(description="Add", icon="plus", tooltip=f"Add to {self.spec.title}")
         self._add.add_class("nbruns-add")
         self._add.on_click(lambda _: self._added())
         for item in self.items_of(value):
@@ -177,16 +176,16 @@ class Rows(Group):
         self._show()
 
     def items_of(self, value: Any) -> list[Any]:
-        """The values of the rows."""
+        """Return the values of the rows."""
         raise NotImplementedError
 
     def row(self, number: int, item: Any) -> Field:
-        """The field of a row."""
+        """Create the field of a row."""
         raise NotImplementedError
 
     def value(self) -> Any:
-        untouched = self.asked.value is MISSING and not self.edited and not self.fields()
-        if untouched and self.asked.required and self.is_sent:
+        untouched = self.spec.value is MISSING and not self.edited and not self.fields()
+        if untouched and self.spec.required and self.is_sent:
             self.say("Required.")
             raise ValueError("Required.")
         return super().value()
@@ -196,9 +195,9 @@ class Rows(Group):
 
     def _append(self, item: Any) -> None:
         number = len(self.rows) + 1
-        self.asked.room.left -= 1
+        self.spec.context.left -= 1
         field = self.row(number, item)
-        remove = ipywidgets.Button(icon="times", tooltip=f"Remove {field.asked.label}")
+        remove = ipywidgets.Button(icon="times", tooltip=f"Remove {field.spec.label}")
         remove.add_class("nbruns-remove")
         line = ipywidgets.HBox([field.widget, remove])
         line.add_class("nbruns-row")
@@ -214,8 +213,8 @@ class Rows(Group):
         gone = [line for other, line in self.rows if other is field]
         self.rows = [(other, line) for other, line in self.rows if other is not field]
         for number, (other, line) in enumerate(self.rows, 1):
-            other.rename(f"{self.asked.label} {number}")
-            line.children[1].tooltip = f"Remove {other.asked.label}"
+            other.rename(f"{self.spec.label} {number}")
+            line.children[1].tooltip = f"Remove {other.spec.label}"
         self._show()
         for line in gone:
             close_all(line)
@@ -223,7 +222,7 @@ class Rows(Group):
 
     def _show(self) -> None:
         self._inside.children = [*(line for _, line in self.rows), self._add]
-        self._add.disabled = len(self.rows) >= MOST_ROWS
+        self._add.disabled = len(self.rows) >= MAX_ROWS
 
     def freeze(self, frozen: bool) -> None:
         super().freeze(frozen)
@@ -236,42 +235,38 @@ class Rows(Group):
 
 
 class ListField(Rows):
-    """A list, a row for each item."""
+    """A list, with one row per item."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        fits = asked.value is MISSING or asked.value is None or isinstance(asked.value, list)
-        short = len(asked.value) <= MOST_ROWS if isinstance(asked.value, list) else True
-        items = asked.schema.get("items")
-        deep = asked.depth >= DEEPEST or asked.room.left <= MOST_ROWS // 4
-        one_kind = isinstance(items, Mapping) and "prefixItems" not in asked.schema
-        return asked.schema.get("type") == "array" and one_kind and fits and short and not deep
+    def knows(cls, spec: FieldSpec) -> bool:
+        fits = spec.value is MISSING or spec.value is None or isinstance(spec.value, list)
+        short = len(spec.value) <= MAX_ROWS if isinstance(spec.value, list) else True
+        items = spec.schema.get("items")
+        deep = spec.depth >= MAX_DEPTH or spec.context.left <= MAX_ROWS // 4
+        one_kind = isinstance(items, Mapping) and "prefixItems" not in spec.schema
+        return spec.schema.get("type") == "array" and one_kind and fits and short and not deep
 
     def items_of(self, value: Any) -> list[Any]:
         return value if isinstance(value, list) else []
 
     def row(self, number: int, item: Any) -> Field:
-        return self.child(f"{self.asked.label} {number}", self.asked.schema["items"], item, required=True)
+        return self.child(f"{self.spec.label} {number}", self.spec.schema["items"], item, required=True)
 
     def inner(self) -> Any:
         return [value for _, value in self.collected(self.fields())]
 
 
 class MapField(Rows):
-    """An object whose names are up to the caller: a row for each, of a name and a value."""
+    """An object with arbitrary names: one row per name and value."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        fits = asked.value is MISSING or asked.value is None or isinstance(asked.value, dict)
-        values = asked.schema.get("additionalProperties")
-        few = len(mapping(asked.value)) <= MOST_ROWS and asked.depth < DEEPEST and asked.room.left > 2
-        named = bool(mapping(asked.schema.get("properties")))
+    def knows(cls, spec: FieldSpec) -> bool:
+        fits = spec.value is MISSING or spec.value is None or isinstance(spec.value, dict)
+        values = spec.schema.get("additionalProperties")
+        few = len(mapping(spec.value)) <= MAX_ROWS and spec.depth < MAX_DEPTH and spec.context.left > 2
+        named = bool(mapping(spec.schema.get("properties")))
         return (
-            asked.schema.get("type") == "object"
-            and isinstance(values, Mapping)
-            and not named
-            and fits
-            and few
+            spec.schema.get("type") == "object" and isinstance(values, Mapping) and not named and fits and few
         )
 
     def items_of(self, value: Any) -> list[Any]:
@@ -281,11 +276,11 @@ class MapField(Rows):
         name, value = (MISSING, MISSING) if item is MISSING else item
         properties = {
             "name": {"type": "string", "minLength": 1},
-            "value": self.asked.schema["additionalProperties"],
+            "value": self.spec.schema["additionalProperties"],
         }
         pair = {"type": "object", "properties": properties, "required": ["name", "value"]}
         given = {key: part for key, part in (("name", name), ("value", value)) if part is not MISSING}
-        return self.child(f"{self.asked.label} {number}", pair, given, required=True)
+        return self.child(f"{self.spec.label} {number}", pair, given, required=True)
 
     def inner(self) -> Any:
         values: dict[str, Any] = {}
@@ -305,25 +300,27 @@ class MapField(Rows):
 
 
 class AlternativesField(Group):
-    """One of several kinds of value: a list to choose the kind from, and its field below."""
+    """One of several kinds of value: a dropdown for the kind, and the field of the selected kind."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        options = alternatives(asked.schema)
+    def knows(cls, spec: FieldSpec) -> bool:
+        options = alternatives(spec.schema)
         few = (
-            1 < len(options) <= MOST_ALTERNATIVES and asked.depth < DEEPEST and asked.room.left > len(options)
+            1 < len(options) <= MAX_ALTERNATIVES
+            and spec.depth < MAX_DEPTH
+            and spec.context.left > len(options)
         )
-        return few and (asked.value is MISSING or asked.value is None or _chosen(asked) is not None)
+        return few and (spec.value is MISSING or spec.value is None or _chosen(spec) is not None)
 
     def build(self, value: Any) -> None:
-        options, root = alternatives(self.asked.schema), self.asked.room.root
+        options, root = alternatives(self.spec.schema), self.spec.context.root
         names = [name_of(option, root, number) for number, option in enumerate(options, 1)]
         self._made: dict[int, Field] = {}
-        chosen = 0 if value is MISSING else _chosen(replace(self.asked, value=value)) or 0
+        chosen = 0 if value is MISSING else _chosen(replace(self.spec, value=value)) or 0
         self._kind = ipywidgets.Dropdown(
             options=[(sendable(excerpt(name, 80)), number) for number, name in enumerate(names)],
             value=chosen,
-            description=plain_label(f"{excerpt(self.asked.label, 80)}: kind"),
+            description=plain_label(f"{excerpt(self.spec.label, 80)}: kind"),
             layout={"width": "auto"},
         )
         self._kind.observe(lambda _: self._chose(), "value")
@@ -333,11 +330,11 @@ class AlternativesField(Group):
     def _open(self, value: Any) -> None:
         number = self._kind.value
         if number not in self._made:
-            self.asked.room.left -= 1
-            option, name = alternatives(self.asked.schema)[number], self._kind.label
-            self._made[number] = self.child(self.asked.label, option, value, required=True, label=name)
+            self.spec.context.left -= 1
+            option, name = alternatives(self.spec.schema)[number], self._kind.label
+            self._made[number] = self.child(self.spec.label, option, value, required=True, label=name)
             self._inside.children = [*self._inside.children, self._made[number].widget]
-        for other, field in self._made.items():  # what was typed into the others stays
+        for other, field in self._made.items():  # the others keep their entries
             field.widget.layout.display = None if other == number else "none"
 
     def _chose(self) -> None:
@@ -346,7 +343,7 @@ class AlternativesField(Group):
 
     @property
     def chosen(self) -> Field:
-        """The field of the kind that is chosen."""
+        """The field of the selected kind."""
         return self._made[self._kind.value]
 
     def fields(self) -> list[tuple[str | int, Field]]:
@@ -362,8 +359,8 @@ class AlternativesField(Group):
         return [*super()._own_controls(), *([self._kind] if hasattr(self, "_kind") else [])]
 
 
-def _chosen(asked: Asked) -> int | None:
-    """Which of the alternatives the value fits."""
-    options = alternatives(asked.schema)
-    fitting = (i for i, o in enumerate(options) if not problems(asked.value, o, asked.room.root))
+def _chosen(spec: FieldSpec) -> int | None:
+    """Return the index of the first alternative that the value matches, or None."""
+    options = alternatives(spec.schema)
+    fitting = (i for i, o in enumerate(options) if not problems(spec.value, o, spec.context.root))
     return next(fitting, None)

@@ -1,4 +1,4 @@
-"""Fields for single values; the last of them takes any value, as JSON."""
+"""Fields for single values. JSONField accepts any value."""
 
 from __future__ import annotations
 
@@ -9,47 +9,45 @@ from typing import Any, ClassVar
 
 import ipywidgets
 
-from nbruns.widgets.form.field import MISSING, Asked, Field, short, to_json, unsent
+from nbruns.widgets.form.field import MISSING, Field, FieldSpec, short, to_json, unsent
 from nbruns.widgets.form.plain_schema import choices
 from nbruns.widgets.html import plain_label, sendable
 
-#: Values of an enum that a list to choose from may have; with more it is typed.
-MOST_CHOICES = 200
+#: Maximum number of enum values for a dropdown; with more, the value is typed.
+MAX_CHOICES = 200
 _NOTHING, _NULL = -1, -2
 
 
 class ChoiceField(Field):
-    """One of the values that an enum lists."""
+    """A dropdown for the values of an enum."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        listed = cls.listed(asked)
-        given = asked.value is MISSING or asked.value is None or _index(listed, asked.value) is not None
-        return 0 < len(listed) <= MOST_CHOICES and given
+    def knows(cls, spec: FieldSpec) -> bool:
+        listed = cls.listed(spec)
+        given = spec.value is MISSING or spec.value is None or _index(listed, spec.value) is not None
+        return 0 < len(listed) <= MAX_CHOICES and given
 
     @staticmethod
-    def listed(asked: Asked) -> list[Any]:
-        """The values that can be chosen."""
-        return choices(asked.schema)
+    def listed(spec: FieldSpec) -> list[Any]:
+        """Return the values to choose from."""
+        return choices(spec.schema)
 
     def make(self, value: Any) -> Any:
-        listed = self.listed(self.asked)
-        index = _index(listed, self.asked.value)
+        listed = self.listed(self.spec)
+        index = _index(listed, self.spec.value)
         numbered = [(_text(choice), number) for number, choice in enumerate(listed)]
-        null = (
-            [("null", _NULL)] if index is None and (self.asked.nullable or self.asked.value is None) else []
-        )
-        nothing = "Choose…" if self.asked.required else unsent(self.asked)
-        shown = _NULL if self.asked.value is None and index is None else _NOTHING if index is None else index
+        null = [("null", _NULL)] if index is None and (self.spec.nullable or self.spec.value is None) else []
+        nothing = "Choose…" if self.spec.required else unsent(self.spec)
+        shown = _NULL if self.spec.value is None and index is None else _NOTHING if index is None else index
         return ipywidgets.Dropdown(
             options=[(nothing, _NOTHING), *null, *numbered], value=shown, **self.options()
         )
 
     def parse(self, shown: Any) -> Any:
-        return {_NOTHING: MISSING, _NULL: None}[shown] if shown < 0 else self.listed(self.asked)[shown]
+        return {_NOTHING: MISSING, _NULL: None}[shown] if shown < 0 else self.listed(self.spec)[shown]
 
     def empty(self) -> Any:
-        if self.asked.required:
+        if self.spec.required:
             raise ValueError("Required.")
         return MISSING
 
@@ -58,20 +56,20 @@ class BooleanField(ChoiceField):
     """True or false."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        return asked.schema.get("type") == "boolean" and type(asked.value) in (
+    def knows(cls, spec: FieldSpec) -> bool:
+        return spec.schema.get("type") == "boolean" and type(spec.value) in (
             bool,
             type(None),
             type(MISSING),
         )
 
     @staticmethod
-    def listed(asked: Asked) -> list[Any]:
+    def listed(spec: FieldSpec) -> list[Any]:
         return [True, False]
 
 
 class IntegerField(Field):
-    """A whole number, typed as text so that nothing typed is lost or rounded."""
+    """An integer, entered as text so that no input is lost or rounded."""
 
     json_type = "integer"
     python_types: ClassVar[tuple[type, ...]] = (int,)
@@ -80,7 +78,7 @@ class IntegerField(Field):
 
     def make(self, value: Any) -> Any:
         text = "" if value is MISSING else json.dumps(value)
-        return ipywidgets.Text(text, placeholder=self.words_for_nothing(), **self.options())
+        return ipywidgets.Text(text, placeholder=self.placeholder_text(), **self.options())
 
     def parse(self, shown: Any) -> Any:
         if not shown.strip():
@@ -100,19 +98,19 @@ class NumberField(IntegerField):
 
     @staticmethod
     def convert(shown: str) -> float | int:
-        """Whole numbers stay whole; NaN and infinity are no JSON."""
+        """Convert to int or float. NaN and infinity are rejected, because JSON does not support them."""
         if not math.isfinite(float(shown)):
             raise ValueError
         return int(shown) if shown.strip().lstrip("+-").isdigit() else float(shown)
 
 
 class DateField(Field):
-    """A day, from a calendar."""
+    """A date picker."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        fits = asked.schema.get("type") == "string" and asked.schema.get("format") == "date"
-        return fits and (asked.value is MISSING or asked.value is None or _date(asked.value) is not None)
+    def knows(cls, spec: FieldSpec) -> bool:
+        fits = spec.schema.get("type") == "string" and spec.schema.get("format") == "date"
+        return fits and (spec.value is MISSING or spec.value is None or _date(spec.value) is not None)
 
     def make(self, value: Any) -> Any:
         return ipywidgets.DatePicker(value=None if value is MISSING else _date(value), **self.options())
@@ -121,29 +119,29 @@ class DateField(Field):
         return MISSING if shown is None else shown.isoformat()
 
     def hint(self) -> str:
-        return self.asked.description
+        return self.spec.description
 
     def options(self, **more: Any) -> dict[str, Any]:
         options = super().options(**more)
-        if self.asked.default not in (MISSING, None):  # a calendar has no placeholder to say it
-            options["description"] += plain_label(f", {unsent(self.asked)}")
+        if self.spec.default not in (MISSING, None):  # date pickers have no placeholder
+            options["description"] += plain_label(f", {unsent(self.spec)}")
         return options
 
 
 class TextField(Field):
-    """A text; in several lines where it is long."""
+    """A text input; a text area for long or multiline values."""
 
     json_type, python_types = "string", (str,)
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
-        return super().knows(asked) and sendable(str(asked.value)) == str(asked.value)
+    def knows(cls, spec: FieldSpec) -> bool:
+        return super().knows(spec) and sendable(str(spec.value)) == str(spec.value)
 
     def make(self, value: Any) -> Any:
         text = "" if value is MISSING else value
         long = len(text) > 80 or "\n" in text or "\r" in text
         kind = ipywidgets.Textarea if long else ipywidgets.Text
-        return kind(text, placeholder=self.words_for_nothing(), **self.options())
+        return kind(text, placeholder=self.placeholder_text(), **self.options())
 
     def parse(self, shown: Any) -> Any:
         return shown or MISSING
@@ -158,16 +156,16 @@ class TextField(Field):
 
 
 class JSONField(Field):
-    """Anything else, as JSON."""
+    """The fallback: edit any value as JSON."""
 
     @classmethod
-    def knows(cls, asked: Asked) -> bool:
+    def knows(cls, spec: FieldSpec) -> bool:
         return True
 
     def make(self, value: Any) -> Any:
         text = "" if value is MISSING else to_json(value, indent=2)
         rows = min(max(text.count("\n") + 1, 2), 12)
-        options = self.options(placeholder=self.words_for_nothing(), rows=rows)
+        options = self.options(placeholder=self.placeholder_text(), rows=rows)
         options["description"] += " (JSON)" if options["description"] else "JSON"
         control = ipywidgets.Textarea(text, **options)
         control.add_class("nbruns-json")
