@@ -278,7 +278,7 @@ def _markdown() -> MarkdownIt:
     )
     if markdown.linkify is not None:  # require a scheme, so that `python.py` and `me@here` are not links
         markdown.linkify.set({"fuzzy_link": False, "fuzzy_email": False, "fuzzy_ip": False})
-    markdown.validateLink = is_link  # type: ignore[method-assign]  # the documented way to configure markdown-it
+    markdown.validateLink = is_link  # type: ignore[method-assign]  # the hook for link validation
     for name, sign in (("link", "["), ("image", "["), ("strikethrough", "~")):
         [rule] = [each.fn for each in markdown.inline.ruler.__rules__ if each.name == name]
         markdown.inline.ruler.at(name, _as_text_from(MAX_MARKERS[sign], sign, rule))

@@ -187,8 +187,6 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
 
 def _arguments_editor(call: ToolCall, tool: Tool) -> ArgumentsEditor:
-    from nbruns.widgets.form.arguments import (
-        ArgumentsEditor,
-    )  # imported here because it needs jsonschema and pydantic
+    from nbruns.widgets.form.arguments import ArgumentsEditor  # lazy: imports jsonschema and pydantic
 
     return ArgumentsEditor(call.arguments, tool.parameters)

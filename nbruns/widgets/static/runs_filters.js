@@ -9,7 +9,7 @@ class Filters {
     this.search.addEventListener("input", (event) => !event.isComposing && this.soon());
     this.search.addEventListener("compositionend", () => this.soon());
     this.search.addEventListener("blur", () => this.send());
-    this.typed = null; // what the kernel does not know yet
+    this.typed = null; // text not sent to the kernel yet
     this.models = element("select", "", { "aria-label": "Model" });
     this.models.addEventListener("change", () => store.set({ model: this.models.value ? [this.models.value] : [] }));
     this.times = element("select", "", { "aria-label": "Created" });
