@@ -150,27 +150,27 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             if self._on_submit is not None:
                 self._on_submit(outputs)
         except BaseException as error:
-            self.reopen(_words(error))
+            self.reopen(_error_text(error))
             raise
         self._enter("submitted", "Submitted.")
 
     def unsent(self) -> str:
         """Describe entries that can no longer be submitted; an empty string if there are none."""
-        words = {False: "denied", True: "approved"}
+        decisions = {False: "denied", True: "approved"}
         entered = [
-            f"{card.title}: {words.get(card.output, card.output)}"
+            f"{card.title}: {decisions.get(card.output, card.output)}"
             for card in self.calls
             if card.output is not None
         ]
         return f"Not sent: {'; '.join(entered)}" if entered else ""
 
-    def finish(self, words: str) -> None:
+    def finish(self, text: str) -> None:
         """Close the form permanently and show why. The entries remain readable."""
-        self._enter("closed", words)
+        self._enter("closed", text)
 
-    def reopen(self, words: str) -> None:
+    def reopen(self, text: str) -> None:
         """Show why submitting failed. The form can be submitted again."""
-        self._enter("open", f"Not submitted. Your entries are kept. {words}")
+        self._enter("open", f"Not submitted. Your entries are kept. {text}")
 
     def close(self) -> None:
         """Remove the form from every page."""
@@ -189,22 +189,22 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             for card in self.calls:
                 if problems[card.title]:
                     card.say(problems[card.title])
-            words = _not_submitted(problems)
-            self._refused = bool(words)
-            if words:
-                self._say(words)
+            text = _not_submitted(problems)
+            self._refused = bool(text)
+            if text:
+                self._say(text)
                 self._head.refused += 1  # the page moves the focus to the first invalid control
-                raise NbrunsError(words)
+                raise NbrunsError(text)
             self._state = "submitting"
         self._show("Submitting…")
         return self.outputs
 
-    def _enter(self, state: State, words: str) -> None:
+    def _enter(self, state: State, text: str) -> None:
         with self._lock:
             self._state = state
-        self._show(words)
+        self._show(text)
 
-    def _show(self, words: str) -> None:
+    def _show(self, text: str) -> None:
         over = self._state != "open"
         for button in self._buttons:
             button.disabled = over
@@ -212,16 +212,16 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             card.freeze(over)
         if self._state in ("submitted", "expired", "closed"):
             self._head.expires_at = None
-        self._say(words)
+        self._say(text)
 
-    def _say(self, words: str) -> None:
-        self._note.value = f'<span role="alert">{escape(words)}</span>' if words else ""
+    def _say(self, text: str) -> None:
+        self._note.value = f'<span role="alert">{escape(text)}</span>' if text else ""
 
     def _edited(self) -> None:
         if self._state == "open":
-            self._say(self._state_words())
+            self._say(self._status_text())
 
-    def _state_words(self) -> str:
+    def _status_text(self) -> str:
         """Return the current status: why the last submit was rejected, or that submit() is waiting."""
         if self._refused:
             return _not_submitted({card.title: card.problem() for card in self.calls})
@@ -311,5 +311,5 @@ def _not_submitted(problems: Mapping[str, str]) -> str:
     return f"Not submitted: {' '.join(named + wrong)}" if named or wrong else ""
 
 
-def _words(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

@@ -37,8 +37,8 @@ INCOMPLETE = {
 #: What became of a run that did not complete, in plain words.
 ENDINGS = {
     "cancelled": "The run was cancelled.",
-    "expired": "The run expired before it was completed: a run has ten minutes, the answers to its tool "
-    "calls included.",
+    "expired": "The run expired before it was completed: runs expire after 10 minutes, including time spent "
+    "waiting for tool outputs.",
     "failed": "The run failed.",
     "incomplete": "The run ended incomplete.",
 }
