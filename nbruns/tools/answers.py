@@ -1,4 +1,4 @@
-"""What is submitted for a tool call: a function's output, or an error, either as text."""
+"""Tool outputs: call the registered function and turn its result or error into text."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from nbruns.tools import Tool, as_tool
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to one call. The API knows no errors here: the text tells the model that it is one."""
+    """The output of one call. The API has no error flag for outputs, so errors are marked in the text."""
 
     text: str
     is_error: bool = False
 
     @property
     def output(self) -> str:
-        """What is submitted."""
+        """The text to submit."""
         return f"Error: {self.text}" if self.is_error else self.text
 
 
 def tools_by_name(tools: Iterable[Tool | Callable[..., Any]]) -> dict[str, Tool]:
-    """The functions as tools, by the name that the model knows them by."""
+    """Return the functions as tools, by tool name."""
     return {str(tool.name): tool for tool in map(as_tool, tools)}
 
 
 def answer(tool: Tool, arguments: str | Mapping[str, Any]) -> Answer:
-    """Call the tool; what it refuses or raises is an error for the model to read and the user to see."""
+    """Call the tool. Errors become an answer that reports them to the model."""
     try:
         return Answer(tool.call(arguments))
     except ToolError as error:
@@ -38,11 +38,11 @@ def answer(tool: Tool, arguments: str | Mapping[str, Any]) -> Answer:
 
 
 def tool_of(call: ToolCall, tools: Mapping[str, Tool]) -> Tool | None:
-    """The tool that answers a call; None where there is none."""
+    """Return the tool registered for a call, or None."""
     return tools.get(call.name) if call.type == "function" else None
 
 
 def answers_of(run: Run, tools: Mapping[str, Tool]) -> list[Answer | None]:
-    """An answer for each call, in their order, for two calls may share an id; None where there is no tool."""
+    """Return one answer per call, in order (ids may repeat), with None for calls without a tool."""
     known = [(call, tool_of(call, tools)) for call in run.tool_calls]
     return [None if tool is None else answer(tool, call.arguments) for call, tool in known]

@@ -188,7 +188,7 @@ def _problem(error: ValidationError) -> Problem:
     path = tuple(error.absolute_path)
     if error.validator == "required":
         named = next((n for n in _names(error.validator_value) if error.message.startswith(repr(n))), "")
-        return Problem((*path, named), "Required")
+        return Problem((*path, named), "Required.")
     if error.validator == "additionalProperties" and error.validator_value is False:
         known = error.schema.get("properties") or {} if isinstance(error.schema, Mapping) else {}
         extra = next(name for name in _names(error.instance) if name not in known)
@@ -207,7 +207,9 @@ def _types(kinds: Any, _: Any) -> str:
 
 
 def _format(name: Any, _: Any) -> str:
-    return f"Not a valid {name}" + (f", for example {FORMATS[name]}" if name in FORMATS else "")
+    if name == "date":
+        return f"Not a date. Use YYYY-MM-DD, for example {FORMATS[name]}."
+    return f"Not a valid {name}." + (f" Example: {FORMATS[name]}" if name in FORMATS else "")
 
 
 #: By keyword of the schema: the words for its value and the value that does not fit.

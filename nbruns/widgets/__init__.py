@@ -1,1 +1,1 @@
-"""Widgets: the live view of a run, the form for tool outputs, and the table of runs."""
+"""Jupyter widgets: the live run view, the tool-output form and the runs table. They use a client passed in."""

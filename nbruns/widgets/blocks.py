@@ -1,4 +1,4 @@
-"""What a transcript is made of: keyed blocks, and the difference between two states of one text."""
+"""Transcript blocks, and the difference between two versions of a text."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from nbruns.widgets.highlight import coloured_html, utf16_length
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One piece of a transcript: safe HTML, or code as plain text with its colours apart."""
+    """One block of a transcript: safe HTML, or plain code with separate color marks."""
 
     key: str
-    kind: str  # head, text, code, call, note or error: what the style sheet knows
-    content: str  # HTML; for kind "code" the code itself
+    kind: str  # head, text, code, call, note or error; a CSS class suffix
+    content: str  # HTML; for kind "code", the plain code
     marks: str = ""
     language: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "content", mended(self.content))
-        object.__setattr__(self, "language", mended(self.language))
+        object.__setattr__(self, "content", repair_surrogates(self.content))
+        object.__setattr__(self, "language", repair_surrogates(self.language))
 
     def to_html(self) -> str:
-        """The block on its own, as the saved notebook has it."""
+        """Return the block as static HTML, for the saved notebook."""
         inner = self.content
         if self.kind == "code":
             label = f' data-language="{escape(self.language)}"' if self.language else ""
@@ -32,14 +32,13 @@ class Block:
         return f'<div class="nbruns-block nbruns-{self.kind}">{inner}</div>'
 
     def to_wire(self) -> list[str]:
-        """The block as JSON for the live view."""
+        """Return the block as JSON for the live view."""
         wire = [self.kind, self.content]
         return wire if self.kind != "code" else [*wire, self.marks, self.language]
 
 
-def mended(text: str) -> str:
-    """The text with the halves of characters put together that came apart on the way, and odd halves replaced:
-    JSON lets them through, no page takes them."""
+def repair_surrogates(text: str) -> str:
+    """Join surrogate pairs that were split, and replace lone surrogates. JSON permits them, pages reject them."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -48,7 +47,7 @@ def mended(text: str) -> str:
 
 
 def splice(old: str, new: str) -> list[Any]:
-    """How to make `new` of `old`: [start, characters to drop, text to put there], counted in UTF-16."""
+    """Return the edit from `old` to `new`: [start, characters to drop, text to insert], in UTF-16 units."""
     start = _common_prefix(old, new)
     end = _common_suffix(old[start:], new[start:])
     dropped = old[start : len(old) - end]
@@ -59,7 +58,7 @@ def _common_prefix(a: str, b: str) -> int:
     if b.startswith(a):
         return len(a)
     low, high = 0, min(len(a), len(b))
-    while low < high:  # slices compare at the speed of C, a loop over characters does not
+    while low < high:  # comparing slices is much faster than a loop over characters
         middle = (low + high + 1) // 2
         low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
     return low

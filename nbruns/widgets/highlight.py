@@ -1,8 +1,8 @@
-"""Colours for code, apart from its text.
+"""Syntax highlighting as marks, separate from the code.
 
-Coloured code as HTML is three to five times as long as the code. `marks` says the same in about half its
-length: a letter and a number of characters, again and again ("k3_1f4_2": a keyword of 3 characters, 1 plain
-one, a name of 4, 2 plain ones). The live view gets text and marks, `coloured_html` makes HTML of both.
+Highlighted code as HTML is three to five times as long as the code. `marks` encodes the colors in about half the
+length of the code, as pairs of a letter and a character count ("k3_1f4_2": a keyword of 3 characters, 1 plain, a name
+of 4, 2 plain). The live view receives text and marks; `coloured_html` combines them to HTML.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Token, _TokenType, is_token_subtype
 from pygments.util import ClassNotFound
 
-#: From Pygments' token types to the letters that the style sheet colours; the first match wins.
+#: Pygments token types and their letters (CSS class suffixes); the first match wins.
 LETTERS: tuple[tuple[_TokenType, str], ...] = (
     (Token.Keyword.Constant, "a"),
     (Token.Keyword, "k"),
@@ -35,14 +35,14 @@ LETTERS: tuple[tuple[_TokenType, str], ...] = (
     (Token.Generic.Heading, "f"),
 )
 PLAIN = "_"
-#: Longer code stays plain: a lexer may need seconds for it.
-LONGEST = 200_000
-#: How much of the code's end is coloured anew when the code grows.
-OPEN_END = 600
+#: Maximum length of highlighted code in characters; lexers may need seconds for longer code.
+MAX_LENGTH = 200_000
+#: Number of characters at the end that are highlighted again when the code grows.
+REDRAWN_LENGTH = 600
 
 
 def lexer_for(language: str) -> Lexer | None:
-    """The lexer for what a code block says its language is; None for none and for unknown ones."""
+    """Return the lexer for a language name; None if it is empty or unknown."""
     try:
         return get_lexer_by_name(language) if language else None
     except ClassNotFound:
@@ -54,10 +54,10 @@ def _letter(token: _TokenType) -> str:
 
 
 def marks(text: str, lexer: Lexer | None) -> str:
-    """The colours of `text`; nothing where no lexer knows it."""
-    if lexer is None or len(text) > LONGEST:
+    """Return the marks of `text`; an empty string without a lexer or for very long text."""
+    if lexer is None or len(text) > MAX_LENGTH:
         return ""
-    # get_tokens() would strip and normalise the text first, and the lengths would be those of another text.
+    # get_tokens() would strip and normalize the text, which would change the lengths.
     tokens = lexer.get_tokens_unprocessed(text)
     pieces = ((PLAIN if piece.isspace() else _letter(token), piece) for _, token, piece in tokens)
     runs = groupby(pieces, key=lambda piece: piece[0])
@@ -65,10 +65,10 @@ def marks(text: str, lexer: Lexer | None) -> str:
 
 
 class GrowingMarks:
-    """The marks of code that is still being written: only its open end is read again when it grows.
+    """The marks of streaming code. Only the end is highlighted again when the code grows.
 
-    Where the kept part ends is a guess (the start of a line, after an empty one if there is one), so the
-    colours may be off inside a very long string until the code is complete.
+    The cut is heuristic (the start of a line, after an empty line if possible), so colors may be wrong inside a very
+    long string until the code is complete.
     """
 
     def __init__(self, language: str) -> None:
@@ -77,10 +77,10 @@ class GrowingMarks:
         self._start = 0
 
     def update(self, text: str, complete: bool) -> str:
-        """The marks of all of `text`, which begins with the text of the last update."""
+        """Return the marks of `text`, which must start with the text of the previous update."""
         if complete:
             return marks(text, self._lexer)
-        while len(text) - self._start > 2 * OPEN_END and len(text) <= LONGEST:
+        while len(text) - self._start > 2 * REDRAWN_LENGTH and len(text) <= MAX_LENGTH:
             self._keep(text, self._cut(text))
         return self._kept + marks(text[self._start :], self._lexer)
 
@@ -89,7 +89,7 @@ class GrowingMarks:
         self._start = cut
 
     def _cut(self, text: str) -> int:
-        window = (self._start + 1, self._start + OPEN_END)
+        window = (self._start + 1, self._start + REDRAWN_LENGTH)
         for line_end in ("\n\n", "\n"):
             if (found := text.rfind(line_end, *window)) >= 0:
                 return found + len(line_end)
@@ -97,12 +97,12 @@ class GrowingMarks:
 
 
 def utf16_length(text: str) -> int:
-    """The length of `text` as JavaScript counts it."""
+    """Return the length of `text` in UTF-16 code units, as in JavaScript."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def coloured_html(text: str, marked: str) -> str:
-    """The code as HTML, escaped, with a span around what `marked` gives a colour."""
+    """Return the code as escaped HTML, with spans for the colors in `marked`."""
     pieces, position = [], 0
     units = text if text.isascii() else _Units(text)
     for letter, length in re.findall(r"([a-z_])(\d+)", marked):
@@ -113,7 +113,7 @@ def coloured_html(text: str, marked: str) -> str:
 
 
 class _Units:
-    """A text sliced by UTF-16 code units, as marks count them."""
+    """A text sliced by UTF-16 code units, the unit of marks."""
 
     def __init__(self, text: str) -> None:
         self._encoded = text.encode("utf-16-le", "surrogatepass")

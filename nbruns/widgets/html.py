@@ -1,4 +1,4 @@
-"""Outside text that stays text on its way to a page and in it."""
+"""Escape and format external text for pages."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from html import escape
 
 
 def sendable(text: str) -> str:
-    """The text without halves of surrogate pairs, which could not be sent to a page."""
+    """Escape lone surrogates, which can't be sent to a page."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def plain_html(text: str) -> str:
-    """The text as HTML that is nothing but text: a page that knows TeX would set it between dollar signs."""
+    """Return the text as escaped HTML that MathJax ignores."""
     return f'<span class="mathjax_ignore tex2jax_ignore">{escape(sendable(text))}</span>'
 
 
 def plain_label(text: str) -> str:
-    """The text for a label of ipywidgets, which pages set as TeX where they find any: with wide look-alikes of the
-    signs that would begin it."""
+    """Return the text for an ipywidgets label. TeX delimiters become full-width look-alikes, so that pages don't
+    render them as formulas."""
     plain = sendable(text)
     if plain.count("$") > 1:
         plain = plain.replace("$", "＄")
@@ -28,9 +28,9 @@ def plain_label(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them, cut off rather than rounded: a counter then never shows more than the end does.
+    """Format seconds for display. Truncated, not rounded, so that a running counter never exceeds the final value.
 
-    The page's `duration` in transcript.js does the same; tests/widgets/durations.json has the cases of both.
+    `duration` in transcript.js does the same; tests/widgets/durations.json has test cases for both.
     """
     whole = math.floor(max(seconds, 0))
     if whole < 60:

@@ -1,5 +1,7 @@
-"""JSON made readable, also while it is still being written: what is cut off stays cut off, what is no JSON
-is left alone. One pass over the text, so that streaming arguments can be shown at every update."""
+"""Pretty-print JSON as HTML, including incomplete JSON; other text is unchanged.
+
+Works in one pass, so that streaming arguments can be rendered at every update.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,18 @@ _PART = re.compile(
 )
 _CLASSES = {"string": "s", "word": "m", "key": "d"}
 INDENT = "  "
-#: Signs that turn the direction of what follows: shown as they are escaped, else text could look like another.
-_TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-#: What is shorter than this stays on one line.
-ONE_LINE = 72
+#: Bidirectional control characters. Shown escaped, because they could disguise the text.
+_BIDI_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+#: Maximum length of JSON that stays on one line.
+MAX_LINE_LENGTH = 72
 
 
 def pretty_json_html(text: str) -> str:
-    """The text as HTML, escaped, indented and coloured where it is JSON or begins like it."""
-    text = text.translate(_TURNING)
+    """Return the text as escaped HTML; JSON, or text that starts like it, is indented and colored."""
+    text = text.translate(_BIDI_CONTROLS)
     if not text.lstrip().startswith(("{", "[")):
         return escape(text, quote=False)
-    return "".join(_pieces(text, _spaces if len(text) <= ONE_LINE else _lines))
+    return "".join(_pieces(text, _spaces if len(text) <= MAX_LINE_LENGTH else _lines))
 
 
 def _pieces(text: str, gap: Callable[[int, str], str]) -> list[str]:

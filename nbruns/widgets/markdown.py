@@ -1,13 +1,13 @@
-"""Markdown to safe HTML, block by block, also while the text is still streaming.
+"""Render Markdown to safe HTML, block by block, including streaming text.
 
-The text is cut at its top-level blocks, each of which is rendered on its own. A block is finished as soon as
-another one begins below it on a whole line: nothing that follows can change it, so it is rendered once and
-never again. Only the open block at the end is rendered at each update. The cuts depend on the text alone,
-not on the pieces in which it came: a saved transcript is what the live view showed.
+The text is split into top-level blocks, and each is rendered separately. A block is finished once a complete line below
+it starts another block: later text can't change it, so it is rendered only once. Only the open block at the end is
+rendered at each update. The split depends only on the text, not on the chunks in which it arrived, so a saved
+transcript equals the live view.
 
-The text is hostile. HTML in it is text; images are named, never loaded; links lead to addresses with a host and to
-mail only; what comes out is sanitised all the same; and no text takes more time than its length allows. Formulas
-become MathML, which pages set by themselves.
+The text is untrusted. HTML is escaped, images are named but never loaded, and links must be http(s) addresses with a
+host, or mail addresses. The output is sanitized as well, and rendering time is bounded by the length of the text.
+Formulas become MathML, which browsers render natively.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-from nbruns.widgets.blocks import Block, mended
+from nbruns.widgets.blocks import Block, repair_surrogates
 from nbruns.widgets.highlight import GrowingMarks, coloured_html, lexer_for, marks
 
 LINKS = frozenset({"http", "https", "mailto"})
-#: Only what every browser takes for an address with a host: `https:/x` is a path on the page's own server.
+#: Only addresses that every browser resolves to a host: `https:/x` is a path on the page's own server.
 _LINK = re.compile(r"https?://[^/\\?#\s]|mailto:[^/\\\s]", re.IGNORECASE)
-#: From so many signs in one paragraph or cell on they are text: markdown-it looks for the partner of each, to the end.
-MOST_SIGNS = {"[": 1_000, "~": 500}
-#: Longer formulas stay text.
-LONGEST_FORMULA = 2_000
-#: An open block of more characters is rendered anew only when it has grown by an eighth, so that all its renderings
-#: together take no more than nine times the last one.
-LARGE = 2_000
-#: A block of more characters is shown as it was written.
-LARGEST = 200_000
+#: Maximum number of these markers per paragraph or cell; with more they are plain text. markdown-it scans to the end
+#: for the closing partner of each.
+MAX_MARKERS = {"[": 1_000, "~": 500}
+#: Maximum length of a rendered formula; longer ones stay plain text.
+MAX_FORMULA_LENGTH = 2_000
+#: Above this length, an open block is rendered again only after it has grown by an eighth, so that the total cost is
+#: at most nine times that of the last rendering.
+THROTTLED_LENGTH = 2_000
+#: Maximum length of a rendered block; longer ones are shown as plain text.
+MAX_BLOCK_LENGTH = 200_000
 MATH = {
     *(
         "math",
@@ -118,23 +119,23 @@ ATTRIBUTES = {
 }
 
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
-# Possessive: what is no fence is found out in one pass.
+# Possessive quantifiers, so that a mismatch takes linear time.
 _FENCE = re.compile(r"( {0,3})(?:(`{3,}+)([^`\n]*+)|(~{3,}+)([^\n]*+))\n")
-# Signs at the end that may yet become a list, a heading, a rule, a table, a link or emphasis: shown once
-# they have, so that nothing is a huge heading for the twinkling of an eye.
+# Markers at the end that may become a list, heading, rule, table, link or emphasis. They are hidden until complete, so
+# that text does not flash as a heading, for example.
 _HALF_SIGN = re.compile(
     r"(?:(?<=\n)|\A)[ \t]*(?:[-=*+#>|~`_:][-=*+#>|~`_: ]*|\d{1,9}[.)]?)[ \t]*\Z|[*_~`]+\Z"
 )
 _HALF_TABLE = re.compile(r"(?:(?<=\n\n)|\A)\|[^\n]*(?:\n[|: -]*)?\Z")
 _HALF_LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\s]*\Z")
 _HALF_FENCE = re.compile(r"(?:(?<=\n)|\A) {0,3}[`~]+[ \t]*\Z")
-#: markdown-it ends a line after each of these; nobody sees that.
+#: Line ends that markdown-it adds after these tags, which are not visible.
 _LINE_AFTER_TAG = re.compile(r"(</?(?:p|h\d|[uo]l|li|blockquote|table|thead|tbody|tr|t[hd]|pre)\b[^>]*>)\n")
 _EMPHASIS = (("`", re.compile(r"`(?!\s)")), ("**", re.compile(r"\*\*(?!\s)[^*]*\Z")))
 
 
 def sanitised(html: str) -> str:
-    """The HTML with everything taken out that Markdown has no need of."""
+    """Sanitize HTML: keep only the tags and attributes that Markdown needs."""
     return nh3.clean(
         html,
         tags=TAGS,
@@ -157,7 +158,7 @@ def _pre(code: str, language: str) -> str:
 def _named_image(
     renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
 ) -> str:
-    """A placeholder in the image's place: to load it would tell a stranger who reads this, and when."""
+    """Render a placeholder: loading the image would reveal the reader to a third party."""
     token = tokens[index]
     name = renderer.renderInlineAsText(token.children, options, env) or str(token.attrGet("src") or "")
     return f'<span class="nbruns-file">[image: {escape(name[:200])}]</span>'
@@ -171,12 +172,12 @@ def _outside_link(
 
 
 def is_link(url: str) -> bool:
-    """Tell whether this is an address with a host, or one of mail, to every browser."""
+    """Whether every browser resolves this to an address with a host, or to a mail address."""
     return bool(_LINK.match(url.strip()))
 
 
 def link_html(url: str, text: str) -> str:
-    """A link to another page."""
+    """Return a link that opens in a new tab."""
     return sanitised(f'<a href="{escape(url)}" target="_blank">{escape(text)}</a>')
 
 
@@ -185,16 +186,16 @@ _REFERENCE = re.compile(r"&amp;(#x[0-9A-Fa-f]{2,6};)")
 
 @lru_cache(maxsize=1024)
 def math_html(formula: str, display: str) -> str:
-    """A formula as MathML, whose alternative text is its source; as code, where it can't be read."""
+    """Return a formula as MathML with its source as alternative text; as code if it can't be parsed."""
     source = escape(formula.strip())
-    if len(formula) <= LONGEST_FORMULA:
+    if len(formula) <= MAX_FORMULA_LENGTH:
         try:
             element = convert_to_element(formula, display=display)
             element.set("alttext", formula.strip())
             element.attrib.pop("xmlns", None)
-            # Signs are there as references to characters, in texts that may hold anything else, too.
+            # The converter writes symbols as character references, which tostring() escapes again.
             return _REFERENCE.sub(r"&\1", tostring(element, encoding="unicode"))
-        except Exception:  # whatever a converter makes of text from anywhere: it is shown as it was written
+        except Exception:  # the converter may fail on untrusted text; show the source
             pass
     return f"<code>{source}</code>"
 
@@ -210,7 +211,7 @@ def _brackets(state: StateInline, silent: bool) -> bool:
     r"""Formulas between `\(` and `\)`, and between `\[` and `\]`."""
     opening = state.src[state.pos : state.pos + 2]
     closing = {r"\(": r"\)", r"\[": r"\]"}.get(opening)
-    end = -1 if closing is None else state.src.find(closing, state.pos + 2, state.pos + LONGEST_FORMULA)
+    end = -1 if closing is None else state.src.find(closing, state.pos + 2, state.pos + MAX_FORMULA_LENGTH)
     if end < 0:
         return False
     if not silent:
@@ -243,14 +244,14 @@ def _as_text_from(most: int, sign: str, rule: Callable[[StateInline, bool], bool
 
 
 def _directions(state: StateCore) -> None:
-    """Let each block run in the direction of its first letters, where some run from right to left."""
+    """Set `dir="auto"` on top-level blocks if the text contains right-to-left letters."""
     for token in state.tokens if _RIGHT_TO_LEFT.search(state.src) else ():
         if token.level == 0 and token.nesting == 1:
             token.attrSet("dir", "auto")
 
 
 def _tasks(state: StateCore) -> None:
-    """Show `[ ]` and `[x]` at the beginning of a list's item as boxes."""
+    """Show `[ ]` and `[x]` at the start of a list item as checkboxes."""
     for before, token in pairwise(state.tokens):
         text = token.children[0] if token.type == "inline" and token.children else None
         in_item = before.type == "paragraph_open" and before.level > 0
@@ -258,7 +259,7 @@ def _tasks(state: StateCore) -> None:
             text.content = box + text.content[4:] if text.content[3:4] == " " else text.content
 
 
-#: Hebrew, Arabic and their relatives.
+#: Hebrew, Arabic and other right-to-left scripts.
 _RIGHT_TO_LEFT = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
@@ -275,12 +276,12 @@ def _markdown() -> MarkdownIt:
     markdown.block.ruler.before(
         "fence", "brackets", _bracket_block, {"alt": ["paragraph", "blockquote", "list"]}
     )
-    if markdown.linkify is not None:  # with a scheme: `python.py` and `me@here` are no addresses
+    if markdown.linkify is not None:  # require a scheme, so that `python.py` and `me@here` are not links
         markdown.linkify.set({"fuzzy_link": False, "fuzzy_email": False, "fuzzy_ip": False})
-    markdown.validateLink = is_link  # type: ignore[method-assign]  # how markdown-it is told
+    markdown.validateLink = is_link  # type: ignore[method-assign]  # the hook for link validation
     for name, sign in (("link", "["), ("image", "["), ("strikethrough", "~")):
         [rule] = [each.fn for each in markdown.inline.ruler.__rules__ if each.name == name]
-        markdown.inline.ruler.at(name, _as_text_from(MOST_SIGNS[sign], sign, rule))
+        markdown.inline.ruler.at(name, _as_text_from(MAX_MARKERS[sign], sign, rule))
     markdown.core.ruler.push("directions", _directions)
     markdown.core.ruler.push("tasks", _tasks)
     markdown.add_render_rule("image", _named_image)
@@ -291,35 +292,35 @@ def _markdown() -> MarkdownIt:
 
 
 _RENDER = _markdown()
-_SPLIT = _markdown().disable("inline")  # top-level blocks only: several times as fast
+_SPLIT = _markdown().disable("inline")  # top-level blocks only, which is several times faster
 
 
 def markdown_html(text: str) -> str:
-    """A whole text as HTML."""
+    """Return a complete text as HTML."""
     return "".join(block.to_html() for block in MarkdownBlocks("").update(text, complete=True))
 
 
 class MarkdownBlocks:
-    """The blocks of a text that grows. Keys are `prefix` and a number."""
+    """The blocks of a streaming text. Keys consist of `prefix` and a number."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._text = ""
         self._start = 0  # of the open block
         self._finished: list[Block] = []
-        self._references: dict[str, Any] = {}  # [name]: url, which later blocks may use
+        self._references: dict[str, Any] = {}  # link definitions, [name]: url, for later blocks
         self._code: GrowingMarks | None = None
-        #: What was shown last of the open block: where it began, its length, its blocks.
+        #: The last rendering of the open block: start, length, blocks.
         self._shown: tuple[int, int, list[Block]] = (0, 0, [])
 
     def update(self, text: str, complete: bool = False) -> list[Block]:
-        """The blocks of `text`: the finished ones are the same objects as last time."""
-        text = mended(text).removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
-        if not text.startswith(self._text):  # not grown but rewritten
-            self.__init__(self._prefix)  # type: ignore[misc]  # from the start
+        """Return the blocks of `text`. Finished blocks are the same objects as before."""
+        text = repair_surrogates(text).removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
+        if not text.startswith(self._text):  # replaced instead of extended
+            self.__init__(self._prefix)  # type: ignore[misc]  # start over
         self._text = text
         size, (start, shown, blocks) = len(text) - self._start, self._shown
-        if not complete and start == self._start and shown > LARGE and size < shown * 9 // 8:
+        if not complete and start == self._start and shown > THROTTLED_LENGTH and size < shown * 9 // 8:
             return self._finished + blocks
         while self._finish_some(complete):
             pass
@@ -328,7 +329,7 @@ class MarkdownBlocks:
         return self._finished + blocks
 
     def _finish_some(self, complete: bool) -> bool:
-        """Render blocks that can't change any more, once; whether there were any."""
+        """Render blocks that can no longer change; return whether there were any."""
         if blank := _BLANK_LINES.match(self._text, self._start):
             self._start = blank.end()
         if fence := _FENCE.match(self._text, self._start):
@@ -342,7 +343,7 @@ class MarkdownBlocks:
 
     @staticmethod
     def _cuts(lines: str) -> list[int]:
-        """Where the second and every later top-level block of `lines` begins."""
+        """Return the offsets of the second and later top-level blocks in `lines`."""
         tokens = _SPLIT.parse(lines)
         firsts = [token.map[0] for token in tokens if token.level == 0 and token.map and token.nesting >= 0]
         offsets = [0]
@@ -368,21 +369,23 @@ class MarkdownBlocks:
             self._finished.append(self._block("text", html))
 
     def _open(self) -> list[Block]:
-        """What is not finished: the last block, and those above it that its line may yet belong to. Each has
-        the key already that it will have, so that a page need not hear of it twice."""
+        """Render unfinished blocks: the last one, and those above it that may still absorb its line.
+
+        They already have their final keys, so that pages need no second update.
+        """
         rest = self._text[self._start :]
         if fence := _FENCE.match(rest):
             code = _HALF_FENCE.sub("", rest[fence.end() :])
             return [self._code_block(fence, code, complete=False)]
         rest = _tidy(rest)
         cuts = [0, *self._cuts(rest), len(rest)]
-        # A copy: half a link definition must not stay.
+        # A copy, so that incomplete link definitions are not kept.
         known = {"references": dict(self._references.get("references", {}))}
         htmls = [self._html(rest[begin:end], known) for begin, end in pairwise(cuts)]
         return [self._block("text", html, ahead=ahead) for ahead, html in enumerate(filter(None, htmls))]
 
     def _html(self, markdown: str, references: dict[str, Any]) -> str:
-        if len(markdown) > LARGEST:
+        if len(markdown) > MAX_BLOCK_LENGTH:
             return f"<pre>{escape(markdown, quote=False)}</pre>"
         html = sanitised(_RENDER.render(markdown, references)).strip() if markdown.strip() else ""
         return _LINE_AFTER_TAG.sub(r"\1", html)
@@ -409,7 +412,7 @@ def _closing(fence: re.Match[str]) -> re.Pattern[str]:
 
 
 def _tidy(markdown: str) -> str:
-    """An open block as it will most likely look: half signs left out, emphasis and code closed."""
+    """Guess the final form of an open block: drop incomplete markers, close emphasis and code."""
     shown = _HALF_LINK.sub(r"\1", _HALF_SIGN.sub("", _HALF_TABLE.sub("", markdown)))
     last = shown.rpartition("\n\n")[2]
     if "```" in last or "~~~" in last:

@@ -79,7 +79,7 @@ def test_nothing_serious_stands_in_anybodys_way(
 
     output.get_by_role("button", name="Cancel run").first.focus()
     page.page.keyboard.press("Tab")  # from the header to the transcript, and what folds in it
-    transcript = output.get_by_role("group", name="Transcript of the run").first
+    transcript = output.get_by_role("group", name="Run transcript").first
     expect(transcript).to_be_focused()
     assert transcript.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
     output.locator("summary").first.focus()

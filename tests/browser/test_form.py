@@ -132,7 +132,7 @@ def test_nested_arguments_and_an_output_in_fields(lab: Lab, notebook_page: OpenN
     trip.get_by_role("button", name="Run plan_trip").click()
     nights = third.get_by_label("nights (optional)")
     expect(nights).to_have_attribute("aria-invalid", "true")
-    assert "Not a whole number" in told(nights)
+    assert "Not a whole number." in told(nights)
     page.screenshot("form-wrong", page.cell(1))
     nights.fill("2")
     expect(nights).to_have_attribute("aria-invalid", "false")
@@ -140,7 +140,7 @@ def test_nested_arguments_and_an_output_in_fields(lab: Lab, notebook_page: OpenN
     # The output by hand: nothing in it fits at first, and Submit leads to the first of what is wrong.
     amount = trip.get_by_label("amount")
     amount.fill("a lot")
-    ask.get_by_placeholder("What ask_somebody").fill("ten")
+    ask.get_by_placeholder("Return value of ask_somebody").fill("ten")
     form.get_by_role("button", name="Submit").click()
     expect(amount).to_be_focused()
     amount.fill("250")
@@ -184,15 +184,15 @@ def test_a_file_is_an_output_and_one_that_is_none_is_refused(
 ) -> None:
     page, form = open_form(lab, notebook_page, "file.ipynb", FORM)
     ask = form.locator(".nbruns-card").nth(1)
-    ask.get_by_label("Answer with").select_option("A file's content")
+    ask.get_by_label("Output as").select_option("File content")
     chooser = ask.locator("input[type=file]")
     expect(chooser).to_have_accessible_name("Output")
-    assert "at most 400,000 bytes" in told(chooser)
+    assert "up to 400,000 bytes" in told(chooser)
     files = {"big.txt": b"x" * 400_001, "photo.png": b"\x89PNG", "answer.txt": "Ærø, 12 €".encode()}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     for name, words in [
-        ("big.txt", "big.txt has 400,001 bytes; the limit is 400,000."),
+        ("big.txt", "big.txt is too large: 400,001 bytes. The limit is 400,000 bytes."),
         ("photo.png", "photo.png is not UTF-8 text"),
     ]:
         chooser.set_input_files(tmp_path / name)
@@ -255,7 +255,7 @@ def test_submit_right_after_run_is_not_lost(lab: Lab, notebook_page: OpenNoteboo
     form.get_by_role("button", name="Run measure").click()
     form.get_by_role("button", name="Submit").click()
     told = form.locator(".nbruns-footer .nbruns-told")
-    expect(told).to_contain_text("are submitted when the running functions have ended")
+    expect(told).to_contain_text("Submits when the running functions finish")
     page.screenshot("form-submit-waits", page.cell(1))
     (lab.folder / "measured").touch()
     expect(told).not_to_contain_text("when the running functions", timeout=20_000)

@@ -121,7 +121,7 @@ def test_ten_thousand_runs(
 
     # Open a run.
     row(page, 2).click()
-    details = output.get_by_label("The opened run")
+    details = output.get_by_label("Run details")
     expect(details.get_by_text("Rate limit reached for gpt-4o")).to_be_visible()
     page.screenshot("runs-table-opened", page.cell(1))
     details.get_by_role("tab", name="JSON").click()
@@ -156,7 +156,7 @@ def test_by_keyboard_in_the_dark_and_in_a_narrow_window(
     )
     assert active == "4"
     expect(row(page, 2)).to_have_attribute("aria-selected", "true")
-    details = output.get_by_label("The opened run")
+    details = output.get_by_label("Run details")
     details.get_by_role("tab", name="Steps").click()
     expect(details.get_by_role("table")).to_contain_text("message creation")
     keyboard.press("ArrowRight")
@@ -193,7 +193,7 @@ def test_the_output_is_drawn_anew_around_it(opened: NotebookPage, notebook_page:
     expect(search).to_have_value("gpt-4.1")
     search.fill("gpt-4.1 timeout")
     expect(output.get_by_text("No matching runs")).to_be_visible()
-    output.get_by_role("button", name="Clear the filter").click()
+    output.get_by_role("button", name="Clear filters").click()
     expect(output.locator(".nbruns-count")).to_have_text("10,000 runs")
     expect(output.locator(".nbruns-runs")).to_have_count(1)
 
@@ -211,7 +211,7 @@ def test_what_runs_say_is_only_ever_text(lab: Lab, notebook_page: OpenNotebook) 
     cells = page.output(1).locator(".nbruns-body [role=gridcell]")
     expect(cells.nth(5)).to_have_text("<img src=x onerror='window.hacked = true'><b>bold</b>$x^2$")
     cells.first.click()
-    details = page.output(1).get_by_label("The opened run")
+    details = page.output(1).get_by_label("Run details")
     expect(details.locator(".nbruns-told.nbruns-error")).to_contain_text("is not an id: nothing was sent")
     assert page.output(1).locator("img, b").count() == 0
     assert page.page.evaluate("'hacked' in window") is False
@@ -261,7 +261,7 @@ def test_a_run_that_opens_takes_no_column_and_nothing_shown_is_said_at_the_top(
     before = heads.all_text_contents()
     page.screenshot("runs-table-light", page.cell(0))
     output.locator(".nbruns-body [role=row]").first.click()
-    expect(output.get_by_label("The opened run")).to_be_visible()
+    expect(output.get_by_label("Run details")).to_be_visible()
     assert heads.all_text_contents() == before
     page.screenshot("runs-table-with-a-run", page.cell(0))
 

@@ -28,9 +28,9 @@ def test_a_month_of_runs(notebook_page: Callable[..., NotebookPage]) -> None:
 
     table = page.output(cell_of(page, "RunsTable(client"))
     expect(table.locator(".nbruns-count")).to_have_text("39 of 139 runs")
-    details = table.get_by_label("The opened run")
+    details = table.get_by_label("Run details")
     expect(details.get_by_text("Rate limit reached")).to_be_visible()
-    details.get_by_role("button", name="Close the run").click()
+    details.get_by_role("button", name="Close details").click()
     table.get_by_label("Search runs").fill("")
     table.get_by_role("group", name="Status").get_by_role("button", name="expired").click()
     expect(table.locator(".nbruns-count")).to_have_text("10 of 139 runs")

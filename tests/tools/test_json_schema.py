@@ -24,7 +24,7 @@ from nbruns.tools.json_schema import FORMATS, MOST, check_schema, problems
         ({"minLength": 2}, "a", "This should have at least 2 characters, and has 1."),
         ({"maxItems": 1}, [1, 2], "There should be at most 1, and there are 2."),
         ({"uniqueItems": True}, [1, 1], "No two of these may be the same."),
-        ({"required": ["a", "b"]}, {"a": 1}, "b: Required"),
+        ({"required": ["a", "b"]}, {"a": 1}, "b: Required."),
         ({"properties": {"a": {"items": {"type": "null"}}}}, {"a": [1]}, "a.0: This should be null."),
         ({"anyOf": [{"type": "integer", "maximum": 3}, {"type": "null"}]}, 4, "This should be at most 3."),
         (
@@ -44,9 +44,11 @@ def test_formats_are_checked(name: str) -> None:
     schema = {"type": "string", "format": name}
     assert problems(FORMATS[name], schema) == []
     assert problems(5, {"format": name}) == []  # a format is for texts
-    said = f"Not a valid {name}, for example {FORMATS[name]}"
+    text = f"Not a valid {name}. Example: {FORMATS[name]}"
+    if name == "date":
+        text = "Not a date. Use YYYY-MM-DD, for example 2026-08-26."
     for wrong in ("", "soon"):
-        assert [problem.words for problem in problems(wrong, schema)] == [said]
+        assert [problem.words for problem in problems(wrong, schema)] == [text]
 
 
 @pytest.mark.parametrize(

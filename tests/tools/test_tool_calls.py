@@ -244,7 +244,7 @@ def test_a_function_that_takes_anything_brings_its_own_schema() -> None:
     assert pass_on.to_dict()["function"]["parameters"] == PASSED_ON
     assert pass_on.call('{"query": "rain", "limit": 3}') == '{"query":"rain","limit":3}'
     for arguments, said in [
-        ("{}", "query: Required"),
+        ("{}", "query: Required."),
         (
             '{"query": "r", "limit": 10}',
             "query: This should have at least 2 characters, and has 1.; limit: This should be at most 9.",

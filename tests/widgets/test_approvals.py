@@ -11,7 +11,7 @@ from test_transcript import EVIL
 
 from nbruns.errors import NbrunsError
 from nbruns.objects import Run
-from nbruns.widgets.form.approval_card import MOST_SHOWN, ApprovalCard
+from nbruns.widgets.form.approval_card import MAX_ARGUMENT_CHARS, ApprovalCard
 from nbruns.widgets.form.form import ToolOutputsForm
 from nbruns.widgets.run_view.view import RunView
 
@@ -40,7 +40,7 @@ def text_of(card: ApprovalCard) -> str:
 def test_each_call_is_approved_or_denied() -> None:
     taken: list[Any] = []
     form = ToolOutputsForm(Run(asking(mcp_call(), mcp_call("call_2"))), on_submit=taken.append)
-    assert form._head.title == "2 tool calls need your approval"
+    assert form._head.title == "2 tool calls need approval"
     assert [card.title for card in form.calls] == ["search_docs (1st call)", "search_docs (2nd call)"]
     assert "on the server docs" in text_of(form.calls[0])
     assert "rain" in text_of(form.calls[0])
@@ -52,7 +52,7 @@ def test_each_call_is_approved_or_denied() -> None:
     assert form.outputs == {"call_1": True}
     with pytest.raises(NbrunsError, match=r"Not submitted: search_docs \(2nd call\) is unanswered\."):
         form.submit()
-    assert "approve or deny it" in form.calls[1]._note.value
+    assert "Approve or deny it" in form.calls[1]._note.value
     assert taken == []
     form.calls[1].output = False
     assert form.calls[1]._note.value == ""
@@ -72,7 +72,7 @@ def test_hostile_calls_are_text_and_bounded() -> None:
     shown = text_of(card)
     assert "alert(1)" in shown and "<script" not in shown and "<img" not in shown
     assert "\u202e" not in shown  # it would turn what follows around
-    assert len(shown) < 2 * MOST_SHOWN and "more characters" in shown
+    assert len(shown) < 2 * MAX_ARGUMENT_CHARS and "more characters" in shown
 
 
 class AskingRuns(ScriptedRuns):

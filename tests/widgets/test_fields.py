@@ -112,12 +112,12 @@ def test_what_is_typed_is_read(schema: Any, typed: Any, value: Any) -> None:
             '["a"]',
             "0: This should be a whole number",
         ),
-        ({"type": "array"}, "[1, 2", "Invalid JSON"),
+        ({"type": "array"}, "[1, 2", "Not valid JSON"),
         ({"type": "array"}, "[" * 100_000, "Nested too deeply"),
         (
             {"type": "string", "format": "date-time"},
             "soon",
-            "Not a valid date-time, for example 2026-08-26T09:30:00Z",
+            "Not a valid date-time. Example: 2026-08-26T09:30:00Z",
         ),
         ({"type": "integer"}, "9" * 5_000, "Not a whole number"),
         ({"type": "number"}, "1e999", "Not a number"),
@@ -150,7 +150,7 @@ def test_an_emptied_text_is_empty_where_it_is_required() -> None:
     field = field_for("x", {"type": "string"}, required=True)
     field.control.value = "a"
     field.control.value = ""
-    assert (field.read(), field.control.placeholder) == ("", "empty text")
+    assert (field.read(), field.control.placeholder) == ("", "empty string")
 
 
 def test_an_emptied_optional_field_is_left_out() -> None:
@@ -174,7 +174,7 @@ STRICT = {"type": ["string", "null"]}
         ({"type": "string"}, MISSING, False, "not sent", MISSING),
         ({"type": "string", "default": "C"}, MISSING, False, "default: C", MISSING),
         ({"type": "string", "default": "C"}, "C", False, "", "C"),
-        ({"type": "string"}, "", False, "empty text", ""),
+        ({"type": "string"}, "", False, "empty string", ""),
         (STRICT, MISSING, True, "null", None),
         (STRICT, None, True, "null", None),
         ({**STRICT, "default": None}, MISSING, False, "default: null", MISSING),
@@ -202,7 +202,7 @@ def test_choices_say_what_is_sent_too(kind: Any) -> None:
     assert words(field_for("x", {**kind, "default": default})) == f"default: {json.dumps(default)}".replace(
         '"', ""
     )
-    assert words(field_for("x", kind, required=True)) == "choose …"
+    assert words(field_for("x", kind, required=True)) == "Choose…"
     assert words(field_for("x", kind, default)) == json.dumps(default).strip('"')
     null = field_for("x", {"anyOf": [kind, {"type": "null"}]}, None)
     assert (words(null), null.read()) == ("null", None)
@@ -222,7 +222,7 @@ def test_an_edited_null_can_be_left_out() -> None:
 def test_what_is_said_of_a_value_stands_at_its_field() -> None:
     schema = {"type": "string", "format": "date-time", "description": "When it <b>begins</b>."}
     field = field_for("x", schema)
-    assert "When it &lt;b&gt;begins&lt;/b&gt;. For example 2026-08-26T09:30:00Z." in field._note.value
+    assert "When it &lt;b&gt;begins&lt;/b&gt;. Example: 2026-08-26T09:30:00Z" in field._note.value
     field.control.value = "soon"
     with pytest.raises(ValueError):
         field.read()
@@ -241,7 +241,7 @@ def test_a_calendar_says_its_default_at_its_label() -> None:
 def test_a_day_that_is_none_is_shown_as_it_came_and_can_be_mended() -> None:
     field = field_for("day", {"type": "string", "format": "date"}, "soon")
     assert (type(field), field.control.value) == (TextField, "soon")
-    with pytest.raises(ValueError, match="Not a valid date, for example 2026-08-26"):
+    with pytest.raises(ValueError, match=r"Not a date\. Use YYYY-MM-DD, for example 2026-08-26"):
         field.read()
     field.control.value = "2026-08-27"
     assert field.read() == "2026-08-27"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from conftest import Sent
 
-from nbruns.widgets.form.field import MOST_FIELDS, Field
+from nbruns.widgets.form.field import MAX_FIELDS, Field
 from nbruns.widgets.form.fields import MISSING, field_for
-from nbruns.widgets.form.group_fields import MOST_ROWS, AlternativesField, ListField, MapField, ObjectField
+from nbruns.widgets.form.group_fields import MAX_ROWS, AlternativesField, ListField, MapField, ObjectField
 from nbruns.widgets.form.scalar_fields import IntegerField, JSONField, TextField
 
 PLACE = {
@@ -122,7 +122,7 @@ def test_rows_come_and_go(sent: Sent) -> None:
     for _ in range(3):
         field.rows[0][1].children[1].click()
     assert field.read() == []
-    for _ in range(MOST_ROWS + 5):
+    for _ in range(MAX_ROWS + 5):
         field._add.click()
     assert field._add.disabled
 
@@ -273,7 +273,7 @@ BUSHY["$defs"]["X"]["required"] = [f"p{n}" for n in range(20)]
 )
 def test_hostile_schemas_are_bounded_and_the_value_is_kept(schema: Any, value: Any, sent: Sent) -> None:
     field = field_for("x", schema, value, required=True)
-    assert len(fields_in(field)) <= MOST_FIELDS + 30
+    assert len(fields_in(field)) <= MAX_FIELDS + 30
     assert len(sent) < 1_500
     if schema not in (ENDLESS, DEEP, BUSHY):
         assert field.value() == value

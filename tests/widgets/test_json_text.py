@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from nbruns.widgets.json_text import ONE_LINE, pretty_json_html
+from nbruns.widgets.json_text import MAX_LINE_LENGTH, pretty_json_html
 
 VALUE = {
     "city": 'Os"lo \\ <b>&',
@@ -43,7 +43,7 @@ def test_cut_off_json_is_shown_as_far_as_it_goes() -> None:
 
 def test_growing_json_only_grows_once_it_is_long() -> None:
     text = json.dumps({"text": "word " * 50})
-    shown = [pretty_json_html(text[:end]) for end in range(ONE_LINE + 1, len(text) - 2)]
+    shown = [pretty_json_html(text[:end]) for end in range(MAX_LINE_LENGTH + 1, len(text) - 2)]
     assert all(later.startswith(earlier.removesuffix("</span>")) for earlier, later in pairwise(shown))
 
 

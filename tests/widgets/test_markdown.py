@@ -9,7 +9,7 @@ import pytest
 from hostile import MARKDOWN_ATTRIBUTES, MARKDOWN_TAGS
 
 from nbruns.widgets import markdown
-from nbruns.widgets.highlight import OPEN_END, coloured_html, lexer_for, marks
+from nbruns.widgets.highlight import REDRAWN_LENGTH, coloured_html, lexer_for, marks
 from nbruns.widgets.markdown import MarkdownBlocks, markdown_html
 
 TEXT = '''# Title
@@ -185,8 +185,8 @@ def test_colours_add_up_to_the_code_and_escape_it() -> None:
 
 
 def test_code_that_streams_has_its_colours_at_once_and_the_right_ones_in_the_end() -> None:
-    code = "".join(f"def function_{i}(x):\n    return x + {i}\n\n" for i in range(OPEN_END // 20))
-    code += '"""' + "\ndef not_code(x):\n    pass\n" * (OPEN_END // 10) + '"""\n'
+    code = "".join(f"def function_{i}(x):\n    return x + {i}\n\n" for i in range(REDRAWN_LENGTH // 20))
+    code += '"""' + "\ndef not_code(x):\n    pass\n" * (REDRAWN_LENGTH // 10) + '"""\n'
     text = f"```python\n{code}"
     blocks = MarkdownBlocks("m/")
     for end in range(11, len(text), 97):
@@ -199,7 +199,7 @@ def test_code_that_streams_has_its_colours_at_once_and_the_right_ones_in_the_end
 
 @pytest.mark.parametrize("line_end", ["\n", "; "], ids=["no empty lines", "one long line"])
 def test_code_that_streams_without_a_place_to_cut_has_its_colours_too(line_end: str) -> None:
-    code = line_end.join(f"x{i} = {i}" for i in range(OPEN_END))
+    code = line_end.join(f"x{i} = {i}" for i in range(REDRAWN_LENGTH))
     blocks, text = MarkdownBlocks("m/"), f"```python\n{code}"
     for end in range(11, len(text), 397):
         (block,) = blocks.update(text[:end])

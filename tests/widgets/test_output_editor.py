@@ -123,7 +123,9 @@ def test_what_does_not_fit_is_not_submitted_and_said_at_its_field() -> None:
     start, days = (field_of(card).children[name] for name in ("start", "days"))
     days.control.value = "many"
     assert form.outputs == {}
-    with pytest.raises(NbrunsError, match=r"Not submitted: The output of ask is invalid: see above\."):
+    with pytest.raises(
+        NbrunsError, match=r"Not submitted: The output of ask is invalid\. See the message above\."
+    ):
         form.submit()
     assert "Not a whole number" in days._note.value and "Required" in start._note.value
     assert form._head.refused == 1
@@ -143,7 +145,7 @@ def test_each_way_keeps_what_was_entered_and_one_is_sent() -> None:
     assert card.output == "three"
     editor._way.value = "json"
     editor.field("json").control.value = "[3"
-    assert card.output is None and "Invalid JSON" in editor.field("json")._note.value
+    assert card.output is None and "Not valid JSON" in editor.field("json")._note.value
     editor.field("json").control.value = "[3]"
     assert card.output is None and "should be a whole number" in editor.field("json")._note.value
     editor.field("json").control.value = " 33 "
@@ -205,10 +207,10 @@ def test_a_file_is_text(content: bytes, text: str) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\x89PNG\r\n", r"photo is not UTF-8 text \(invalid byte at 0\)\. Save it as UTF-8, or describe"),
-        (b"abc\xe6", r"byte 3 is not"),
-        (b"a\0b", r"photo contains NUL bytes"),
-        (b"x" * (MAX_FILE + 1), r"photo has 400,001 bytes; the limit is 400,000\."),
+        (b"\x89PNG\r\n", r"photo is not UTF-8 text \(invalid byte at offset 0\)\. Tool outputs must be text"),
+        (b"abc\xe6", r"invalid byte at offset 3"),
+        (b"a\0b", r"photo is a binary file: it contains null bytes"),
+        (b"x" * (MAX_FILE + 1), r"photo is too large: 400,001 bytes\. The limit is 400,000 bytes\."),
     ],
 )
 def test_what_is_no_text_or_too_big_is_refused_in_words(content: bytes, words: str) -> None:

@@ -32,7 +32,7 @@ def test_runs_that_cannot_be_listed_say_so_under_the_table(nowhere: nbruns.Clien
 def test_a_run_that_goes_on_is_looked_at_until_it_has_ended(
     client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poll, "FIRST", 0.05)
+    monkeypatch.setattr(poll, "MIN_INTERVAL", 0.05)
     assistant = client.assistants.create("demo", tools=[{"type": "function", "function": WEATHER}])
     thread = client.threads.create("What should I wear in Oslo?")
     run = client.runs.wait(client.runs.create(thread, assistant), timeout=30)
@@ -41,12 +41,12 @@ def test_a_run_that_goes_on_is_looked_at_until_it_has_ended(
     table = RunsTable(client, thread)
     assert list(table.frame["status"]) == ["requires_action"]
     assert table._facts["active"] == 1
-    until(lambda: table._follower.is_following)
+    until(lambda: table._poller.is_polling)
     table.open_run(run)
     opened(table, run.id)
     client.runs.submit_tool_outputs(run, {call.id: "rain" for call in run.tool_calls})
     until(lambda: list(table.frame["status"]) == ["completed"])
-    until(lambda: not table._follower.is_following)  # nothing is left to look at
+    until(lambda: not table._poller.is_polling)  # nothing is left to look at
     assert table._facts["active"] == 0
     assert table.selected[0].usage is not None
     assert "completed" in table._details["head"]  # what is open is kept up to date too
@@ -56,7 +56,7 @@ def test_a_run_that_goes_on_is_looked_at_until_it_has_ended(
 def test_an_end_that_is_heard_of_by_the_way_shows_in_the_rows(
     by: str, client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poll, "FIRST", 3600.0)  # nobody looks by themselves
+    monkeypatch.setattr(poll, "MIN_INTERVAL", 3600.0)  # nobody looks by themselves
     assistant = client.assistants.create("demo")
     thread = client.threads.create("Hello")
     run = client.runs.wait(client.runs.create(thread, assistant), timeout=30)
@@ -70,15 +70,15 @@ def test_an_end_that_is_heard_of_by_the_way_shows_in_the_rows(
         assert table.selected == [run]
     assert list(table.frame["status"]) == ["completed"]
     assert table._facts["active"] == 0
-    assert table._look() is None
+    assert table._poll() is None
     table.close()
 
 
 def test_an_answer_that_comes_late_does_not_take_an_end_back(nowhere: nbruns.Client, sent: Sent) -> None:
     ended = Run(run_json("completed"))
     table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
-    assert table._hear([ended])
-    assert not table._hear([Run(run_json("in_progress"))])
+    assert table._merge([ended])
+    assert not table._merge([Run(run_json("in_progress"))])
     assert list(table.frame["status"]) == ["completed"]
     table._chosen = [ended.id]
     assert table.selected == [ended]
@@ -86,44 +86,44 @@ def test_an_answer_that_comes_late_does_not_take_an_end_back(nowhere: nbruns.Cli
 
 def test_nobody_looks_when_no_page_does_or_the_table_is_closed(nowhere: nbruns.Client, sent: Sent) -> None:
     table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
-    assert table._follower.is_following
+    assert table._poller.is_polling
     ask(table, sent, hello="a")
     ask(table, sent, hello="b")
     ask(table, sent, bye="a")
-    assert table._follower.is_following
+    assert table._poller.is_polling
     ask(table, sent, bye="b")
-    assert not table._follower.is_following
+    assert not table._poller.is_polling
     ask(table, sent, hello="c")
-    assert table._follower.is_following
+    assert table._poller.is_polling
     table.close()
-    assert not table._follower.is_following
-    until(lambda: all(thread.name != "nbruns-table-follow" for thread in threading.enumerate()))
+    assert not table._poller.is_polling
+    until(lambda: all(thread.name != "nbruns-table-poll" for thread in threading.enumerate()))
 
 
 def test_what_keeps_it_from_looking_is_said_and_taken_back(
     nowhere: nbruns.Client, client: nbruns.Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poll, "FIRST", 0.05)
+    monkeypatch.setattr(poll, "MIN_INTERVAL", 0.05)
     table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
     until(lambda: "follow" in table._notes)
-    assert table._notes["follow"].startswith("Active runs could not be updated. ")
+    assert table._notes["follow"].startswith("Failed to refresh active runs. ")
     table._runs = client.runs  # the server is back, but knows nothing of this run any more
     until(lambda: "follow" not in table._notes)
-    until(lambda: not table._follower.is_following)
+    until(lambda: not table._poller.is_polling)
 
 
 def test_refresh_of_given_runs_looks_again_at_those_that_go_on(nowhere: nbruns.Client, sent: Sent) -> None:
     table = RunsTable(nowhere, runs=[Run(run_json("in_progress"))])
-    table._follower.stop()
+    table._poller.stop()
     ask(table, sent, refresh=True)
-    assert table._follower.is_following
+    assert table._poller.is_polling
     assert len(table.frame) == 1  # and nothing is listed
 
 
 def test_waiting_for_a_list_that_does_not_come(sent: Sent) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question and never answers
         table = RunsTable(nbruns.Client(f"http://127.0.0.1:{silent.getsockname()[1]}", max_retries=0))
-        with pytest.raises(nbruns.TimeoutError, match=r"still being listed after 0\.1 s"):
+        with pytest.raises(nbruns.TimeoutError, match=r"Timed out after 0\.1 s while listing runs"):
             table.wait(0.1)
         assert repr(table) == "RunsTable(0 runs, still loading)"
         table.close()
@@ -136,7 +136,7 @@ def test_a_server_that_lists_the_runs_of_threads_only_is_told_of(status: int, se
         for table in tables:
             with pytest.raises(nbruns.APIError, match="Invalid URL"):
                 table.wait(30)
-    assert ["Pass threads: RunsTable(client, threads)" in table._notes["list"] for table in tables] == [
+    assert ["Pass the threads: RunsTable(client, threads)" in table._notes["list"] for table in tables] == [
         True,
         False,
     ]
@@ -167,7 +167,7 @@ def test_a_list_is_asked_for_once_at_a_time_and_left_when_the_table_is_closed(se
 
 
 def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poll, "FIRST", 0.05)
+    monkeypatch.setattr(poll, "MIN_INTERVAL", 0.05)
     meanwhile = [lambda: follower.start(), lambda: (follower.stop(), follower.start()), lambda: None]
     looks: list[Any] = []
 
@@ -177,6 +177,6 @@ def test_who_asks_while_it_ends_is_looked_for(monkeypatch: pytest.MonkeyPatch) -
 
     follower = poll.Poller(look)
     follower.start()
-    until(lambda: len(looks) == 3 and not follower.is_following)
+    until(lambda: len(looks) == 3 and not follower.is_polling)
     assert looks[0] is looks[1] is not looks[2] is not None
     assert not any(thread.is_alive() for thread in looks[:2])

@@ -18,7 +18,7 @@ from scripted import run_json
 import nbruns
 from nbruns.objects import Run
 from nbruns.widgets.runs_table.rows import COLUMNS
-from nbruns.widgets.runs_table.table import ROWS_AT_ONCE, RunsTable
+from nbruns.widgets.runs_table.table import MAX_ROWS_PER_RESPONSE, RunsTable
 
 UNTIL = datetime(2026, 11, 20, 18, tzinfo=UTC)
 
@@ -83,9 +83,9 @@ def test_the_order_is_in_a_trait(table: RunsTable) -> None:
 @pytest.mark.parametrize(
     ("trait", "value", "words"),
     [
-        ("sort", "colour", "sort by created_at"),
-        ("since", "soon", "write '2026-11-01'"),
-        ("until", "9 x", "no time"),
+        ("sort", "colour", "use one of created_at"),
+        ("since", "soon", "Use '2026-11-01'"),
+        ("until", "9 x", "is not a time"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_changes_nothing(
@@ -104,7 +104,7 @@ def test_a_page_gets_only_the_rows_that_it_asks_for(table: RunsTable, sent: Sent
     assert [row[-1] for row in answer["rows"]] == list(table.frame["id"][100:150])
     assert all(len(row) == len(COLUMNS) for row in answer["rows"])
     (greedy,) = ask(table, sent, rows=[table._version, 0, 10**9])
-    assert len(greedy["rows"]) == ROWS_AT_ONCE
+    assert len(greedy["rows"]) == MAX_ROWS_PER_RESPONSE
 
 
 def test_a_page_that_is_behind_gets_nothing_wrong(table: RunsTable, sent: Sent) -> None:
@@ -156,11 +156,11 @@ def test_a_page_opens_and_closes(table: RunsTable, sent: Sent) -> None:
 
 
 def test_a_run_that_the_table_does_not_have(table: RunsTable, sent: Sent) -> None:
-    with pytest.raises(KeyError, match="no run run_x"):
+    with pytest.raises(KeyError, match="No run run_x"):
         table.open_run("run_x")
     ask(table, sent, open="run_x")
     until(lambda: table._details["state"] == "error")
-    assert "no run run_x" in table._details["words"]
+    assert "No run run_x" in table._details["words"]
 
 
 def test_threads_one_or_many(client: nbruns.Client, sent: Sent) -> None:

@@ -346,15 +346,15 @@ def values_of(widget: Any) -> list[str]:
     [
         ("OpenAI's documentation", {"location": ""}, None),
         ("an MCP server for a repository", {"perPage": "101"}, "perPage: This should be at most 100."),
-        ("an MCP server for a repository", {"perPage": "x"}, "perPage: Not a number"),
-        ("zod", {"mail": "nobody"}, "mail: Not a valid email, for example ada@example.org"),
+        ("an MCP server for a repository", {"perPage": "x"}, "perPage: Not a number."),
+        ("zod", {"mail": "nobody"}, "mail: Not a valid email. Example: ada@example.org"),
         (
             "pydantic: references",
             {"when": "soon"},
-            "when: Not a valid date-time, for example 2026-08-26T09:30:00Z",
+            "when: Not a valid date-time. Example: 2026-08-26T09:30:00Z",
         ),
         ("pydantic: a tuple", {"pair": "[1]"}, "pair: There should be at least 2, and there are 1."),
-        ("conditions", {"n": ""}, "n: Required"),
+        ("conditions", {"n": ""}, "n: Required."),
         ("either of two", {"name": ""}, "This fits none of what it may be."),
     ],
 )

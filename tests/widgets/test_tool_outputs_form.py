@@ -225,7 +225,7 @@ def test_a_wrong_field_says_so_and_the_function_is_not_run() -> None:
     form.run_tools()
     assert form.outputs == {}
     assert "Not a whole number" in days._note.value
-    assert "The function did not run" in form.calls[0]._note.value
+    assert "The function was not run" in form.calls[0]._note.value
     days.control.value = "2"
     assert "not a whole" not in days._note.value
     assert form.calls[0]._note.value == ""
@@ -278,7 +278,7 @@ def test_what_was_entered_is_not_lost_where_somebody_else_was_faster(monkeypatch
     view.wait(5)
     html = view.to_html()
     assert "The tool calls were answered elsewhere." in html
-    assert "Not submitted: get_weather: typed with care" in html
+    assert "Not sent: get_weather: typed with care" in html
 
 
 def test_a_run_without_a_deadline_stays_open() -> None:

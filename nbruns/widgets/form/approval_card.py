@@ -1,4 +1,4 @@
-"""One tool call that may only run when it is approved: what would be called with what, and yes or no."""
+"""The card of a tool call that needs approval: its name, its arguments, and Approve or Deny."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from nbruns.text import excerpt
 from nbruns.widgets.html import sendable
 from nbruns.widgets.json_text import pretty_json_html
 
-#: Characters of arguments that are shown where they can only be read.
-MOST_SHOWN = 20_000
+#: Maximum number of characters shown of read-only arguments.
+MAX_ARGUMENT_CHARS = 20_000
 
 
 class ApprovalCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
-    """The card of one call that asks for approval. `output` is the answer, to be read or set: True approves the
-    call, False denies it, None is no answer yet."""
+    """The card of one call that needs approval.
+
+    `output` can be read and set: True approves the call, False denies it, None means no decision yet.
+    """
 
     can_run = False
 
@@ -43,17 +45,17 @@ class ApprovalCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
 
     @property
     def title(self) -> str:
-        """What people call this call."""
+        """The display name of the call."""
         return f"{self.call.name} ({self._place})" if self._place else str(self.call.name)
 
     @property
     def arguments(self) -> str:
-        """The arguments as the model wrote them; they are approved or denied as they are."""
+        """The arguments as the model wrote them. They can't be edited."""
         return self.call.arguments
 
     @property
     def output(self) -> bool | None:
-        """Whether the call may run; None while that is open."""
+        """True if approved, False if denied, None if undecided."""
         choice: bool | None = self._choice.value
         return choice
 
@@ -63,19 +65,19 @@ class ApprovalCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
 
     @property
     def error(self) -> None:
-        """An approval reports no errors."""
+        """Always None: approvals can't report errors."""
         return None
 
     def problem(self) -> str:
-        """Why this can't be submitted; empty where it can."""
-        return "" if self.output is not None else f"{self.title} is unanswered: approve or deny it."
+        """Return why the card can't be submitted, or an empty string if it can."""
+        return "" if self.output is not None else f"{self.title} is unanswered. Approve or deny it."
 
     def on_edit(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever the answer changes."""
         self._choice.observe(lambda _: callback(), "value")
 
     def say(self, message: str) -> None:
-        """Show a message at the card's end."""
+        """Show a message at the end of the card."""
         self._note.value = f'<span role="alert">{escape(message)}</span>' if message else ""
 
     def freeze(self, frozen: bool) -> None:
@@ -84,14 +86,14 @@ class ApprovalCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
 
 
 def name_html(call: ToolCall, place: str) -> str:
-    """A card's heading: the function's name, and which call of it."""
+    """Return the heading of a card: the function name, and the position if it is called more than once."""
     name = f'<span class="nbruns-name mathjax_ignore tex2jax_ignore">{escape(excerpt(call.name))}</span>'
     return name + (f' <span class="nbruns-place">{place}</span>' if place else "")
 
 
 def arguments_html(call: ToolCall) -> str:
-    """The arguments to be read; of endless ones the beginning, which says so."""
-    text, left = sendable(call.arguments[:MOST_SHOWN]), len(call.arguments) - MOST_SHOWN
+    """Return read-only arguments as HTML, truncated to MAX_ARGUMENT_CHARS."""
+    text, left = sendable(call.arguments[:MAX_ARGUMENT_CHARS]), len(call.arguments) - MAX_ARGUMENT_CHARS
     arguments = (pretty_json_html(text) or "none") + (f"\n… {left:,} more characters" if left > 0 else "")
     return (
         '<p class="nbruns-label">Arguments</p>'

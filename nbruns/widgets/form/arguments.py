@@ -1,4 +1,4 @@
-"""A call's arguments as fields, one for each parameter; as JSON where they are not what the schema says."""
+"""Edit the arguments of a call: one field per parameter, or JSON if they don't match the schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbruns.widgets.html import sendable
 
 
 class ArgumentsEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
-    """Edits the arguments that a model wrote. `read()` gives them as the tool takes them."""
+    """Edits the arguments that a model wrote. `read()` returns them in the form that the tool accepts."""
 
     def __init__(self, arguments: str, parameters: Mapping[str, Any]) -> None:
         self._arguments = arguments
@@ -24,17 +24,17 @@ class ArgumentsEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         given = _parsed(arguments)
         if isinstance(given, dict) and (given or parameters.get("properties")):
             self._field = field_for("", parameters, given, required=True)
-        elif not isinstance(given, dict):  # nothing that fields could show: exactly what the model wrote
-            self._raw = self._text_as_it_came()
+        elif not isinstance(given, dict):  # not an object, so fields can't show it: edit the raw text
+            self._raw = self._raw_editor()
         super().__init__([self._raw] if self._raw else [self._field.widget] if self._field else [])
         self.add_class("nbruns-arguments")
 
     @property
     def fields(self) -> dict[str | int, Field]:
-        """The field of each argument; none where the arguments are edited as JSON."""
+        """The field of each argument; empty if the arguments are edited as JSON."""
         return dict(self._field.fields()) if isinstance(self._field, ObjectField) else {}
 
-    def _text_as_it_came(self) -> Any:
+    def _raw_editor(self) -> Any:
         shown = sendable(self._arguments)
         rows = min(max(shown.count("\n") + 1, 2), 12)
         control = ipywidgets.Textarea(shown, description="Arguments (JSON)", rows=rows)
@@ -42,7 +42,7 @@ class ArgumentsEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         return control
 
     def read(self) -> dict[str, Any] | str:
-        """The arguments as they stand. Raises ValueError, with the words at the field, where one is wrong."""
+        """Return the current arguments. Raises ValueError if one is invalid, and shows the message at its field."""
         if self._raw is not None:
             unchanged = self._raw.value == sendable(self._arguments)
             return self._arguments if unchanged else str(self._raw.value)

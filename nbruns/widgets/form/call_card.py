@@ -1,4 +1,4 @@
-"""One tool call in the form: what is called with what, and the answer to it."""
+"""The card of one tool call: its function, its arguments and its output."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from nbruns.widgets.notebook.threads import start_thread
 
 
 class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
-    """The card of one call. `output` and `error` are the answer, to be read or set; `run()` calls the function.
+    """The card of one call. Read or set `output` or `error`; `run()` calls the registered function.
 
-    `place` tells apart the calls of one function: "2nd call".
+    `place` distinguishes calls of the same function, for example "2nd call".
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self.call = call
         self._place = place
         self._tool = tool
-        self._empty_is_meant = False  # the function gave an empty text: that is an answer, too
-        #: The thread in which the function runs, or ran last, at a click.
+        self._is_empty_output = False  # the function returned an empty string, which is a valid output
+        #: The thread of the current or last run started by a click.
         self.thread: threading.Thread | None = None
         self._editor = None if tool is None else _arguments_editor(call, tool)
         self._answer = OutputEditor(call.name, None if tool is None else tool.output_schema)
@@ -55,11 +55,11 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self.add_class("nbruns-card")
 
     def _parts(self, description: str) -> list[Any]:
-        words = plain_html(excerpt(description, 1000))
-        told = f'<span class="nbruns-hint">{words}</span>' if description else ""
+        text = plain_html(excerpt(description, 1000))
+        hint = f'<span class="nbruns-hint">{text}</span>' if description else ""
         below = ipywidgets.HBox([self._is_error])
         below.add_class("nbruns-below")
-        head = ipywidgets.HTML(name_html(self.call, self._place) + told)
+        head = ipywidgets.HTML(name_html(self.call, self._place) + hint)
         return [head, *self._argument_parts(), self._answer, below, self._note]
 
     def _argument_parts(self) -> list[Any]:
@@ -69,25 +69,25 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     @property
     def title(self) -> str:
-        """What people call this call: the function's name, and which call of it where there are several."""
+        """The display name of the call: the function name, and the position if it is called more than once."""
         return f"{self.call.name} ({self._place})" if self._place else str(self.call.name)
 
     @property
     def arguments(self) -> dict[str, Any] | str:
-        """The arguments as they stand in the fields; as the model sent them where there are none to edit.
+        """The current arguments: those in the fields, or those of the model if they can't be edited.
 
-        Raises ValueError where a field's content does not fit; the words are at the field, too.
+        Raises ValueError if a field is invalid; the field shows the message as well.
         """
         return self.call.arguments if self._editor is None else self._editor.read()
 
     @property
     def answer(self) -> Answer | None:
-        """What will be submitted; None while the call is unanswered, or what was entered does not fit."""
+        """The answer to submit; None if the call is unanswered or the entry is invalid."""
         try:
             text = self._answer.read()
         except ValueError:
             return None
-        if text is None and self._empty_is_meant:
+        if text is None and self._is_empty_output:
             text = ""
         return None if text is None else Answer(text, bool(self._is_error.value))
 
@@ -97,20 +97,20 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         if answer is not None and not answer.is_error:
             self._answer.way = TEXT
         self._output.value = "" if answer is None else sendable(answer.text)
-        self._empty_is_meant = answer is not None and not answer.text
-        self.say("The function returned an empty string." if self._empty_is_meant else "")
+        self._is_empty_output = answer is not None and not answer.text
+        self.say("The function returned an empty string." if self._is_empty_output else "")
 
     def problem(self) -> str:
-        """Why this can't be submitted; empty where it can."""
+        """Return why the card can't be submitted, or an empty string if it can."""
         try:
             self._answer.read()
         except ValueError:
-            return f"The output of {self.title} is invalid: see above."
-        return "" if self.answer else f"{self.title} is unanswered: enter an output, or report an error."
+            return f"The output of {self.title} is invalid. See the message above."
+        return "" if self.answer else f"{self.title} is unanswered. Enter an output or report an error."
 
     @property
     def output(self) -> str | None:
-        """The text that will be submitted; None while the call is unanswered."""
+        """The text to submit; None if the call is unanswered."""
         return None if self.answer is None else self.answer.output
 
     @output.setter
@@ -119,7 +119,7 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     @property
     def error(self) -> str | None:
-        """The error that will be reported; None where the answer is none."""
+        """The error to report; None if the answer is not an error."""
         return self.answer.text if self.answer is not None and self.answer.is_error else None
 
     @error.setter
@@ -132,13 +132,17 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         return self._tool is not None
 
     def run(self) -> None:
-        """Call the registered function with the arguments as they stand; its output, or its error, is the answer."""
+        """Call the registered function with the current arguments; its output or error becomes the answer.
+
+        Raises:
+            ValueError: No function is registered, or the arguments are invalid.
+        """
         if self._tool is None:
             raise ValueError(f"No function is registered for {self.call.name}. Pass it in tools=[…].")
         try:
             arguments = self.arguments
         except ValueError as error:
-            self.say("The function did not run: its arguments are invalid, see above.")
+            self.say("The function was not run because its arguments are invalid. See above.")
             raise ValueError(f"{self.call.name}: {error}") from error
         self.answer = answer(self._tool, arguments)
 
@@ -148,34 +152,34 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self._is_error.observe(lambda _: callback(), "value")
 
     def say(self, message: str) -> None:
-        """Show a message at the card's end."""
+        """Show a message at the end of the card."""
         self._note.value = f'<span role="alert">{escape(message)}</span>' if message else ""
 
     def freeze(self, frozen: bool) -> None:
-        """Disable or enable every control; what they hold stays."""
+        """Disable or enable every control, keeping the values."""
         self._is_error.disabled = self._run.disabled = frozen
         self._answer.freeze(frozen)
         if self._editor is not None:
             self._editor.freeze(frozen)
 
     def _edited(self) -> None:
-        self._empty_is_meant = False
+        self._is_empty_output = False
         self.say("")
 
     def _error_toggled(self, change: Mapping[str, Any]) -> None:
         self._answer.way = ERROR if change["new"] else self._answer.chosen
 
     def _run_clicked(self) -> None:
-        # In a thread: a function that takes its time must not hold the kernel.
+        # In a thread, so that a slow function does not block the kernel.
         self.thread = start_thread("nbruns-tool", self._run_shown)
 
     def _run_shown(self) -> None:
         words = self._run.description
-        self._run.disabled, self._run.description = True, words.replace("Run ", "Running ", 1) + " …"
+        self._run.disabled, self._run.description = True, words.replace("Run ", "Running ", 1) + "…"
         try:
             self.run()
         except ValueError:
-            pass  # said at the field
+            pass  # shown at the field
         except Exception as error:
             self.say(f"{type(error).__name__}: {excerpt(error, 500)}")
         finally:
@@ -183,6 +187,6 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
 
 def _arguments_editor(call: ToolCall, tool: Tool) -> ArgumentsEditor:
-    from nbruns.widgets.form.arguments import ArgumentsEditor  # only here are jsonschema and pydantic needed
+    from nbruns.widgets.form.arguments import ArgumentsEditor  # lazy: imports jsonschema and pydantic
 
     return ArgumentsEditor(call.arguments, tool.parameters)

@@ -1,4 +1,4 @@
-"""A labelled control for one value: what every kind of field has in common."""
+"""The base class of fields: a labeled control for one value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbruns.widgets.html import plain_html, plain_label, sendable
 
 
 def close_all(widget: Any) -> None:
-    """Close a widget and all that are inside: ipywidgets closes only the outermost."""
+    """Close a widget and its descendants; ipywidgets closes only the widget itself."""
     for child in getattr(widget, "children", ()):
         close_all(child)
     widget.close()
@@ -23,22 +23,22 @@ def close_all(widget: Any) -> None:
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
 
-#: Fields that a form may have, and how deeply they may be nested; beyond that, values are edited as JSON.
-MOST_FIELDS, DEEPEST = 60, 5
+#: Maximum number of fields in a form and maximum nesting depth; beyond that, values are edited as JSON.
+MAX_FIELDS, MAX_DEPTH = 60, 5
 
 
 @dataclass
 class FormContext:
-    """What the fields of one form share: the schema that references mean, and how many more there may be."""
+    """What the fields of one form share: the root schema for references, and the number of fields left."""
 
     root: Mapping[str, Any]
     make: Callable[[FieldSpec], Field]
-    left: int = MOST_FIELDS
+    left: int = MAX_FIELDS
 
 
 @dataclass
 class FieldSpec:
-    """What a field is asked to edit: `schema` as plain as can be, `whole` as it came."""
+    """The specification of a field. `schema` is simplified, `whole` is the original schema."""
 
     label: str
     schema: Mapping[str, Any]
@@ -46,41 +46,41 @@ class FieldSpec:
     required: bool = False
     nullable: bool = False
     whole: Any = True
-    context: FormContext = field(repr=False, default=None)  # type: ignore[assignment]  # field_for gives it
+    context: FormContext = field(repr=False, default=None)  # type: ignore[assignment]  # set by field_for
     depth: int = 0
 
     @property
     def default(self) -> Any:
-        """What an argument is that is not sent; MISSING where the schema does not say."""
+        """The default of the schema; MISSING if there is none."""
         return self.schema.get("default", MISSING)
 
     @property
     def title(self) -> str:
-        """The label as shown: the name is outside text."""
+        """The label to display."""
         name = sendable(excerpt(self.label, 80))
         return name if self.required or not name else f"{name} (optional)"
 
     @property
     def description(self) -> str:
-        """What the schema says of the value."""
+        """The description in the schema."""
         return sendable(excerpt(self.schema.get("description") or "", 400))
 
 
 class Field:
-    """Edits one value. `read()` gives it, MISSING for one left out; it raises ValueError where it does not fit.
+    """Edits one value. `read()` returns it, or MISSING if it is left out; it raises ValueError if it is invalid.
 
-    A kind of field says which values it `knows`, makes its `control` and reads what that shows by `parse`.
+    Subclasses implement `knows` (which values they support), `make` (the control) and `parse` (read the control).
     """
 
-    #: The JSON type that the field's schema says, where that is enough to choose the field.
+    #: The JSON type that selects this field, if the type is sufficient.
     json_type: ClassVar[str] = ""
     python_types: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, spec: FieldSpec) -> None:
         self.spec = spec
-        #: Whether somebody has changed something.
+        #: Whether the user has changed the value.
         self.edited = False
-        self._heard: list[Callable[[], object]] = []
+        self._callbacks: list[Callable[[], object]] = []
         self._note = ipywidgets.HTML()
         self._note.add_class("nbruns-told")
         self.control: Any = self.make(MISSING if spec.value is None else spec.value)
@@ -93,34 +93,34 @@ class Field:
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
-        """Whether this field can edit what the schema says, and can hold the value."""
+        """Whether this field supports the schema and can hold the value."""
         fits = spec.value is MISSING or spec.value is None or type(spec.value) in cls.python_types
         return spec.schema.get("type") == cls.json_type and fits
 
     def make(self, value: Any) -> Any:
-        """The control, showing the value; MISSING is shown as nothing."""
+        """Create the control with a value; MISSING leaves it empty."""
         raise NotImplementedError
 
     def parse(self, shown: Any) -> Any:
-        """The value of what the control shows; MISSING where it shows nothing."""
+        """Convert the content of the control to a value; MISSING if it is empty."""
         return shown
 
     def parts(self) -> list[Any]:
-        """The widgets that make up the field."""
+        """Return the widgets of the field."""
         return [self.control, self._note]
 
     def empty(self) -> Any:
-        """What it means that the control shows nothing. Raises ValueError where that can't be."""
+        """Return the value of an empty control. Raises ValueError if a value is required."""
         if not self.edited and (self.spec.value is None or self.spec.value == ""):
             return self.spec.value
         if not self.spec.required:
             return MISSING
         if self.spec.nullable:
             return None
-        raise ValueError("Required")
+        raise ValueError("Required.")
 
     def value(self) -> Any:
-        """The value as it stands, of the right kind; what nobody has touched is as it was given."""
+        """Return the current value with the right type. An unedited value is returned as given."""
         if not self.edited and self.spec.value is not MISSING:
             return self.spec.value
         try:
@@ -131,7 +131,7 @@ class Field:
             raise
 
     def read(self) -> Any:
-        """The value, validated against the whole schema; what is wrong is said at each field, too."""
+        """Return the value, validated against the original schema. Errors are also shown at their fields."""
         self.clear()
         value = self.value()
         found = [] if value is MISSING else problems(value, self.spec.whole, self.spec.context.root)
@@ -142,39 +142,39 @@ class Field:
         return value
 
     def at(self, path: tuple[str | int, ...]) -> Field:
-        """The field for a place inside the value, or the closest one around it."""
+        """Return the field for a path inside the value, or the closest enclosing field."""
         return self
 
     def clear(self) -> None:
-        """Take back what was said to be wrong."""
+        """Clear error messages."""
         self.say("")
 
     def say(self, wrong: str) -> None:
-        """Show below the control what is wrong with it, behind the hint."""
+        """Show an error message below the control, after the hint."""
         hint = f'<span class="nbruns-hint">{plain_html(self.hint())}</span>' if self.hint() else ""
         alert = f'<span role="alert">{plain_html(wrong)}</span>' if wrong else ""
         self._note.value = hint + alert
 
     def hint(self) -> str:
-        """What helps to fill the field in."""
+        """Return the hint: the description and an example."""
         example = FORMATS.get(str(self.spec.schema.get("format")))
-        return " ".join(filter(None, [self.spec.description, example and f"For example {example}."]))
+        return " ".join(filter(None, [self.spec.description, example and f"Example: {example}"]))
 
     def on_change(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever the value changes."""
-        self._heard.append(callback)
+        self._callbacks.append(callback)
 
     def changed(self) -> None:
-        """The value is another one now."""
+        """Handle a change of the value."""
         self.edited = True
         if hasattr(self.control, "placeholder"):
-            self.control.placeholder = self.words_for_nothing()
+            self.control.placeholder = self.placeholder_text()
         self.say("")
-        for callback in self._heard:
+        for callback in self._callbacks:
             callback()
 
     def rename(self, label: str) -> None:
-        """Give it another label."""
+        """Change the label."""
         before = plain_label(self.spec.title)
         self.spec.label = label
         after = plain_label(self.spec.title)
@@ -184,31 +184,31 @@ class Field:
         """Disable or enable the control."""
         self.control.disabled = frozen
 
-    def words_for_nothing(self) -> str:
-        """What is sent where the control shows nothing."""
+    def placeholder_text(self) -> str:
+        """Return a placeholder that says what is sent if the control is empty."""
         try:
             meant = self.empty()
         except ValueError:
             return ""
-        return unsent(self.spec) if meant is MISSING else "empty text" if meant == "" else short(meant)
+        return unsent(self.spec) if meant is MISSING else "empty string" if meant == "" else short(meant)
 
     def options(self, **more: Any) -> dict[str, Any]:
-        """What every control is made with."""
+        """Return the common keyword arguments of controls."""
         title = plain_label(self.spec.title)
         return {"description": title, "tooltip": title, "layout": {"width": "auto"}, **more}
 
 
 def unsent(spec: FieldSpec) -> str:
-    """Words for an argument that is not sent."""
+    """Describe an argument that is not sent."""
     return "not sent" if spec.default is MISSING else f"default: {short(spec.default)}"
 
 
 def short(value: Any) -> str:
-    """A value in a few words."""
+    """Return a short text for a value."""
     return sendable(excerpt(value if isinstance(value, str) else to_json(value), 60))
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON for people, or with escapes where it could not be sent otherwise."""
+    """Return readable JSON; non-ASCII text is escaped if it contains lone surrogates."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return text if sendable(text) == text else json.dumps(value, indent=indent)

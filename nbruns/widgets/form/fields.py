@@ -1,8 +1,8 @@
-"""From JSON Schema to field.
+"""Choose the field for a JSON Schema.
 
-`FIELDS` is the table: the first that knows a schema and can hold the value makes the field. What none of them
-knows is edited as JSON. Every field is validated against the schema, and says what is wrong right below its
-control. To teach the form another kind of value, insert a field at the front.
+The first class in `FIELDS` that supports the schema and can hold the value is used; JSONField is the fallback. Every
+field validates its value against the schema and shows errors below its control. To support another kind of value,
+insert a field class at the front.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nbruns.widgets.form.scalar_fields import (
     TextField,
 )
 
-#: From schema to field: the first that knows the schema and can hold the value.
+#: Field classes in order of precedence.
 FIELDS: list[type[Field]] = [
     ChoiceField,
     BooleanField,
@@ -44,13 +44,13 @@ FIELDS: list[type[Field]] = [
 def field_for(
     label: str, schema: Any, value: Any = MISSING, *, required: bool = False, root: Any = None
 ) -> Field:
-    """The field for a value; `root` is the schema that holds what a `$ref` refers to, if it is not this one."""
+    """Return the field for a value. `root` is the schema that `$ref` points into, by default `schema`."""
     whole = root if isinstance(root, Mapping) else schema if isinstance(schema, Mapping) else {}
     return _make(FieldSpec(label, {}, value, required, whole=schema, context=FormContext(whole, _make)))
 
 
 def json_field(label: str, schema: Any) -> JSONField:
-    """A field for the JSON of any value that fits the schema."""
+    """Return a JSON field for any value that matches the schema."""
     root = schema if isinstance(schema, Mapping) else {}
     return JSONField(FieldSpec(label, {}, required=True, whole=schema, context=FormContext(root, _make)))
 

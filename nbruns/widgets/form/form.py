@@ -1,4 +1,4 @@
-"""The form that answers a run's tool calls: a card for each call, one Submit for all of them."""
+"""The tool-output form: one card per tool call, and one Submit button for all of them."""
 
 from __future__ import annotations
 
@@ -25,32 +25,39 @@ from nbruns.widgets.form.field import close_all
 from nbruns.widgets.notebook.threads import start_thread
 
 STATIC = Path(__file__).parent.parent / "static"
-WAITING = "Submits when the running functions have finished."
+WAITING = "Submits when the running functions finish."
 State = Literal["open", "submitting", "submitted", "expired", "closed"]
 
 
 class FormHead(anywidget.AnyWidget):
-    """The form's title and its deadline, counted down by the page; it also brings the style sheet."""
+    """The title and countdown of the form. This widget also loads the style sheet."""
 
     _esm = STATIC / "form_head.js"
     _css = STATIC / "form.css"
 
     title = traitlets.Unicode().tag(sync=True)
     expires_at = traitlets.Float(None, allow_none=True).tag(sync=True)
-    #: How many times Submit was refused because something is missing or wrong.
+    #: Number of submits rejected because an answer is missing or invalid.
     refused = traitlets.Int(0).tag(sync=True)
 
 
 class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
-    """A form for the answers that a run waits for.
+    """Show a form for the tool outputs or approvals that a run requires.
 
-    `tools` are functions that cards offer to run. `on_submit(outputs)` gets {tool_call_id: text}, or
-    {tool_call_id: True or False} where the run asks for approvals, and sends it. Where calls share an id or have
-    none, it gets the API's list with an entry for each call. Where it raises, the form says so, keeps all that
-    was typed, and can be submitted again. Without `on_submit`, read `outputs` when `state` is "submitted".
+    Args:
+        run: A run with the status `requires_action`.
+        tools: Functions that the form can run to produce outputs.
+        on_submit: Called with the outputs when the form is submitted: {tool_call_id: text}, or
+            {tool_call_id: True or False} for approvals. If calls share an id or have none, it receives the API's
+            list format, with one entry per call. If it raises, the form shows the error, keeps the entries, and
+            can be submitted again. Without it, read `outputs` when `state` is "submitted".
 
-        form = ToolOutputsForm(run, tools=[get_weather],
-                               on_submit=lambda outputs: client.runs.submit_tool_outputs(run, outputs))
+    Example:
+        >>> form = ToolOutputsForm(
+        ...     run,
+        ...     tools=[get_weather],
+        ...     on_submit=lambda outputs: client.runs.submit_tool_outputs(run, outputs),
+        ... )
     """
 
     def __init__(
@@ -67,10 +74,10 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._deadline: threading.Timer | None = None
         self._lock = threading.Lock()
         self._run_all: threading.Thread | None = None
-        self._waiting = False  # Submit waits for functions that run
-        self._refused = False  # Submit was refused, and the form says why for as long as that is true
+        self._waiting = False  # submit() is waiting for running functions
+        self._refused = False  # the last submit was rejected; the form shows the reason until it is fixed
         known, functions = tools_by_name(tools), _functions(run)
-        #: A card for each call, in the order of the run's tool calls.
+        #: One card per call, in the order of the run's tool calls.
         self.calls: list[Any] = [
             ApprovalCard(call, place) if approvals else _card(call, functions, known, place)
             for call, place in zip(run.tool_calls, _places(run.tool_calls), strict=True)
@@ -100,14 +107,14 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     @property
     def state(self) -> State:
-        """open, submitting, submitted, expired, or closed (answered elsewhere)."""
+        """One of open, submitting, submitted, expired, closed (answered elsewhere)."""
         return self._state
 
     @property
     def outputs(self) -> Any:
-        """The answers so far, {tool_call_id: text}; {tool_call_id: True or False} where approvals are asked for.
+        """The answers so far: {tool_call_id: text}, or {tool_call_id: True or False} for approvals.
 
-        Where calls share an id or have none, the API's list with an entry for each answered call, in their order.
+        If calls share an id or have none, the API's list format, with one entry per answered call, in order.
         """
         answered = [(card.call.id, card.output) for card in self.calls if card.output is not None]
         ids = {card.call.id for card in self.calls}
@@ -117,18 +124,21 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         return [{"tool_call_id": id or "", name: output} for id, output in answered]
 
     def run_tools(self) -> None:
-        """Run the registered functions of all calls that have one and are unanswered."""
+        """Run the registered functions of all unanswered calls."""
         for card in self.calls:
             if card.can_run and card.output is None:
                 try:
                     card.run()
                 except ValueError:
-                    pass  # said at the card; the other functions can run
+                    pass  # shown at the card; the other functions still run
 
     def submit(self) -> None:
-        """Submit all answers, after the functions that run have ended. Raises NbrunsError where a call is
-        unanswered or the form is not open, and what `on_submit` raised; the form shows it, too, and keeps what it
-        holds."""
+        """Wait for running functions, then submit all answers.
+
+        Raises:
+            NbrunsError: A call is unanswered or invalid, or the form is not open. Errors of `on_submit` propagate.
+                The form shows the error and keeps the entries.
+        """
         if running := self._running():
             self._refused, self._waiting = False, True
             self._say(WAITING)
@@ -140,30 +150,30 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             if self._on_submit is not None:
                 self._on_submit(outputs)
         except BaseException as error:
-            self.reopen(error_text(error))
+            self.reopen(_error_text(error))
             raise
         self._enter("submitted", "Submitted.")
 
     def unsent(self) -> str:
-        """What was entered, in words for somebody who can't submit it any more; empty where that is nothing."""
-        words = {False: "denied", True: "approved"}
+        """Describe entries that can no longer be submitted; an empty string if there are none."""
+        decisions = {False: "denied", True: "approved"}
         entered = [
-            f"{card.title}: {words.get(card.output, card.output)}"
+            f"{card.title}: {decisions.get(card.output, card.output)}"
             for card in self.calls
             if card.output is not None
         ]
-        return f"Not submitted: {'; '.join(entered)}" if entered else ""
+        return f"Not sent: {'; '.join(entered)}" if entered else ""
 
-    def finish(self, words: str) -> None:
-        """Close the form for good and say why; what was typed can still be read."""
-        self._enter("closed", words)
+    def finish(self, text: str) -> None:
+        """Close the form permanently and show why. The entries remain readable."""
+        self._enter("closed", text)
 
-    def reopen(self, words: str) -> None:
-        """Say why the answers did not reach the server; they can be submitted again."""
-        self._enter("open", f"Not submitted; what you entered is still here. {words}")
+    def reopen(self, text: str) -> None:
+        """Show why submitting failed. The form can be submitted again."""
+        self._enter("open", f"Not submitted. Your entries are kept. {text}")
 
     def close(self) -> None:
-        """Take the form away from every page."""
+        """Remove the form from every page."""
         if self._deadline is not None:
             self._deadline.cancel()
         for child in self.children:
@@ -171,30 +181,30 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         super().close()
 
     def _take(self) -> Any:
-        """The answers, and the right to submit them: whoever else asks is refused from now on."""
+        """Return the answers and set the state to submitting, so that concurrent submits are rejected."""
         with self._lock:
             if self._state != "open":
-                raise NbrunsError(f"The form can't be submitted: it is {self._state}.")
+                raise NbrunsError(f"Can't submit the form: its state is '{self._state}'.")
             problems = {card.title: card.problem() for card in self.calls}
             for card in self.calls:
                 if problems[card.title]:
                     card.say(problems[card.title])
-            words = _not_submitted(problems)
-            self._refused = bool(words)
-            if words:
-                self._say(words)
-                self._head.refused += 1  # the page goes to the first place where something is wrong
-                raise NbrunsError(words)
+            text = _not_submitted(problems)
+            self._refused = bool(text)
+            if text:
+                self._say(text)
+                self._head.refused += 1  # the page moves the focus to the first invalid control
+                raise NbrunsError(text)
             self._state = "submitting"
-        self._show("Submitting …")
+        self._show("Submitting…")
         return self.outputs
 
-    def _enter(self, state: State, words: str) -> None:
+    def _enter(self, state: State, text: str) -> None:
         with self._lock:
             self._state = state
-        self._show(words)
+        self._show(text)
 
-    def _show(self, words: str) -> None:
+    def _show(self, text: str) -> None:
         over = self._state != "open"
         for button in self._buttons:
             button.disabled = over
@@ -202,23 +212,23 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             card.freeze(over)
         if self._state in ("submitted", "expired", "closed"):
             self._head.expires_at = None
-        self._say(words)
+        self._say(text)
 
-    def _say(self, words: str) -> None:
-        self._note.value = f'<span role="alert">{escape(words)}</span>' if words else ""
+    def _say(self, text: str) -> None:
+        self._note.value = f'<span role="alert">{escape(text)}</span>' if text else ""
 
     def _edited(self) -> None:
         if self._state == "open":
-            self._say(self._state_words())
+            self._say(self._status_text())
 
-    def _state_words(self) -> str:
-        """What is true now: that Submit was refused and why, or that it waits."""
+    def _status_text(self) -> str:
+        """Return the current status: why the last submit was rejected, or that submit() is waiting."""
         if self._refused:
             return _not_submitted({card.title: card.problem() for card in self.calls})
         return WAITING if self._waiting and self._running() else ""
 
     def _running(self) -> list[threading.Thread]:
-        """The threads in which functions run at a click."""
+        """Return the live threads of functions started by a click."""
         threads = [self._run_all, *(getattr(card, "thread", None) for card in self.calls)]
         return [t for t in threads if t and t.is_alive() and t is not threading.current_thread()]
 
@@ -226,14 +236,14 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._run_all = start_thread("nbruns-tools", self.run_tools)
 
     def _submit_clicked(self) -> None:
-        # In a thread: the kernel stays free, and the page hears that the button is disabled.
+        # In a thread, so that the kernel stays responsive and the page can disable the button.
         start_thread("nbruns-submit", self._submit_shown)
 
     def _submit_shown(self) -> None:
         try:
             self.submit()
         except Exception:
-            pass  # the form says it
+            pass  # shown in the form
 
     def _start_clock(self) -> threading.Timer | None:
         expires_at = _moment(self.run.expires_at)
@@ -246,7 +256,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def _expire(self) -> None:
         if self._state == "open":
-            self._enter("expired", "The run expired before the outputs were submitted. Start another run.")
+            self._enter("expired", "The run has expired and no longer accepts tool outputs. Start a new run.")
 
 
 def _moment(timestamp: Any) -> float | None:
@@ -254,8 +264,14 @@ def _moment(timestamp: Any) -> float | None:
     return moment.timestamp() if moment else None
 
 
+def asks_approval(run: Run) -> bool:
+    """Whether a run requires approvals, as Azure AI Foundry does before it calls a tool of an MCP server."""
+    action = run.required_action
+    return isinstance(action, Mapping) and action.get("type") == "submit_tool_approval"
+
+
 def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
-    """The declared functions of the run's tools, by name."""
+    """Return the function definitions in the run's tools, by name."""
     declared = [tool.get("function") for tool in items_of(run.tools) if isinstance(tool, Mapping)]
     return {str(function.get("name")): function for function in declared if isinstance(function, Mapping)}
 
@@ -268,7 +284,7 @@ def _card(
 
 
 def _places(calls: list[ToolCall]) -> list[str]:
-    """For each call which of its function it is; nothing where it is the only one."""
+    """Return the position of each call among those of its function; empty for single calls."""
     names = [call.name for call in calls]
     return [
         f"{_ordinal(names[:i].count(name) + 1)} call" if names.count(name) > 1 else ""
@@ -283,13 +299,17 @@ def _ordinal(number: int) -> str:
 
 def _title(number: int, approvals: bool) -> str:
     calls, need = ("1 tool call", "needs") if number == 1 else (f"{number} tool calls", "need")
-    return f"{calls} {need} {'your approval' if approvals else 'output'}"
+    return f"{calls} {need} {'approval' if approvals else 'output'}"
 
 
 def _not_submitted(problems: Mapping[str, str]) -> str:
-    """What is said of the problems of all calls; nothing where there are none."""
+    """Summarize the problems of all calls; an empty string if there are none."""
     unanswered = [excerpt(title, 80) for title, problem in problems.items() if "unanswered" in problem]
     wrong = [problem for problem in problems.values() if problem and "unanswered" not in problem]
     are = "is" if len(unanswered) == 1 else "are"
     named = [f"{', '.join(unanswered)} {are} unanswered."] if unanswered else []
     return f"Not submitted: {' '.join(named + wrong)}" if named or wrong else ""
+
+
+def _error_text(error: BaseException) -> str:
+    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

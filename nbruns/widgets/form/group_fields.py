@@ -1,7 +1,6 @@
-"""Fields that hold fields: objects, lists, objects with any names, and one of several alternatives.
+"""Fields that contain fields: objects, lists, maps and alternatives.
 
-What is inside is made when it is first shown, so that schemas which refer to themselves go no deeper than
-somebody wants to go.
+Nested fields are created when first shown, so that recursive schemas expand only on demand.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ import ipywidgets
 
 from nbruns.text import excerpt
 from nbruns.tools.json_schema import problems
-from nbruns.widgets.form.field import DEEPEST, MISSING, Field, FieldSpec, close_all, unsent
+from nbruns.widgets.form.field import MAX_DEPTH, MISSING, Field, FieldSpec, close_all, unsent
 from nbruns.widgets.form.plain_schema import alternatives, mapping, name_of
 from nbruns.widgets.html import plain_html, plain_label, sendable
 
-#: Rows that a list may have, and alternatives that there may be; with more it is edited as JSON.
-MOST_ROWS, MOST_ALTERNATIVES = 20, 10
+#: Maximum number of list rows and of alternatives; with more, the value is edited as JSON.
+MAX_ROWS, MAX_ALTERNATIVES = 20, 10
 
 
 class Group(Field):
-    """Fields below a legend; where the whole may be left out, a checkbox says whether it is sent."""
+    """Fields below a legend. For optional values, a checkbox selects whether the value is sent."""
 
     def make(self, value: Any) -> Any:
         self._body: list[Any] = []
@@ -49,7 +48,7 @@ class Group(Field):
 
     @property
     def is_sent(self) -> bool:
-        """Whether there is a value at all."""
+        """Whether a value is sent."""
         return self._sent is None or bool(self._sent.value)
 
     def _question(self) -> str:
@@ -61,15 +60,15 @@ class Group(Field):
         return [self._legend, self._note, *switch, self._inside]
 
     def build(self, value: Any) -> None:
-        """Make what is inside, showing the value."""
+        """Create the nested fields with a value."""
         raise NotImplementedError
 
     def inner(self) -> Any:
-        """The value of what is inside."""
+        """Return the value of the nested fields."""
         raise NotImplementedError
 
     def fields(self) -> list[tuple[str | int, Field]]:
-        """The fields inside, each with its place in the value."""
+        """Return the nested fields, each with its key or index."""
         raise NotImplementedError
 
     def value(self) -> Any:
@@ -97,7 +96,7 @@ class Group(Field):
         return [self._sent] if self._sent is not None else []
 
     def child(self, name: str, schema: Any, value: Any, required: bool, label: str | None = None) -> Field:
-        """A field inside; when it changes, so does this."""
+        """Create a nested field whose changes propagate to this field."""
         field = self.spec.context.make(
             FieldSpec(
                 name if label is None else label,
@@ -120,7 +119,7 @@ class Group(Field):
         self.changed()
 
     def collected(self, fields: list[tuple[Any, Field]]) -> list[tuple[Any, Any]]:
-        """The values of fields, without those that are left out; all that is wrong is said before it raises."""
+        """Return the values of fields, without those left out. Raises one ValueError for all invalid fields."""
         values, wrong = [], []
         for name, field in fields:
             try:
@@ -133,14 +132,14 @@ class Group(Field):
 
 
 class ObjectField(Group):
-    """An object with named properties. Those that the schema does not know are kept, as JSON."""
+    """An object with named properties. Properties that are not in the schema are kept as JSON."""
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
         fits = isinstance(spec.value, dict) or spec.value is MISSING or spec.value is None
         properties = mapping(spec.schema.get("properties"))
         names = properties.keys() | mapping(spec.value).keys()
-        few = len(names) <= spec.context.left and spec.depth < DEEPEST
+        few = len(names) <= spec.context.left and spec.depth < MAX_DEPTH
         return spec.schema.get("type") == "object" and bool(properties) and fits and few
 
     def build(self, value: Any) -> None:
@@ -148,7 +147,7 @@ class ObjectField(Group):
         required = self.spec.schema.get("required")
         names = required if isinstance(required, list) else []
         schemas = known | {name: True for name in given if name not in known}
-        self.spec.context.left -= len(schemas)  # before the first of them takes more
+        self.spec.context.left -= len(schemas)  # reserve before nested fields are created
         self.children = {
             name: self.child(name, schema, given.get(name, MISSING), name in names)
             for name, schema in schemas.items()
@@ -165,7 +164,7 @@ class ObjectField(Group):
 
 
 class Rows(Group):
-    """Any number of fields of one kind, with a button to add one and one to remove each."""
+    """A variable number of fields of one kind, with Add and Remove buttons."""
 
     def build(self, value: Any) -> None:
         self.rows: list[tuple[Field, Any]] = []
@@ -177,18 +176,18 @@ class Rows(Group):
         self._show()
 
     def items_of(self, value: Any) -> list[Any]:
-        """The values of the rows."""
+        """Return the values of the rows."""
         raise NotImplementedError
 
     def row(self, number: int, item: Any) -> Field:
-        """The field of a row."""
+        """Create the field of a row."""
         raise NotImplementedError
 
     def value(self) -> Any:
         untouched = self.spec.value is MISSING and not self.edited and not self.fields()
         if untouched and self.spec.required and self.is_sent:
-            self.say("Required")
-            raise ValueError("Required")
+            self.say("Required.")
+            raise ValueError("Required.")
         return super().value()
 
     def fields(self) -> list[tuple[str | int, Field]]:
@@ -223,7 +222,7 @@ class Rows(Group):
 
     def _show(self) -> None:
         self._inside.children = [*(line for _, line in self.rows), self._add]
-        self._add.disabled = len(self.rows) >= MOST_ROWS
+        self._add.disabled = len(self.rows) >= MAX_ROWS
 
     def freeze(self, frozen: bool) -> None:
         super().freeze(frozen)
@@ -236,14 +235,14 @@ class Rows(Group):
 
 
 class ListField(Rows):
-    """A list, a row for each item."""
+    """A list, with one row per item."""
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
         fits = spec.value is MISSING or spec.value is None or isinstance(spec.value, list)
-        short = len(spec.value) <= MOST_ROWS if isinstance(spec.value, list) else True
+        short = len(spec.value) <= MAX_ROWS if isinstance(spec.value, list) else True
         items = spec.schema.get("items")
-        deep = spec.depth >= DEEPEST or spec.context.left <= MOST_ROWS // 4
+        deep = spec.depth >= MAX_DEPTH or spec.context.left <= MAX_ROWS // 4
         one_kind = isinstance(items, Mapping) and "prefixItems" not in spec.schema
         return spec.schema.get("type") == "array" and one_kind and fits and short and not deep
 
@@ -258,13 +257,13 @@ class ListField(Rows):
 
 
 class MapField(Rows):
-    """An object whose names are up to the caller: a row for each, of a name and a value."""
+    """An object with arbitrary names: one row per name and value."""
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
         fits = spec.value is MISSING or spec.value is None or isinstance(spec.value, dict)
         values = spec.schema.get("additionalProperties")
-        few = len(mapping(spec.value)) <= MOST_ROWS and spec.depth < DEEPEST and spec.context.left > 2
+        few = len(mapping(spec.value)) <= MAX_ROWS and spec.depth < MAX_DEPTH and spec.context.left > 2
         named = bool(mapping(spec.schema.get("properties")))
         return (
             spec.schema.get("type") == "object" and isinstance(values, Mapping) and not named and fits and few
@@ -288,8 +287,8 @@ class MapField(Rows):
         for number, pair in self.collected(self.fields()):
             if pair["name"] in values:
                 field = self.rows[number][0]
-                field.say(f"Duplicate name: {pair['name']!r}.")
-                raise ValueError(f"{pair['name']}: Duplicate name")
+                field.say(f"Duplicate name {pair['name']!r}.")
+                raise ValueError(f"{pair['name']}: Duplicate name.")
             values[pair["name"]] = pair["value"]
         return values
 
@@ -301,14 +300,14 @@ class MapField(Rows):
 
 
 class AlternativesField(Group):
-    """One of several kinds of value: a list to choose the kind from, and its field below."""
+    """One of several kinds of value: a dropdown for the kind, and the field of the selected kind."""
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
         options = alternatives(spec.schema)
         few = (
-            1 < len(options) <= MOST_ALTERNATIVES
-            and spec.depth < DEEPEST
+            1 < len(options) <= MAX_ALTERNATIVES
+            and spec.depth < MAX_DEPTH
             and spec.context.left > len(options)
         )
         return few and (spec.value is MISSING or spec.value is None or _chosen(spec) is not None)
@@ -335,7 +334,7 @@ class AlternativesField(Group):
             option, name = alternatives(self.spec.schema)[number], self._kind.label
             self._made[number] = self.child(self.spec.label, option, value, required=True, label=name)
             self._inside.children = [*self._inside.children, self._made[number].widget]
-        for other, field in self._made.items():  # what was typed into the others stays
+        for other, field in self._made.items():  # the others keep their entries
             field.widget.layout.display = None if other == number else "none"
 
     def _chose(self) -> None:
@@ -344,7 +343,7 @@ class AlternativesField(Group):
 
     @property
     def chosen(self) -> Field:
-        """The field of the kind that is chosen."""
+        """The field of the selected kind."""
         return self._made[self._kind.value]
 
     def fields(self) -> list[tuple[str | int, Field]]:
@@ -361,7 +360,7 @@ class AlternativesField(Group):
 
 
 def _chosen(spec: FieldSpec) -> int | None:
-    """Which of the alternatives the value fits."""
+    """Return the index of the first alternative that the value matches, or None."""
     options = alternatives(spec.schema)
     fitting = (i for i, o in enumerate(options) if not problems(spec.value, o, spec.context.root))
     return next(fitting, None)

@@ -1,4 +1,4 @@
-"""A call's output by hand: as fields where the function's return type is known, as text, JSON, or a file's."""
+"""Enter the output of a call: as fields (if the return type is known), text, JSON or a file."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nbruns.text import excerpt
 from nbruns.widgets.html import sendable
 
 TEXT, JSON, FIELDS, FILE, ERROR = "text", "json", "fields", "file", "error"
-_WAYS = {FIELDS: "Fields", TEXT: "Text", JSON: "JSON", FILE: "A file's content"}
+_WAYS = {FIELDS: "Fields", TEXT: "Text", JSON: "JSON", FILE: "File content"}
 
 
 class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
-    """Edits an output. `way` is how; what was entered in another way stays there, and is not sent.
+    """Edits an output. `way` is the input mode; entries in other modes are kept, but not sent.
 
-    `schema` is the JSON Schema of what the function returns; None where that is a text or not known.
+    `schema` is the JSON Schema of the return value; None if it is a string or unknown.
     """
 
     def __init__(self, name: str, schema: Mapping[str, Any] | None) -> None:
         self._schema = None if schema == {"type": "string"} else schema
-        self._heard: list[Callable[[], object]] = []
+        self._callbacks: list[Callable[[], object]] = []
         self._made: dict[str, Any] = {}
         self.text = ipywidgets.Textarea(
             description="Output", placeholder=sendable(f"Return value of {excerpt(name, 80)}"), rows=3
@@ -32,7 +32,7 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
         self.text.observe(lambda _: self._changed(), "value")
         ways = [(words, way) for way, words in _WAYS.items() if way != FIELDS or self._schema is not None]
         self._way = ipywidgets.Dropdown(
-            options=ways, description="Answer with", value=ways[0][1], layout={"width": "auto"}
+            options=ways, description="Output as", value=ways[0][1], layout={"width": "auto"}
         )
         self._way.add_class("nbruns-way")
         self._way.observe(lambda _: self._chose(), "value")
@@ -44,7 +44,7 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
 
     @property
     def way(self) -> str:
-        """fields, text, json or file; error while an error is to be reported, which is a text of its own kind."""
+        """The input mode: fields, text, json, file, or error (a text that is reported as an error)."""
         return ERROR if self._is_error else self.chosen
 
     @way.setter
@@ -56,16 +56,15 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
 
     @property
     def chosen(self) -> str:
-        """The way that is chosen for what is no error."""
+        """The selected input mode, regardless of error."""
         return str(self._way.value)
 
     def read(self) -> str | None:
-        """The text of the output; None while there is none. Raises ValueError, said at the field, where it is
-        wrong."""
+        """Return the output text, or None. Raises ValueError if it is invalid, and shows it at the field."""
         return _READ.get(self.way, _text)(self)
 
     def field(self, way: str) -> Any:
-        """What edits the output in that way."""
+        """Return the editor for an input mode."""
         if way in (TEXT, ERROR):
             return self.text
         if way not in self._made:
@@ -77,7 +76,7 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
 
     def on_change(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever the output changes."""
-        self._heard.append(callback)
+        self._callbacks.append(callback)
 
     def freeze(self, frozen: bool) -> None:
         """Disable or enable every control."""
@@ -97,7 +96,7 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
             widget.layout.display = None if widget is shown else "none"
 
     def _changed(self) -> None:
-        for callback in self._heard:
+        for callback in self._callbacks:
             callback()
 
 

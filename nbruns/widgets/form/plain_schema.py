@@ -1,5 +1,7 @@
-"""What a JSON Schema asks for, as plainly as a field needs it: references followed, "or null" taken out,
-`allOf` put together. Nothing here checks a value: fields are validated against the schema as it came."""
+"""Simplify a JSON Schema for fields: resolve references, split off "or null", merge `allOf`.
+
+Values are not validated here; fields validate against the original schema.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,23 @@ from typing import Any, NamedTuple
 
 from nbruns.tools.json_schema import TYPES
 
-#: Steps until a schema is plain; references may go round in circles.
-_STEPS = 20
+#: Maximum number of simplification steps; references may be circular.
+_MAX_STEPS = 20
 _NULL = ({"type": "null"}, {"const": None}, {"enum": [None]})
 
 
-class PlainSchema(NamedTuple):
-    """A plain schema, and whether null will do as well."""
+class Shape(NamedTuple):
+    """A simplified schema, and whether null is allowed too."""
 
     schema: dict[str, Any]
     nullable: bool = False
 
 
-def shape_of(schema: Any, root: Mapping[str, Any]) -> PlainSchema:
-    """The shape of a schema whose references mean `root`."""
+def shape_of(schema: Any, root: Mapping[str, Any]) -> Shape:
+    """Return the shape of a schema whose references point into `root`."""
     found: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else {}
     nullable = False
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         before = found
         found = _joined(_followed(found, root), root)
         found, null_too = _without_null(found)
@@ -35,19 +37,19 @@ def shape_of(schema: Any, root: Mapping[str, Any]) -> PlainSchema:
 
 
 def alternatives(schema: Mapping[str, Any]) -> list[Any]:
-    """The schemas of which a plain schema wants one; none where it wants what it says itself."""
+    """Return the subschemas of anyOf or oneOf; empty if there are none."""
     options = schema.get("anyOf") or schema.get("oneOf")
     return options if isinstance(options, list) else []
 
 
 def choices(schema: Mapping[str, Any]) -> list[Any]:
-    """The values that a schema lists; none where it lists none."""
+    """Return the values of enum or const; empty if there are none."""
     listed = [schema["const"]] if "const" in schema else schema.get("enum")
     return listed if isinstance(listed, list) else []
 
 
 def name_of(option: Any, root: Mapping[str, Any], number: int) -> str:
-    """What people may call one of the alternatives."""
+    """Return a display name for an alternative: its title, its tag or its type."""
     plain = shape_of(option, root).schema
     tags = [
         str(choices(prop)[0])
@@ -59,7 +61,7 @@ def name_of(option: Any, root: Mapping[str, Any], number: int) -> str:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """The object that should stand here, an empty one where something else does."""
+    """Return the value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
@@ -79,21 +81,21 @@ def _definition(reference: Any, root: Mapping[str, Any]) -> Mapping[str, Any] | 
 
 
 def _joined(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
-    """`allOf`: all that its parts say, in one."""
+    """Merge the parts of `allOf` into one schema."""
     parts = schema.get("allOf")
-    if not isinstance(parts, list) or len(parts) > _STEPS:
+    if not isinstance(parts, list) or len(parts) > _MAX_STEPS:
         return schema
     joined = _without(schema, "allOf")
     for part in parts:
         plain = dict(part) if isinstance(part, Mapping) else {}
-        for _ in range(_STEPS):
+        for _ in range(_MAX_STEPS):
             plain = _followed(plain, root)
         joined = _merged(plain, joined)
     return joined
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both in one: of properties and required names all, of anything else what `over` says."""
+    """Merge two schemas: the union of properties and required names; for other keys `over` wins."""
     properties = {**mapping(under.get("properties")), **mapping(over.get("properties"))}
     required = list(dict.fromkeys(map(str, [*_list(under.get("required")), *_list(over.get("required"))])))
     both = {**under, **over}
@@ -119,13 +121,13 @@ def _without_null(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if len(left) == 1 and isinstance(left[0], Mapping):
         return {**left[0], **rest}, len(left) < len(options)
     listed = [choices(option) if isinstance(option, Mapping) else [] for option in left]
-    if left and all(listed):  # a choice of constants, each with its own words
+    if left and all(listed):  # a choice of constants
         return {**rest, "enum": [value for values in listed for value in values]}, len(left) < len(options)
     return {**rest, key: left}, len(left) < len(options)
 
 
 def _typed(schema: dict[str, Any]) -> dict[str, Any]:
-    """With the type that a schema leaves out, where what it says means one."""
+    """Add the type if the schema omits it but implies one."""
     if "type" in schema or alternatives(schema):
         return schema
     if choices(schema):

@@ -1,4 +1,4 @@
-"""Fields for single values; the last of them takes any value, as JSON."""
+"""Fields for single values. JSONField accepts any value."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from nbruns.widgets.form.field import MISSING, Field, FieldSpec, short, to_json,
 from nbruns.widgets.form.plain_schema import choices
 from nbruns.widgets.html import plain_label, sendable
 
-#: Values of an enum that a list to choose from may have; with more it is typed.
-MOST_CHOICES = 200
+#: Maximum number of enum values for a dropdown; with more, the value is typed.
+MAX_CHOICES = 200
 _NOTHING, _NULL = -1, -2
 
 
 class ChoiceField(Field):
-    """One of the values that an enum lists."""
+    """A dropdown for the values of an enum."""
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
         listed = cls.listed(spec)
         given = spec.value is MISSING or spec.value is None or _index(listed, spec.value) is not None
-        return 0 < len(listed) <= MOST_CHOICES and given
+        return 0 < len(listed) <= MAX_CHOICES and given
 
     @staticmethod
     def listed(spec: FieldSpec) -> list[Any]:
-        """The values that can be chosen."""
+        """Return the values to choose from."""
         return choices(spec.schema)
 
     def make(self, value: Any) -> Any:
@@ -37,7 +37,7 @@ class ChoiceField(Field):
         index = _index(listed, self.spec.value)
         numbered = [(_text(choice), number) for number, choice in enumerate(listed)]
         null = [("null", _NULL)] if index is None and (self.spec.nullable or self.spec.value is None) else []
-        nothing = "choose …" if self.spec.required else unsent(self.spec)
+        nothing = "Choose…" if self.spec.required else unsent(self.spec)
         shown = _NULL if self.spec.value is None and index is None else _NOTHING if index is None else index
         return ipywidgets.Dropdown(
             options=[(nothing, _NOTHING), *null, *numbered], value=shown, **self.options()
@@ -48,7 +48,7 @@ class ChoiceField(Field):
 
     def empty(self) -> Any:
         if self.spec.required:
-            raise ValueError("Required")
+            raise ValueError("Required.")
         return MISSING
 
 
@@ -69,16 +69,16 @@ class BooleanField(ChoiceField):
 
 
 class IntegerField(Field):
-    """A whole number, typed as text so that nothing typed is lost or rounded."""
+    """An integer, entered as text so that no input is lost or rounded."""
 
     json_type = "integer"
     python_types: ClassVar[tuple[type, ...]] = (int,)
     convert: ClassVar[Any] = int
-    wrong = "Not a whole number"
+    wrong = "Not a whole number."
 
     def make(self, value: Any) -> Any:
         text = "" if value is MISSING else json.dumps(value)
-        return ipywidgets.Text(text, placeholder=self.words_for_nothing(), **self.options())
+        return ipywidgets.Text(text, placeholder=self.placeholder_text(), **self.options())
 
     def parse(self, shown: Any) -> Any:
         if not shown.strip():
@@ -94,18 +94,18 @@ class NumberField(IntegerField):
 
     json_type = "number"
     python_types: ClassVar[tuple[type, ...]] = (int, float)
-    wrong = "Not a number"
+    wrong = "Not a number."
 
     @staticmethod
     def convert(shown: str) -> float | int:
-        """Whole numbers stay whole; NaN and infinity are no JSON."""
+        """Convert to int or float. NaN and infinity are rejected, because JSON does not support them."""
         if not math.isfinite(float(shown)):
             raise ValueError
         return int(shown) if shown.strip().lstrip("+-").isdigit() else float(shown)
 
 
 class DateField(Field):
-    """A day, from a calendar."""
+    """A date picker."""
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
@@ -123,13 +123,13 @@ class DateField(Field):
 
     def options(self, **more: Any) -> dict[str, Any]:
         options = super().options(**more)
-        if self.spec.default not in (MISSING, None):  # a calendar has no placeholder to say it
+        if self.spec.default not in (MISSING, None):  # date pickers have no placeholder
             options["description"] += plain_label(f", {unsent(self.spec)}")
         return options
 
 
 class TextField(Field):
-    """A text; in several lines where it is long."""
+    """A text input; a text area for long or multiline values."""
 
     json_type, python_types = "string", (str,)
 
@@ -141,7 +141,7 @@ class TextField(Field):
         text = "" if value is MISSING else value
         long = len(text) > 80 or "\n" in text or "\r" in text
         kind = ipywidgets.Textarea if long else ipywidgets.Text
-        return kind(text, placeholder=self.words_for_nothing(), **self.options())
+        return kind(text, placeholder=self.placeholder_text(), **self.options())
 
     def parse(self, shown: Any) -> Any:
         return shown or MISSING
@@ -156,7 +156,7 @@ class TextField(Field):
 
 
 class JSONField(Field):
-    """Anything else, as JSON."""
+    """The fallback: edit any value as JSON."""
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
@@ -165,7 +165,7 @@ class JSONField(Field):
     def make(self, value: Any) -> Any:
         text = "" if value is MISSING else to_json(value, indent=2)
         rows = min(max(text.count("\n") + 1, 2), 12)
-        options = self.options(placeholder=self.words_for_nothing(), rows=rows)
+        options = self.options(placeholder=self.placeholder_text(), rows=rows)
         options["description"] += " (JSON)" if options["description"] else "JSON"
         control = ipywidgets.Textarea(text, **options)
         control.add_class("nbruns-json")
@@ -177,9 +177,9 @@ class JSONField(Field):
         try:
             return json.loads(shown)
         except RecursionError as error:
-            raise ValueError("Nested too deeply") from error
+            raise ValueError("Nested too deeply.") from error
         except ValueError as error:
-            raise ValueError(f"Invalid JSON: {error}") from error
+            raise ValueError(f"Not valid JSON: {error}.") from error
 
 
 def _index(listed: list[Any], value: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""What a notebook keeps of a live view: HTML, in the widget's place at the end and beside it until then."""
+"""Static HTML for the saved notebook: a copy next to the live widget, which it replaces at the end."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import sys
 import uuid
 from typing import Any
 
-#: The copy hides the output above it where that has no live view in it: JupyterLab says there that it can't
-#: display a widget whose kernel is gone.
-_NO_DEAD_WIDGET = (
+#: The copy hides the output above it if that has no live view: JupyterLab shows "Error displaying widget" there
+#: once the kernel has stopped.
+_HIDE_BROKEN_WIDGET = (
     "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .nbruns-copy):not(:has(.nbruns-view))"
     " { display: none; }</style>"
 )
 
 
 class SavedDisplays:
-    """The places where a widget is displayed. Each can be replaced by HTML, from any thread.
+    """The outputs that display a widget. They can be replaced by HTML, from any thread.
 
-    A notebook that is opened without its kernel has no widgets; JupyterLab then shows "Error displaying
-    widget" wherever an output names one, however good the HTML next to it. So the HTML replaces the widget at
-    the end, and until then a second output holds a copy, which a live view hides: all that is left when the
-    kernel is restarted in between.
+    In a notebook opened without its kernel, JupyterLab shows "Error displaying widget" for every output that
+    contains a widget, even if the output also has HTML. So the HTML replaces the widget at the end. Until then, a
+    second output holds a copy, which the live view hides; it remains if the kernel restarts in between.
     """
 
     def __init__(self) -> None:
         self._ids: list[str] = []
         self._copies: list[str] = []
-        self._filled: list[str] = []  # those of them that hold something
-        #: The class by which a live view knows its copies.
+        self._filled: list[str] = []  # the copies that have content
+        #: The CSS class by which a live view identifies its copies.
         self.mark = f"nbruns-copy-{uuid.uuid4().hex[:12]}"
 
     def __bool__(self) -> bool:
@@ -36,8 +35,10 @@ class SavedDisplays:
     def show(
         self, bundle: dict[str, Any], *, copied: bool = False, metadata: dict[str, Any] | None = None
     ) -> None:
-        """Display a bundle in the output of the cell that runs, where it is to be `copied` with room for the copy;
-        outside a notebook, print its text."""
+        """Display a MIME bundle in the current cell's output; outside a notebook, print its text.
+
+        With `copied`, also create an output for the copy.
+        """
         display = _display()
         if display is None:
             print(bundle["text/plain"])
@@ -47,15 +48,15 @@ class SavedDisplays:
             self._copies.append(_displayed(display, {}))
 
     def keep(self, bundle: dict[str, str]) -> None:
-        """Put what there is by now into the copies."""
-        html = f'<div class="nbruns-copy {self.mark}">{_NO_DEAD_WIDGET}{bundle["text/html"]}</div>'
+        """Update the copies with the current content."""
+        html = f'<div class="nbruns-copy {self.mark}">{_HIDE_BROKEN_WIDGET}{bundle["text/html"]}</div>'
         _update(self._copies, bundle | {"text/html": html})
         self._filled = list(self._copies)
 
     def replace(self, bundle: dict[str, str]) -> None:
-        """Put a bundle in the place of every display so far; copies are not needed any more.
+        """Replace every display with a bundle, and clear the copies.
 
-        They go first: one that is left without its live view shows itself and hides what is above it.
+        The copies are cleared first: a copy without a live view would become visible and hide the output above.
         """
         _update(self._filled, {})
         _update(self._ids, bundle)
@@ -75,12 +76,12 @@ def _update(display_ids: list[str], bundle: dict[str, str]) -> None:
 
 
 def in_notebook() -> bool:
-    """Whether there is a cell to display something in."""
+    """Whether code runs in a notebook, so that outputs can be displayed."""
     return _display() is not None
 
 
 def _display() -> Any:
-    """IPython's display function, where a kernel sends what it displays to a notebook."""
+    """Return IPython's display function if a kernel is running, else None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return ipython.display.display if ipython and hasattr(shell, "kernel") else None

@@ -1,4 +1,4 @@
-"""Threads that may send to widgets."""
+"""Threads that can send widget messages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
-    """Run `target` in a daemon thread, for the cell that is running now.
+    """Run `target` in a daemon thread, in the context of the current cell.
 
-    ipykernel 7.0 keeps that cell in a context variable, which a thread does not inherit before Python 3.14, and
-    refuses widgets' messages without it; 7.1 and later look elsewhere where there is none.
+    ipykernel 7.0 stores the current cell in a context variable and rejects widget messages without it. Threads do
+    not inherit context variables before Python 3.14. ipykernel 7.1 and later have a fallback.
     """
     context = contextvars.copy_context()
     thread = threading.Thread(target=lambda: context.run(target), name=name, daemon=True)

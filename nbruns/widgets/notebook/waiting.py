@@ -1,10 +1,10 @@
-"""Waiting inside a notebook cell without making its widgets deaf.
+"""Block in a notebook cell while its widgets stay responsive.
 
-A cell that waits holds the kernel's main thread, where the messages of widgets are handled: a click on Submit
-would be heard when the cell has ended, which waits for the click. Newer front ends send such messages to a
-subshell (a thread of the kernel for them), others do not, and ipykernel before 7 has none. So while a cell
-waits here, messages for widgets are taken from the kernel's queue and handled, and the questions of a page that
-is opened anew; all others (the next cells of Run All) are put back in their order when the wait is over.
+A blocked cell occupies the kernel's main thread, which also handles widget messages: a click on Submit would be
+handled only after the cell ends, and the cell waits for the click. Newer front ends send widget messages to a subshell
+(a separate kernel thread), but others do not, and ipykernel before 7 has no subshells. So while a cell blocks here,
+widget messages and the first requests of a reloaded page are taken from the kernel's queue and handled. All other
+messages (such as the next cells of Run All) are put back in order afterwards.
 """
 
 from __future__ import annotations
@@ -21,30 +21,27 @@ from functools import cache
 from types import CodeType
 from typing import Any
 
-#: Seconds between two looks at what has come in.
-TURN = 0.05
-#: What is handled meanwhile: all that widgets say, and what a page asks first that is opened anew.
-NEEDED = ("comm_", "kernel_info_request")
-#: What is used of ipykernel's kernel and of its stream. Some of it is private, so it is checked before it is used.
-KERNEL = ("session", "set_parent", "get_parent", "_parent_ident", "_publish_status", "shell_handlers")
-STREAM = ("on_recv", "flush", "io_loop", "_recv_callback", "_recv_copy")
+#: Interval in seconds for checking incoming messages.
+POLL_INTERVAL = 0.05
+#: Message types to handle while blocked: widget messages, and the first request of a reloaded page.
+HANDLED_TYPES = ("comm_", "kernel_info_request")
 
 
 def wait_for(event: threading.Event, timeout: float | None = None) -> bool:
-    """Wait until `event` is set, at most `timeout` seconds; tells whether it is. Widgets stay usable."""
+    """Wait up to `timeout` seconds for `event`; return whether it is set. Widgets stay responsive."""
     with usable_widgets() as pump:
         if pump is None:
             return event.wait(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         while not event.is_set() and (deadline is None or time.monotonic() < deadline):
             pump.turn()
-            event.wait(TURN)
+            event.wait(POLL_INTERVAL)
     return event.is_set()
 
 
 @contextlib.contextmanager
 def usable_widgets() -> Iterator[_Pump | None]:
-    """Widgets are usable in this block, also one that awaits. None where there is no kernel to take them from."""
+    """Keep widgets responsive in this block, which may also await. Yields None if there is no kernel."""
     global _pump
     kernel = _kernel()
     if kernel is None or threading.current_thread() is not threading.main_thread():
@@ -59,12 +56,12 @@ def usable_widgets() -> Iterator[_Pump | None]:
             _pump = None
 
 
-#: The one that pumps, while somebody waits; only the main thread has a hand on it.
+#: The active pump, if a cell is waiting. Used only by the main thread.
 _pump: _Pump | None = None
 
 
 def _kernel() -> Any:
-    """The IPython kernel that we run in; None in a terminal or a plain Python."""
+    """Return the current IPython kernel; None in a terminal or plain Python."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     kernel = getattr(shell, "kernel", None)
@@ -109,7 +106,7 @@ def _locals(code: CodeType) -> set[str]:
 
 
 def _stream(kernel: Any) -> Any:
-    """The ZMQStream by which messages reach the kernel's main thread."""
+    """Return the ZMQStream that delivers messages to the kernel's main thread."""
     thread = getattr(kernel, "shell_channel_thread", None)  # ipykernel 7 and later
     if thread is not None:
         return getattr(getattr(thread.manager, "_shell_channel_to_main", None), "to_stream", None)
@@ -117,7 +114,7 @@ def _stream(kernel: Any) -> Any:
 
 
 def _replies(kernel: Any) -> Any:
-    """Where the kernel's main thread puts its replies."""
+    """Return the socket or stream for replies of the kernel's main thread."""
     thread = getattr(kernel, "shell_channel_thread", None)
     if thread is not None:
         return thread.manager.get_subshell_to_shell_channel_socket(None)
@@ -125,7 +122,7 @@ def _replies(kernel: Any) -> Any:
 
 
 class _Pump:
-    """Takes the kernel's messages for as long as somebody waits: views that are awaited together share it."""
+    """Handles the kernel's messages while a cell waits. Views awaited at the same time share one pump."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
@@ -136,7 +133,7 @@ class _Pump:
         self._cell = kernel._parent_ident["shell"], kernel.get_parent("shell")
 
     def start(self) -> None:
-        """One more waits."""
+        """Add a waiter."""
         self._users += 1
         if self._users == 1:
             self._stream.on_recv(self._receive, copy=False)
@@ -144,18 +141,18 @@ class _Pump:
                 self._receive(message)
 
     def stop(self) -> bool:
-        """One less waits; tells whether nobody does."""
+        """Remove a waiter; return whether none is left."""
         self._users -= 1
         if self._users == 0:
-            self._back_to_the_cell()  # an interrupt may have come while a message was handled
-            # on_recv() also looks whether more has come in since, which the loop would otherwise not notice.
+            self._restore_parent()  # an interrupt may have occurred while handling a message
+            # on_recv() also checks for messages received meanwhile, which the event loop would otherwise miss.
             self._stream.on_recv(self._callback, copy=self._copy)
             for message in self._others:
                 self._stream.io_loop.add_callback(self._callback, message)
         return self._users == 0
 
     def turn(self) -> None:
-        """Handle what has come in."""
+        """Handle received messages."""
         self._stream.flush()
 
     def _receive(self, message: list[Any]) -> None:
@@ -169,7 +166,7 @@ class _Pump:
             return False
         session = self._kernel.session
         _, (_signature, header, *_) = session.feed_identities(frames, copy=False)
-        return str(session.unpack(header.bytes)["msg_type"]).startswith(NEEDED)
+        return str(session.unpack(header.bytes)["msg_type"]).startswith(HANDLED_TYPES)
 
     def _handle(self, frames: list[Any]) -> None:
         """What the kernel does with a message, but at once; then the waiting cell's output is its own again."""
@@ -180,23 +177,22 @@ class _Pump:
         kernel._publish_status("busy", "shell")
         try:
             handled = kernel.shell_handlers[message["header"]["msg_type"]](_replies(kernel), idents, message)
-            if inspect.iscoroutine(handled):  # that of kernel_info_request, which waits for nothing
+            if inspect.iscoroutine(handled):  # from kernel_info_request, which never suspends
                 with contextlib.suppress(StopIteration):
                     handled.send(None)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             kernel._publish_status("idle", "shell", parent=message)
-            self._back_to_the_cell()
+            self._restore_parent()
 
-    def _back_to_the_cell(self) -> None:
-        """What is printed and displayed from now on belongs to the cell that waits."""
+    def _restore_parent(self) -> None:
+        """Direct output to the waiting cell again."""
         self._kernel.set_parent(*self._cell, channel="shell")
 
 
 def _read_ahead(kernel: Any, wanted: Callable[[list[Any]], bool]) -> list[list[Any]]:
-    """The wanted messages that the kernel has read already, but would handle only after the cell that waits:
-    taken from it."""
+    """Remove and return the wanted messages that the kernel has already read but not yet handled."""
     if hasattr(kernel, "msg_queue"):
         return _queued(kernel.msg_queue, wanted)
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -206,7 +202,7 @@ def _read_ahead(kernel: Any, wanted: Callable[[list[Any]], bool]) -> list[list[A
 
 
 def _queued(messages: Any, wanted: Callable[[list[Any]], bool]) -> list[list[Any]]:
-    """Before ipykernel 7: they are in a queue, as (number, handler, arguments)."""
+    """Before ipykernel 7: messages are in a queue, as (number, handler, arguments)."""
     entries = [messages.get_nowait() for _ in range(messages.qsize())]
     is_wanted = [bool(arguments) and wanted(arguments[-1]) for _, _, arguments in entries]
     for entry, taken in zip(entries, is_wanted, strict=True):
@@ -216,7 +212,7 @@ def _queued(messages: Any, wanted: Callable[[list[Any]], bool]) -> list[list[Any
 
 
 def _frames_of(task: asyncio.Task[Any]) -> list[Any] | None:
-    """Since ipykernel 7: each is an argument of a task, in the order in which they came, that waits for its turn."""
+    """Since ipykernel 7: each message is an argument of a pending task; the tasks are in order of arrival."""
     frame = getattr(task.get_coro(), "cr_frame", None)
     if frame is None or frame.f_code.co_name != "run_in_context":
         return None
@@ -225,7 +221,7 @@ def _frames_of(task: asyncio.Task[Any]) -> list[Any] | None:
 
 
 def _is_handled(shell_main: Any) -> bool:
-    """Whether the kernel is at it: shell_main() has ended, or its own task for the message has begun."""
+    """Whether handling has started: shell_main() has ended, or its task for the message has begun."""
     if shell_main is None:
         return False
     if shell_main.cr_frame is None:
@@ -235,7 +231,7 @@ def _is_handled(shell_main: Any) -> bool:
 
 
 def _taken(frames: list[Any]) -> list[Any]:
-    """A copy of the frames; their task is left with a message that the kernel skips."""
+    """Return a copy of the frames, and replace the task's message with one that the kernel skips."""
     copied = list(frames)
     frames[:] = [type(frames[0])(b"stop aborting")]
     return copied

@@ -28,7 +28,7 @@ _SHEET = files("nbruns.widgets").joinpath("static/transcript.css").read_text(enc
 #: The style sheet as every saved transcript carries it: without comments and line ends.
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
-#: State of a call without an answer. The form shows the whole call, so this line is enough.
+#: What a call is that nobody has answered; while the form shows the whole of it, this line is enough.
 WAITS = "awaiting output"
 #: Why an answer is incomplete, in plain words.
 INCOMPLETE = {
@@ -39,8 +39,8 @@ INCOMPLETE = {
 #: What became of a run that did not complete, in plain words.
 ENDINGS = {
     "cancelled": "The run was cancelled.",
-    "expired": "The run expired before it was completed: a run has ten minutes, the answers to its tool "
-    "calls included.",
+    "expired": "The run expired before it was completed: runs expire after 10 minutes, including time spent "
+    "waiting for tool outputs.",
     "failed": "The run failed.",
     "incomplete": "The run ended incomplete.",
 }

@@ -1,5 +1,7 @@
-"""All there is to know of one run, as HTML in sections: its transcript, steps, tool calls, usage and raw JSON.
-Everything that came from outside is escaped or sanitised here."""
+"""The details of one run as HTML sections: transcript, steps, tool calls, usage and raw JSON.
+
+All external text is escaped or sanitized here.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,15 @@ from nbruns.widgets.run_view.transcript import Transcript, call_html, head_html
 if TYPE_CHECKING:
     from nbruns.client.runs import Runs
 
-#: Of each JSON at most so many characters go to the page; the objects have it all.
-JSON_SHOWN = 50_000
-#: How far back a question is looked for, in messages.
-_LOOKED_BACK = 20
+#: Maximum number of characters of each JSON payload in the page.
+MAX_JSON_CHARS = 50_000
+#: Maximum number of earlier messages to search for the user's question.
+_MAX_EARLIER_MESSAGES = 20
 
 
 @dataclass(frozen=True)
 class Details:
-    """A run with its steps, its messages, and the messages of the user that it answers."""
+    """A run with its steps, its messages, and the user messages it responds to."""
 
     run: Run
     steps: Sequence[RunStep] = ()
@@ -37,7 +39,7 @@ class Details:
     questions: Sequence[Message] = field(default=())
 
     def to_wire(self) -> dict[str, Any]:
-        """The head and the sections, each as [name, HTML]."""
+        """Return the JSON for the page: id, head, and the sections as [name, HTML]."""
         sections = [[name, render(self)] for name, render in SECTIONS.items()]
         return {"id": self.run.id, "head": head_html(self._snapshot()), "sections": sections}
 
@@ -51,40 +53,40 @@ class Details:
         return snapshot
 
     def end(self, step: RunStep) -> Any:
-        """When a step has ended, as UTC; None while it goes on."""
+        """Return the end time of a step in UTC, or None while it is active."""
         ends = (step.completed_at_utc, step.failed_at_utc, step.cancelled_at_utc, step.expired_at_utc)
         return next((end for end in ends if end is not None), None)
 
 
 def fetch(runs: Runs, transport: Transport, run_id: str, thread_id: str) -> Details:
-    """Ask the server for a run and what belongs to it. Raises what the client raises."""
+    """Fetch a run with its steps and messages. Errors of the client propagate."""
     run = runs.retrieve(run_id, thread_id)
     steps = list(runs.steps.iter(run, thread_id))
     path = path_of("threads", thread_id, "messages")
     own = [Message(m) for m in iter_pages(transport, path, {"order": "asc", "run_id": run_id})]
-    own = [message for message in own if message.run_id == run_id]  # not every server knows the parameter
+    own = [message for message in own if message.run_id == run_id]  # some servers ignore run_id
     query = {"order": "desc"} | ({"after": own[0].id} if own else {})
-    before = [Message(m) for m in iter_pages(transport, path, query, _LOOKED_BACK)]
+    before = [Message(m) for m in iter_pages(transport, path, query, _MAX_EARLIER_MESSAGES)]
     earlier = [m for m in before if own or (m.created_at or 0) <= (run.created_at or 0)]
     questions = list(takewhile(lambda message: message.role == "user", earlier))[::-1]
     return Details(run, steps, own, questions)
 
 
 def _transcript(details: Details) -> str:
-    asked = "".join(map(_question, details.questions))
+    questions = "".join(map(_question, details.questions))
     blocks = Transcript().blocks(details._snapshot())
-    return asked + "".join(block.to_html() for block in blocks if block.kind != "head")
+    return questions + "".join(block.to_html() for block in blocks if block.kind != "head")
 
 
 def _question(message: Message) -> str:
     blocks = MarkdownBlocks(f"{message.id}/").update(message.text, complete=True)
-    said = "".join(block.to_html() for block in blocks)
-    return f'<div class="nbruns-asked"><p class="nbruns-label">user</p>{said}</div>'
+    text = "".join(block.to_html() for block in blocks)
+    return f'<div class="nbruns-asked"><p class="nbruns-label">user</p>{text}</div>'
 
 
 def _steps(details: Details) -> str:
     if not details.steps:
-        return _nothing("No steps")
+        return _empty("No steps")
     began = details.steps[0].created_at_utc
     ends = [end for step in details.steps if (end := details.end(step)) is not None]
     whole = max(((end - began).total_seconds() for end in ends), default=0.0) if began else 0.0
@@ -95,17 +97,17 @@ def _steps(details: Details) -> str:
 def _step_row(details: Details, step: RunStep, began: Any, whole: float) -> list[str]:
     names = ", ".join(call.name for call in step.tool_calls) or str(step.type or "").replace("_", " ")
     start, end = step.created_at_utc, details.end(step)
-    took = (end - start).total_seconds() if start and end else None
+    elapsed = (end - start).total_seconds() if start and end else None
     bar = ""
-    if took is not None and began:
+    if elapsed is not None and began:
         left = 100 * max((start - began).total_seconds(), 0) / whole
-        bar = f'<span class="nbruns-bar-of" style="margin-left:{left:.1f}%;width:{100 * took / whole:.1f}%"></span>'
+        bar = f'<span class="nbruns-bar-of" style="margin-left:{left:.1f}%;width:{100 * elapsed / whole:.1f}%"></span>'
     tokens = f"{step.usage.total_tokens:,}" if step.usage and isinstance(step.usage.total_tokens, int) else ""
     shown = f'<span class="nbruns-name">{escape(names)}</span>'
     return [
         shown,
         escape(str(step.status or "")),
-        "" if took is None else escape(duration(took)),
+        "" if elapsed is None else escape(duration(elapsed)),
         tokens,
         bar,
     ]
@@ -120,14 +122,14 @@ def _tool_calls(details: Details) -> str:
             f'<div class="nbruns-block nbruns-call">{call_html(call, state)}</div>'
             for call in step.tool_calls
         ]
-    return "".join(cards) or _nothing("No tool calls")
+    return "".join(cards) or _empty("No tool calls")
 
 
 _USAGE: dict[str, Callable[[Usage], Any]] = {
     "Prompt": lambda usage: usage.prompt_tokens,
-    "cached": lambda usage: _inner(usage, "cached_tokens", "prompt_token_details", "prompt_tokens_details"),
+    "Cached": lambda usage: _inner(usage, "cached_tokens", "prompt_token_details", "prompt_tokens_details"),
     "Completion": lambda usage: usage.completion_tokens,
-    "reasoning": lambda usage: _inner(usage, "reasoning_tokens", "completion_tokens_details"),
+    "Reasoning": lambda usage: _inner(usage, "reasoning_tokens", "completion_tokens_details"),
     "Total": lambda usage: usage.total_tokens,
 }
 
@@ -152,8 +154,8 @@ def _usage(details: Details) -> str:
     if details.run.usage is not None:
         rows.append(["<strong>run</strong>", *_usage_cells(details.run.usage)])
     if not any(usage for _, usage in named) and details.run.usage is None:
-        return _nothing("No usage yet. Servers report it when a run ends.")
-    return _table(("Tokens of", *_USAGE), rows, "nbruns-facts nbruns-counts")
+        return _empty("No usage reported. Servers report it when a run ends.")
+    return _table(("Step", *_USAGE), rows, "nbruns-facts nbruns-counts")
 
 
 def _usage_cells(usage: Usage | None) -> list[str]:
@@ -167,7 +169,7 @@ def _json(details: Details) -> str:
     parts += [(f"Messages ({len(details.messages)})", [message.to_dict() for message in details.messages])]
     return "".join(
         f'<details class="nbruns-json"{" open" if name == "Run" else ""}><summary>{name}</summary>'
-        f"<pre>{pretty_json_html(excerpt_json(payload, JSON_SHOWN))}</pre></details>"
+        f"<pre>{pretty_json_html(excerpt_json(payload, MAX_JSON_CHARS))}</pre></details>"
         for name, payload in parts
     )
 
@@ -178,11 +180,11 @@ def _table(heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "nbr
     return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _nothing(words: str) -> str:
-    return f'<p class="nbruns-nothing">{escape(words)}</p>'
+def _empty(text: str) -> str:
+    return f'<p class="nbruns-nothing">{escape(text)}</p>'
 
 
-#: The sections in their order: name → how it is rendered.
+#: Sections in display order: name and render function.
 SECTIONS: dict[str, Callable[[Details], str]] = {
     "Transcript": _transcript,
     "Steps": _steps,

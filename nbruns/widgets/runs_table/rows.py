@@ -1,5 +1,4 @@
-"""A frame of runs as the rows of a table: which of them a filter lets through, in which order, and their cells
-as text. Pure."""
+"""Filter, sort and format the rows of a runs DataFrame. Pure functions, without I/O."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ from nbruns.widgets.html import duration
 
 Series = Any  # pd.Series of whatever a column holds
 
-#: What a text filter looks into.
+#: Columns that the text filter searches, in addition to the metadata.
 _SEARCHED = ("id", "thread_id", "assistant_id", "model", "error_code", "error_message", "incomplete_reason")
 _AGO = re.compile(r"\d+(\.\d+)?\s*[A-Za-z]+")
 
 
 class Column(NamedTuple):
-    """A column of the table: its heading, how it looks, and its cells as text."""
+    """A table column: heading, CSS class suffix, and the function that formats its cells."""
 
     label: str
-    kind: str  # status, text, number or id: what the style sheet knows
+    kind: str  # status, text, number or id; a CSS class suffix
     text: Callable[[Series], list[str]]
 
 
@@ -47,7 +46,7 @@ def _counts(values: Series) -> list[str]:
     return ["" if pd.isna(value) else f"{int(value):,}" for value in values]
 
 
-#: Columns in their order. "why" is made here: what went wrong, or what the run waits for.
+#: Columns in display order. "why" is derived: the error, the incomplete reason or the required action.
 COLUMNS: dict[str, Column] = {
     "created_at": Column("Created (UTC)", "time", _times),
     "status": Column("Status", "status", _plain),
@@ -63,7 +62,7 @@ COLUMNS: dict[str, Column] = {
 
 @dataclass(frozen=True)
 class Filter:
-    """What of the runs is wanted, and in which order: a column, with a minus before it for the other way round."""
+    """Filter criteria and sort column. A leading minus sorts in descending order."""
 
     status: Sequence[str] = ()
     model: Sequence[str] = ()
@@ -74,7 +73,7 @@ class Filter:
 
 
 class Rows:
-    """A frame of runs and what is asked of it again and again."""
+    """A DataFrame of runs, with cached values for filtering and formatting."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.frame = frame
@@ -86,7 +85,7 @@ class Rows:
         return len(self.frame)
 
     def matching(self, wanted: Filter, now: pd.Timestamp) -> np.ndarray[Any, Any]:
-        """The positions of the rows that the filter lets through, in the order that it asks for."""
+        """Return the positions of the matching rows, in sort order."""
         whole = self._whole
         keep = np.ones(len(whole), dtype=bool)
         for name in ("status", "model"):
@@ -114,28 +113,30 @@ class Rows:
         return np.array([all(word in text for word in words) for text in self._text], dtype=bool)
 
     def cells(self, positions: np.ndarray[Any, Any]) -> list[list[str]]:
-        """The rows at these positions: a list of cells each, in the order of COLUMNS."""
+        """Return the formatted cells of the rows at these positions, in the order of COLUMNS."""
         part = self._whole.iloc[positions]
         return [list(row) for row in zip(*(c.text(part[name]) for name, c in COLUMNS.items()), strict=True)]
 
     def position(self, run_id: str) -> int | None:
-        """Where a run is; None if it is not there."""
+        """Return the position of a run, or None if it is not in the frame."""
         found = np.flatnonzero((self._whole["id"] == run_id).to_numpy(dtype=bool, na_value=False))
         return int(found[0]) if len(found) else None
 
     def place(self, position: int) -> tuple[str, str]:
-        """The id of a run and that of its thread."""
+        """Return the run id and thread id of a row."""
         row = self._whole.iloc[position]
         return str(row["id"]), str(row["thread_id"])
 
     def active(self) -> list[tuple[str, str]]:
-        """The ids of the runs that have not ended, and of their threads."""
+        """Return (run id, thread id) of every run that has not ended."""
         part = self._whole[~self._whole["status"].isin(TERMINAL_STATUSES) & self._whole["status"].notna()]
         return list(zip(_plain(part["id"]), _plain(part["thread_id"]), strict=True))
 
     def counts(self, name: str, wanted: Filter, now: pd.Timestamp) -> list[tuple[str, int]]:
-        """The values of a column, and how many rows each has that the rest of the filter lets through; the most
-        frequent first. A value without any stays, so that it can be chosen."""
+        """Return the values of a column with their row counts, most frequent first.
+
+        Counts apply the other filters. Values with a count of 0 are included, so that they can be selected.
+        """
         others: dict[str, Any] = {name: ()}
         values = self._whole[name].astype("string")
         counted = values.iloc[self.matching(replace(wanted, **others), now)].value_counts()
@@ -144,13 +145,16 @@ class Rows:
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """A copy with every column of a frame of runs, typed missing values where it has none.
+    """Return a copy with all columns of a runs frame; absent columns are filled with missing values.
 
-    Raises KeyError for a frame that names no runs.
+    Raises:
+        KeyError: The frame lacks the column id, thread_id or status.
     """
     for name in ("id", "thread_id", "status"):
         if name not in frame:
-            raise KeyError(f"A table of runs needs a column {name!r}; client.runs.list(…) gives one.")
+            raise KeyError(
+                f"A table of runs needs a column {name!r}. client.runs.list(…) returns a frame that has it."
+            )
     empty = runs_frame(())
     given = {name: frame[name] for name in empty if name in frame}
     missing = {name: empty[name].reindex(frame.index) for name in empty if name not in frame}
@@ -158,7 +162,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def updated(frame: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the rows of `fresh` in the places of those with their ids."""
+    """Return the frame with rows replaced by those in `fresh` that have the same id."""
     at = pd.Index(frame["id"]).get_indexer(pd.Index(fresh["id"]))
     fresh, at = fresh[at >= 0], at[at >= 0]
     for name in frame.columns.intersection(fresh.columns):
@@ -178,9 +182,10 @@ def _put(column: Series, at: np.ndarray[Any, Any], values: Series) -> Series:
 
 
 def moment(text: str, now: pd.Timestamp) -> pd.Timestamp:
-    """A time as ISO 8601 has it (UTC unless it says otherwise), or "7D" for seven days before now.
+    """Parse an ISO 8601 time (UTC by default), or an age such as "7D" (seven days before `now`).
 
-    Raises ValueError for what is neither.
+    Raises:
+        ValueError: The text is neither.
     """
     if _AGO.fullmatch(text.strip()):
         return now - pd.Timedelta(text)
@@ -191,9 +196,10 @@ def moment(text: str, now: pd.Timestamp) -> pd.Timestamp:
 
 
 def moment_text(text: str) -> str:
-    """A time as `moment` takes it, in one way of writing: UTC, or as it is where it is so long ago; "" if it is "".
+    """Normalize a time accepted by `moment`: ISO 8601 in UTC; ages such as "7D" and "" stay unchanged.
 
-    Raises ValueError as `moment` does.
+    Raises:
+        ValueError: The text is not a time.
     """
     if not text.strip():
         return ""

@@ -1,4 +1,4 @@
-"""A table of runs as plain HTML: what a notebook keeps, and what is there wherever the live table is not."""
+"""The runs table as plain HTML, which notebooks save and pages without the live table show."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from typing import Any
 from nbruns.widgets.notebook.saved import SavedDisplays
 from nbruns.widgets.runs_table.rows import COLUMNS
 
-#: Rows that are saved: enough to see what it is, and not megabytes in a notebook.
-SAVED = 20
-#: Seconds after a change until what the notebook saves has it too: each time JupyterLab draws the output anew.
-SETTLED = 1.0
-#: Their columns; the rest is ids.
-_SHOWN = ("created_at", "status", "model", "duration", "total_tokens", "why", "id")
+#: Number of saved rows. More would make notebooks large.
+SAVED_ROWS = 20
+#: Delay in seconds between a change and the update of the saved table. JupyterLab re-renders the output each time.
+SAVE_DELAY = 1.0
+#: Columns of the saved table; the others are ids.
+_SAVED_COLUMNS = ("created_at", "status", "model", "duration", "total_tokens", "why", "id")
 
 _SHEET = files("nbruns.widgets").joinpath("static/runs_saved.css").read_text(encoding="utf-8")
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
 
 def to_html(rows: Sequence[Sequence[str]], caption: str, place: str) -> str:
-    """The rows (cells in the order of COLUMNS) as a table with its style. `place` names the live table that takes
-    its place on a page that has it."""
-    wanted = [number for number, name in enumerate(COLUMNS) if name in _SHOWN]
-    columns = [column for name, column in COLUMNS.items() if name in _SHOWN]
+    """Render rows (cells in the order of COLUMNS) as an HTML table with its style sheet.
+
+    `place` is the id of the live table that replaces this one in pages connected to the kernel.
+    """
+    wanted = [number for number, name in enumerate(COLUMNS) if name in _SAVED_COLUMNS]
+    columns = [column for name, column in COLUMNS.items() if name in _SAVED_COLUMNS]
     head = "".join(
         f'<th scope="col" {_aligned(column.kind)}>{escape(column.label)}</th>' for column in columns
     )
@@ -47,7 +49,7 @@ def to_html(rows: Sequence[Sequence[str]], caption: str, place: str) -> str:
 
 
 class Outputs:
-    """The outputs of cells that display a table: as it is then, and soon after each change as it is by now."""
+    """The cell outputs that display a table, updated shortly after each change."""
 
     def __init__(self, plain: Callable[[], dict[str, str]]) -> None:
         self._plain = plain
@@ -57,34 +59,39 @@ class Outputs:
         self._closed = False
 
     def show(self, widget: Callable[[], Any]) -> None:
-        """Display the table in the output of the cell that runs, together with its `widget` where pages need that:
-        what gives its bundle, and metadata that Colab wants."""
+        """Display the table in the current cell's output.
+
+        `widget` returns the widget's MIME bundle and metadata. They are added for front ends such as Colab, where
+        the live table can't replace the plain one.
+        """
         live, metadata = ({}, {}) if page_takes_places() else widget()
         self._displays.show({**live, **self._plain()}, metadata=metadata)
 
     def save_soon(self) -> None:
-        """Have the outputs brought up to date, with all else that changes until then."""
+        """Schedule an update of the outputs. Further changes until then are part of the same update."""
         with self._lock:
             if self._displays and self._timer is None and not self._closed:
-                self._timer = threading.Timer(SETTLED, self._save)
+                self._timer = threading.Timer(SAVE_DELAY, self._save)
                 self._timer.daemon = True
                 self._timer.start()
 
     def close(self) -> None:
-        """Bring the outputs up to date for the last time."""
+        """Update the outputs for the last time."""
         with self._lock:
             self._closed = True
         if self._displays:
             self._save()
 
     def _save(self) -> None:
-        self._timer = None  # what changes from now on is saved next
+        self._timer = None  # later changes schedule a new update
         self._displays.replace(self._plain())
 
 
 def page_takes_places() -> bool:
-    """Whether the page is of the kind where live tables take their places, as JupyterLab and Notebook are. Colab
-    and VS Code keep outputs apart and get widgets to show there only by their own means."""
+    """Whether the live table can replace the plain one in the page, as in JupyterLab and Notebook.
+
+    Colab and VS Code isolate outputs, so there the widget must be part of the output.
+    """
     return "google.colab" not in sys.modules and not any(name.startswith("VSCODE_") for name in os.environ)
 
 
@@ -96,5 +103,5 @@ def _cell(text: str, kind: str) -> str:
 
 
 def _aligned(kind: str) -> str:
-    """Said of each cell: JupyterLab puts all cells to the right where it lets no style sheet through."""
+    """Inline alignment for each cell: JupyterLab aligns cells right when it strips the style sheet."""
     return f'style="text-align: {"right" if kind == "number" else "left"}"'

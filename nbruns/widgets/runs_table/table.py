@@ -1,4 +1,4 @@
-"""Runs as a table to explore: sorted and filtered in the kernel, which sends a page only the rows in view."""
+"""The runs table widget. The kernel sorts and filters, and sends only the visible rows to the page."""
 
 from __future__ import annotations
 
@@ -30,29 +30,31 @@ if TYPE_CHECKING:
     from nbruns.client import Client
     from nbruns.client.runs import Runs
 
-#: Threads whose runs are listed at the same time.
-AT_ONCE = 8
+#: Number of threads whose runs are listed concurrently.
+MAX_WORKERS = 8
 
 
 def listed(runs: Runs, threads: Sequence[str | Thread] | None, limit: int | None) -> Iterator[Run]:
-    """The runs of these threads, at most `limit` of each; without threads those of all."""
+    """Yield the runs of these threads, at most `limit` per thread; with None, those of all threads."""
     if threads is None:
         yield from runs.iter(limit=limit)
         return
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="nbruns-table") as pool:
+    with ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="nbruns-table") as pool:
         for found in pool.map(lambda thread: [*runs.iter(thread, limit=limit)], threads):
             yield from found
 
 
 def advice(error: BaseException, threads: Sequence[str | Thread] | None) -> str:
-    """What to do about an error, where it is that the server lists the runs of threads only."""
+    """Return a hint for the error of a server that can't list the runs of all threads, else an empty string."""
     if threads is None and isinstance(error, APIError) and error.status in (404, 405):
-        return "\nThis server does not list runs across threads. Pass threads: RunsTable(client, threads)."
+        return (
+            "\nThis server can't list the runs of all threads. Pass the threads: RunsTable(client, threads)."
+        )
     return ""
 
 
 class Names(traitlets.List):  # type: ignore[type-arg]  # its subclass is of str
-    """A list of names; a single name will do."""
+    """A list of names. A single name is also accepted."""
 
     def validate(self, obj: Any, value: Any) -> Any:
         wanted = [value] if isinstance(value, str) else value if isinstance(value, list) else list(value)
@@ -60,7 +62,7 @@ class Names(traitlets.List):  # type: ignore[type-arg]  # its subclass is of str
 
 
 class Moment(traitlets.Unicode):  # type: ignore[type-arg]
-    """A point in time as text; a datetime, or a timedelta for so long ago, will do."""
+    """A point in time as text. Also accepts a datetime, or a timedelta as an age."""
 
     def validate(self, obj: Any, value: Any) -> Any:
         if isinstance(value, timedelta):
@@ -76,12 +78,12 @@ class Moment(traitlets.Unicode):  # type: ignore[type-arg]
 
 
 STATIC = Path(__file__).parent.parent / "static"
-#: Unfinished runs that are asked for in one go; the others have their turn in the next.
-MAX_WORKERS = 20
-#: Rows that a page gets for one question, at most.
-ROWS_AT_ONCE = 300
-#: Seconds that a cell waits for its first rows, so that they are in what the notebook saves.
-SOON = 1.0
+#: Number of active runs to retrieve per poll; the others follow in the next polls.
+RUNS_PER_POLL = 20
+#: Maximum number of rows per response to a page.
+MAX_ROWS_PER_RESPONSE = 300
+#: Seconds to wait for the first rows when displaying, so that the saved table has them.
+FIRST_ROWS_TIMEOUT = 1.0
 
 
 def _joined(*names: str) -> str:
@@ -89,40 +91,48 @@ def _joined(*names: str) -> str:
 
 
 class RunsTable(anywidget.AnyWidget):
-    """Runs as a table to sort, filter and open: all runs of a server, those of threads, or those of a frame.
+    """Show runs in a table to sort, filter and inspect.
 
-        table = nbruns.RunsTable(client)                        # all runs, where the server lists them (ours does)
-        table = nbruns.RunsTable(client, threads)               # those of one thread or of many
-        table = nbruns.RunsTable(client, runs=frame.runs.failures())
-        table                                                   # shows it
+    The cell returns at once: runs load in the background, and active runs are polled until they end. The traits
+    `status`, `model`, `text`, `since`, `until` and `sort` are synchronized with the controls in the page. `frame`
+    holds the matching runs, `selected` the selected Run objects. The notebook saves a plain table of the first rows.
 
-    `client` is a Client or its `.runs`; `limit` counts per thread, as in `client.runs.list`. The cell returns at
-    once: runs are listed in the background. `status`, `model`, `text`, `since`, `until` and `sort` are what the page
-    has set, and set what it shows; `frame` is what they let through, `selected` the Run objects that are selected.
-    Runs that have not ended are asked for again until they have.
+    Args:
+        client: A Client, or its `.runs`.
+        threads: One thread or several, as ids or Thread objects. By default all runs of the server are listed,
+            which the nbruns server supports.
+        runs: A DataFrame or an iterable of Run objects to show instead of listing runs.
+        limit: Maximum number of runs per thread, as in `client.runs.list`.
 
-    What the notebook saves is a plain table of the first rows.
+    Raises:
+        KeyError: `runs` is a DataFrame without the column id, thread_id or status.
+
+    Example:
+        >>> table = nbruns.RunsTable(client)
+        >>> table = nbruns.RunsTable(client, threads)
+        >>> table = nbruns.RunsTable(client, runs=frame.runs.failures())
+        >>> table  # in the last line of a cell, displays it
     """
 
     _esm = _joined(*(f"runs_{part}.js" for part in ("store", "filters", "grid", "details", "table")))
     _css = _joined("transcript.css", "runs_table.css")
 
-    #: Only runs with one of these statuses, of one of these models; all where empty.
+    #: Statuses and models to show; all if empty.
     status = Names(traitlets.Unicode()).tag(sync=True)
     model = Names(traitlets.Unicode()).tag(sync=True)
-    #: Words that must all be somewhere in the ids, the model, the error or the metadata.
+    #: Words to search for in ids, model, error and metadata; all must match.
     text = traitlets.Unicode().tag(sync=True)
-    #: Created in this time: "2026-11-01", a datetime, or "7D" for seven days ago.
+    #: Creation time range: "2026-11-01", a datetime, or "7D" for seven days ago.
     since = Moment().tag(sync=True)
     until = Moment().tag(sync=True)
-    #: The column to sort by, with a minus before it for the other way round.
+    #: The column to sort by. A leading minus sorts in descending order.
     sort = traitlets.Unicode("-created_at").tag(sync=True)
 
     _facts = traitlets.Dict().tag(sync=True)
     _notes = traitlets.Dict().tag(sync=True)
     _details = traitlets.Dict().tag(sync=True)
     _chosen = Names(traitlets.Unicode()).tag(sync=True)
-    #: The name of the places in outputs that the live table takes.
+    #: The id of the placeholders in outputs that the live table replaces.
     _place = traitlets.Unicode().tag(sync=True)
 
     def __init__(
@@ -134,12 +144,12 @@ class RunsTable(anywidget.AnyWidget):
         limit: int | None = None,
     ) -> None:
         self._closed, self._listed = threading.Event(), threading.Event()
-        self._follower = Poller(self._look)
+        self._poller = Poller(self._poll)
         self._outputs = saved.Outputs(self._plain)
         given = [*runs] if runs is not None and not isinstance(runs, pd.DataFrame) else []
         frame = runs_frame(given) if runs is not None and not isinstance(runs, pd.DataFrame) else runs
         if frame is not None:
-            complete(frame)  # or it raises what is missing
+            complete(frame)  # raises KeyError for missing columns
         self._runs = cast("Runs", getattr(client, "runs", client))
         self._transport: Transport = self._runs._transport
         self._threads = None if threads is None else _several(threads)
@@ -151,7 +161,7 @@ class RunsTable(anywidget.AnyWidget):
         self._version = 0
         self._state, self._error = "loading", cast("BaseException | None", None)
         self._lists = frame is None
-        self._asked: dict[str, float] = {}
+        self._polled_at: dict[str, float] = {}
         self._gone: set[str] = set()
         self._pages: set[str] = set()
         super().__init__(_place=uuid.uuid4().hex)
@@ -163,13 +173,13 @@ class RunsTable(anywidget.AnyWidget):
             self._take(frame, {run.id: run for run in given})
             self._ready()
 
-    # What users ask of it.
+    # Public methods.
 
     @property
     def frame(self) -> pd.DataFrame:
-        """What the filter shows, in the order in which it does; waits while the runs are being listed.
+        """The matching runs in display order, as a DataFrame. Waits until the runs are loaded.
 
-        Raises what went wrong if they could not be listed.
+        Raises the error that occurred while listing them, if any.
         """
         self.wait()
         with self._lock:
@@ -177,23 +187,31 @@ class RunsTable(anywidget.AnyWidget):
 
     @property
     def selected(self) -> list[Run]:
-        """The runs that are selected. Those that only a frame named are asked for."""
+        """The selected runs. Runs known only from a DataFrame are retrieved from the server."""
         return [self._run(run_id) for run_id in self._chosen]
 
     def open_run(self, run: str | Run) -> None:
-        """Select a run and show its transcript, steps, tool calls, usage and JSON. Raises KeyError for one that
-        the table does not have."""
+        """Select a run and show its transcript, steps, tool calls, usage and JSON.
+
+        Args:
+            run: The run or its id.
+
+        Raises:
+            KeyError: The run is not in the table.
+        """
         run_id = run if isinstance(run, str) else run.id
         self._thread_of(run_id)
         self._chosen = [run_id]
         self._open(run_id)
 
     def refresh(self) -> None:
-        """Reload the runs, in the background: with the new ones. Of runs that were given, those that go on are
-        looked at again."""
+        """List the runs again in the background, including new ones.
+
+        If the table was created with `runs`, poll those that are still active instead.
+        """
         with self._lock:
             if not self._lists:
-                self._follower.start()
+                self._poller.start()
             elif self._listed.is_set() or not self._version:
                 self._listed.clear()
                 self._state, self._error = "loading", None
@@ -201,25 +219,32 @@ class RunsTable(anywidget.AnyWidget):
                 threading.Thread(target=self._list, name="nbruns-table-list", daemon=True).start()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the runs have been listed. Raises TimeoutError, or what went wrong."""
+        """Wait until the runs are loaded.
+
+        Args:
+            timeout: Seconds to wait; by default without a limit.
+
+        Raises:
+            TimeoutError: The runs were not loaded in time. Other errors are those that occurred while listing.
+        """
         if not self._listed.wait(timeout):
-            raise TimeoutError(f"The runs were still being listed after {timeout:g} s; wait() again.")
+            raise TimeoutError(f"Timed out after {timeout:g} s while listing runs. Call wait() again.")
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Look no more, and leave a plain table where this one was displayed."""
+        """Stop polling, and leave a plain table in the outputs that displayed this one."""
         if not self._closed.is_set():
             self._closed.set()
-            self._follower.stop()
+            self._poller.stop()
             self._outputs.close()
-            self._listed.set()  # whoever waits for the list waits no more
+            self._listed.set()  # releases threads blocked in wait()
         super().close()
 
     def to_html(self) -> str:
-        """The first rows as HTML that needs no kernel and asks nothing of the network."""
+        """Return the first rows as static HTML, which needs neither a kernel nor the network."""
         with self._lock:
-            rows = self._rows.cells(self._order[: saved.SAVED])
+            rows = self._rows.cells(self._order[: saved.SAVED_ROWS])
             return saved.to_html(rows, self._caption(), self._place)
 
     def __repr__(self) -> str:
@@ -228,19 +253,19 @@ class RunsTable(anywidget.AnyWidget):
     def _caption(self) -> str:
         shown, of_all = len(self._order), len(self._rows)
         runs = "1 run" if of_all == 1 else f"{of_all:,} runs"
-        if shown <= saved.SAVED:
-            words = runs if shown == of_all else f"{shown:,} of {runs}"
-        elif shown == of_all:
-            words = f"Showing {saved.SAVED} of {runs}"
+        if shown > saved.SAVED_ROWS:
+            matching = f"{shown:,} matching runs ({of_all:,} total)" if shown < of_all else runs
+            text = f"Showing {saved.SAVED_ROWS} of {matching}"
         else:
-            words = f"Showing {saved.SAVED} of {shown:,} matching runs ({of_all:,} total)"
-        return words + {"loading": ", still loading", "error": "; loading failed"}.get(self._state, "")
+            text = f"{shown:,} of {runs}" if shown < of_all else runs
+        state = {"loading": ", still loading", "error": "; listing runs failed"}
+        return f"{text}{state.get(self._state, '')}"
 
-    # Displaying and saving. The output of the cell is the plain table; on a page with this kernel the live one
-    # takes its place, see runs_table.js. So a notebook never holds a widget that cannot be shown again.
+    # Displaying and saving. The cell's output is the plain table. In pages connected to this kernel, the live table
+    # replaces it (see runs_table.js). So a saved notebook never contains a widget that can't be displayed again.
 
     def _ipython_display_(self, **_: object) -> None:
-        self._listed.wait(SOON)
+        self._listed.wait(FIRST_ROWS_TIMEOUT)
         self._outputs.show(self._repr_mimebundle_)
 
     def _plain(self) -> dict[str, str]:
@@ -250,7 +275,9 @@ class RunsTable(anywidget.AnyWidget):
 
     def _list(self) -> None:
         runs: dict[str, Run] = {}
-        shown = 50 if not len(self._rows) else 10**12  # what is there stays until all has come
+        shown = (
+            50 if not len(self._rows) else 10**12
+        )  # on a refresh, keep the current rows until all runs are loaded
         try:
             for run in listed(self._runs, self._threads, self._limit):
                 runs[run.id] = run
@@ -261,9 +288,9 @@ class RunsTable(anywidget.AnyWidget):
                     self._take(runs_frame(runs.values()), runs)
             self._take(runs_frame(runs.values()), runs)
             self._ready()
-        except Exception as error:  # whatever it was, it is shown and raised by wait(), not lost in a thread
+        except Exception as error:  # shown in the table and raised by wait()
             self._state, self._error = "error", error
-            self._note("list", error_text(error) + advice(error, self._threads))
+            self._note("list", _error_text(error) + advice(error, self._threads))
             self._arrange()
             self._listed.set()
 
@@ -278,10 +305,10 @@ class RunsTable(anywidget.AnyWidget):
         self._arrange()
         self._listed.set()
         if self._rows.active():
-            self._follower.start()
+            self._poller.start()
 
     def _arrange(self) -> None:
-        """Filter and sort anew, and tell the pages how many rows there are."""
+        """Filter and sort the rows, and send the new counts to the pages."""
         with self._lock:
             wanted = Filter(self.status, self.model, self.text, self.since, self.until, self.sort)
             now = pd.Timestamp.now("UTC")
@@ -305,26 +332,26 @@ class RunsTable(anywidget.AnyWidget):
         name = str(proposal["value"])
         if name.removeprefix("-") not in COLUMNS:
             raise traitlets.TraitError(
-                f"sort={excerpt(name, 60)!r}: sort by {', '.join(COLUMNS)}, with a minus for the other way round."
+                f"sort={excerpt(name, 60)!r}: use one of {', '.join(COLUMNS)}, with a leading '-' for descending order."
             )
         return name
 
-    # What pages ask of it.
+    # Messages from pages.
 
     def _receive(self, _widget: object, content: Any, _buffers: object) -> None:
-        for name, answer in self._ANSWERS.items():
+        for name, handle in self._HANDLERS.items():
             if isinstance(content, dict) and name in content:
-                answer(self, content[name])
+                handle(self, content[name])
 
-    def _send_rows(self, asked: Any) -> None:
-        version, start, stop = map(int, asked)
+    def _send_rows(self, request: Any) -> None:
+        version, start, stop = map(int, request)
         with self._lock:
             if version == self._version:
-                part = self._order[max(start, 0) : min(stop, start + ROWS_AT_ONCE)]
+                part = self._order[max(start, 0) : min(stop, start + MAX_ROWS_PER_RESPONSE)]
                 self.send({"version": version, "start": start, "rows": self._rows.cells(part)})
 
-    def _choose(self, asked: Any) -> None:
-        version, first, last = map(int, asked)
+    def _choose(self, request: Any) -> None:
+        version, first, last = map(int, request)
         with self._lock:
             if version == self._version:
                 part = self._order[min(first, last) : max(first, last) + 1]
@@ -333,12 +360,12 @@ class RunsTable(anywidget.AnyWidget):
     def _hello(self, page: Any) -> None:
         self._pages.add(str(page))
         if self._rows.active():
-            self._follower.start()
+            self._poller.start()
 
     def _bye(self, page: Any) -> None:
         self._pages.discard(str(page))
         if not self._pages:
-            self._follower.stop()
+            self._poller.stop()
 
     def _open(self, run_id: Any) -> None:
         if not run_id:
@@ -349,7 +376,7 @@ class RunsTable(anywidget.AnyWidget):
             target=self._fetch, args=(str(run_id),), name="nbruns-table-open", daemon=True
         ).start()
 
-    _ANSWERS: ClassVar[dict[str, Callable[[RunsTable, Any], None]]] = {
+    _HANDLERS: ClassVar[dict[str, Callable[[RunsTable, Any], None]]] = {
         "rows": _send_rows,
         "choose": _choose,
         "hello": _hello,
@@ -362,9 +389,9 @@ class RunsTable(anywidget.AnyWidget):
         try:
             details = fetch(self._runs, self._transport, run_id, self._thread_of(run_id))
             wire = {"state": "ready", **details.to_wire()}
-            self._hear([details.run])
-        except Exception as error:  # whatever it was, it is shown
-            wire = {"id": run_id, "state": "error", "words": error_text(error)}
+            self._merge([details.run])
+        except Exception as error:  # shown in the page
+            wire = {"id": run_id, "state": "error", "words": _error_text(error)}
         with self._lock:
             if self._details.get("id") == run_id and not self._closed.is_set():
                 self._details = wire
@@ -373,68 +400,72 @@ class RunsTable(anywidget.AnyWidget):
         with self._lock:
             position = self._rows.position(run_id)
             if position is None:
-                raise KeyError(f"The table has no run {excerpt(run_id, 80)}.")
+                raise KeyError(f"No run {excerpt(run_id, 80)} in this table.")
             return self._rows.place(position)[1]
 
     def _run(self, run_id: str) -> Run:
         if run_id not in self._known:
-            self._hear([self._runs.retrieve(run_id, self._thread_of(run_id))])
+            self._merge([self._runs.retrieve(run_id, self._thread_of(run_id))])
         return self._known[run_id]
 
     # Runs that have not ended.
 
-    def _look(self) -> bool | None:
-        """Ask for some of the runs that have not ended; whether anything is new, None if none is left."""
+    def _poll(self) -> bool | None:
+        """Retrieve some of the active runs. Return whether anything changed, or None if no active run is left."""
         with self._lock:
             active = [place for place in self._rows.active() if place[0] not in self._gone]
         if not active or self._closed.is_set():
             return None
-        turn = sorted(active, key=lambda place: self._asked.get(place[0], 0.0))[:MAX_WORKERS]
-        heard: list[Run] = []
+        batch = sorted(active, key=lambda place: self._polled_at.get(place[0], 0.0))[:RUNS_PER_POLL]
+        fetched: list[Run] = []
         problem = ""
-        for run_id, thread_id in turn:
-            self._asked[run_id] = time.monotonic()
+        for run_id, thread_id in batch:
+            self._polled_at[run_id] = time.monotonic()
             try:
-                heard.append(self._runs.retrieve(run_id, thread_id))
+                fetched.append(self._runs.retrieve(run_id, thread_id))
             except NotFoundError:
                 self._gone.add(run_id)
             except Exception as error:
-                problem = f"Active runs could not be updated. {error_text(error)}"
+                problem = f"Failed to refresh active runs. {_error_text(error)}"
                 break
         self._note("follow", problem)
-        changed = self._hear(heard)
-        if self._details.get("id") in dict(turn):
+        changed = self._merge(fetched)
+        if self._details.get("id") in dict(batch):
             self._fetch(self._details["id"])
         return changed
 
-    def _hear(self, runs: list[Run]) -> bool:
-        """Keep what the server has just said of runs; whether it is new to the rows of those that go on.
+    def _merge(self, runs: list[Run]) -> bool:
+        """Merge runs just retrieved into the table. Return whether rows of active runs changed.
 
-        Whoever asks, the rows are told: a look for news would find none in what is known already.
+        Every retrieval goes through here: a later poll would find no change in runs that are known already.
         """
         with self._lock:
             active = dict(self._rows.active())
-            news = {run.id: run for run in runs if _is_news(run, self._known.get(run.id))}
-            self._known |= news
-            shown = [run for run_id, run in news.items() if run_id in active]
+            changed_runs = {run.id: run for run in runs if _is_newer(run, self._known.get(run.id))}
+            self._known |= changed_runs
+            shown = [run for run_id, run in changed_runs.items() if run_id in active]
             if shown:
                 self._rows = Rows(updated(self._rows.frame, runs_frame(shown)))
                 self._arrange()
             return bool(shown)
 
-    def _note(self, name: str, words: str) -> None:
-        """Show words under the table, in the place of those of the same name."""
+    def _note(self, name: str, text: str) -> None:
+        """Show a message below the table, replacing the previous one of the same name; an empty one removes it."""
         with self._lock:
             others = {key: value for key, value in self._notes.items() if key != name}
-            wanted = {**others, **({name: words} if words else {})}
+            wanted = {**others, **({name: text} if text else {})}
             if wanted != self._notes:
                 self._notes = wanted
 
 
-def _is_news(run: Run, known: Run | None) -> bool:
-    """Whether it says more than what is known: two threads ask, and the older answer may come last."""
+def _is_newer(run: Run, known: Run | None) -> bool:
+    """Whether `run` is newer than `known`. Two threads retrieve runs, so an older response may arrive last."""
     return known is None or (run != known and (run.is_terminal or not known.is_terminal))
 
 
 def _several(threads: str | Thread | Iterable[str | Thread]) -> list[str | Thread]:
     return [threads] if isinstance(threads, (str, Thread)) else list(threads)
+
+
+def _error_text(error: BaseException) -> str:
+    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

@@ -1,4 +1,4 @@
-// A file for an output. One that is too big is refused here: it would not get through to the kernel.
+// A file input for an output. Files over the limit are rejected here, because they could not be sent to the kernel.
 
 let made = 0;
 
@@ -24,15 +24,15 @@ export default {
       input.disabled = model.get("disabled");
       input.setAttribute("aria-invalid", String(Boolean(problem)));
       told.replaceChildren();
-      say(model.get("told") || `A text file of at most ${model.get("limit").toLocaleString("en")} bytes.`);
+      say(model.get("told") || `Text file, up to ${model.get("limit").toLocaleString("en")} bytes`);
       if (problem) say(problem, true);
     };
     input.onchange = async () => {
       const [file] = input.files;
-      if (!file) return; // the dialogue was left: what was there stays
+      if (!file) return; // the dialog was canceled: keep the current file
       if (file.size > model.get("limit")) {
         const [size, limit] = [file.size, model.get("limit")].map((n) => n.toLocaleString("en"));
-        return show(`${file.name} has ${size} bytes; the limit is ${limit}.`);
+        return show(`${file.name} is too large: ${size} bytes. The limit is ${limit} bytes.`);
       }
       model.send({ name: file.name }, undefined, [await file.arrayBuffer()]);
       show();

@@ -1,5 +1,5 @@
-// The form's title, how long it can still be submitted, and what binds words to controls for screen readers:
-// ipywidgets knows labels, but no descriptions, no groups and no invalid controls.
+// The form's title and countdown, and the ARIA attributes that link texts to controls for screen readers:
+// ipywidgets supports labels, but not descriptions, groups or invalid states.
 
 let made = 0;
 
@@ -9,7 +9,7 @@ function countdown(seconds) {
 }
 
 function set(element, name, value) {
-  if (element.getAttribute(name) !== value) element.setAttribute(name, value); // else the observer never rests
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value); // avoids an endless loop of the observer
 }
 
 function named(element) {
@@ -53,7 +53,7 @@ function bindCard(card) {
     set(choice, "role", "radiogroup");
     if (label) set(choice, "aria-labelledby", named(label));
     if (told) set(choice, "aria-describedby", named(told));
-    // Without a name in common, each is a group of its own, and arrow keys do nothing.
+    // Radio buttons need a common name, or arrow keys don't work.
     for (const radio of choice.querySelectorAll("input")) set(radio, "name", named(choice));
   }
 }
@@ -61,7 +61,7 @@ function bindCard(card) {
 function bind(form) {
   form.querySelectorAll(".nbruns-field").forEach(bindField);
   form.querySelectorAll(".nbruns-card").forEach(bindCard);
-  // Keys that these take for themselves (arrows, Space, letters) are JupyterLab's shortcuts elsewhere.
+  // These controls use keys (arrows, Space, letters) that are JupyterLab shortcuts elsewhere.
   for (const control of form.querySelectorAll("select, button, input:is([type=radio], [type=checkbox], [type=file])"))
     set(control, "data-lm-suppress-shortcuts", "true");
   for (const button of form.querySelectorAll(".nbruns-add, .nbruns-remove")) set(button, "aria-label", button.title);

@@ -1,4 +1,4 @@
-// The run that is opened, in tabs. Its HTML is made and sanitised in Python.
+// The details of the open run, in tabs. Python renders and sanitizes the HTML.
 
 class Details {
   constructor(store, id, onClose) {
@@ -7,13 +7,13 @@ class Details {
     this.onClose = onClose;
     this.section = "Transcript";
     this.head = element("div", "nbruns-head");
-    const close = element("button", "nbruns-close", { type: "button", "aria-label": "Close the run" }, "Close");
+    const close = element("button", "nbruns-close", { type: "button", "aria-label": "Close details" }, "Close");
     close.addEventListener("click", () => this.close());
     this.bar = element("div", "nbruns-bar", {}, this.head, close);
-    this.tabs = element("div", "nbruns-tabs", { role: "tablist", "aria-label": "Parts of the run" });
+    this.tabs = element("div", "nbruns-tabs", { role: "tablist", "aria-label": "Sections" });
     this.tabs.addEventListener("keydown", (event) => this.key(event));
     this.panel = element("div", "nbruns-panel", { role: "tabpanel", id: `${this.id}-panel`, tabindex: "0" });
-    this.root = element("section", "nbruns-details", { "aria-label": "The opened run" }, this.bar, this.tabs, this.panel);
+    this.root = element("section", "nbruns-details", { "aria-label": "Run details" }, this.bar, this.tabs, this.panel);
     this.root.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
     this.root.hidden = true;
   }
@@ -37,7 +37,7 @@ class Details {
     const same = this.shown === `${details.id} ${this.section}`;
     const top = same ? this.panel.scrollTop : 0;
     if (sections.size) setHtml(this.panel, `<div class="nbruns-blocks">${sections.get(this.section)}</div>`);
-    else this.panel.replaceChildren(element("p", `nbruns-told nbruns-${details.state}`, {}, details.state === "error" ? details.words : "Loading the run …"));
+    else this.panel.replaceChildren(element("p", `nbruns-told nbruns-${details.state}`, {}, details.state === "error" ? details.words : "Loading run…"));
     this.panel.scrollTop = top;
     this.shown = `${details.id} ${this.section}`;
     this.tick();

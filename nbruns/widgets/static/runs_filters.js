@@ -9,7 +9,7 @@ class Filters {
     this.search.addEventListener("input", (event) => !event.isComposing && this.soon());
     this.search.addEventListener("compositionend", () => this.soon());
     this.search.addEventListener("blur", () => this.send());
-    this.typed = null; // what the kernel does not know yet
+    this.typed = null; // text not sent to the kernel yet
     this.models = element("select", "", { "aria-label": "Model" });
     this.models.addEventListener("change", () => store.set({ model: this.models.value ? [this.models.value] : [] }));
     this.times = element("select", "", { "aria-label": "Created" });
@@ -19,7 +19,7 @@ class Filters {
     for (const input of [this.from, this.to]) input.addEventListener("change", () => store.set({ since: this.from.value, until: this.to.value }));
     this.range = element("span", "nbruns-range", {}, this.from, " – ", this.to);
     this.count = element("span", "nbruns-count", { role: "status" });
-    this.refresh = element("button", "nbruns-refresh", { type: "button", title: "Reload the runs" }, "Refresh");
+    this.refresh = element("button", "nbruns-refresh", { type: "button", title: "Reload the list of runs" }, "Refresh");
     this.refresh.addEventListener("click", () => store.model.send({ refresh: true }));
     this.chips = element("div", "nbruns-chips", { role: "group", "aria-label": "Status" });
     this.chip = new Map();
@@ -56,7 +56,7 @@ class Filters {
     const runs = facts.all === 1 ? "1 run" : `${number(facts.all ?? 0)} runs`;
     const shown = facts.state === "error" && !facts.all ? "" : facts.shown === facts.all ? runs : `${number(facts.shown)} of ${runs}`;
     const loading = facts.state === "loading";
-    const text = loading ? (facts.all ? `${number(facts.all)} runs so far …` : "Loading …") : shown + (facts.active ? `, ${number(facts.active)} active` : "");
+    const text = loading ? (facts.all ? `${number(facts.all)} runs loaded…` : "Loading…") : shown + (facts.active ? `, ${number(facts.active)} active` : "");
     if (this.count.textContent !== text) this.count.textContent = text;
     this.refresh.disabled = loading;
     this.refresh.hidden = !facts.lists;
@@ -74,7 +74,7 @@ class Filters {
     const [since, until] = [this.store.get("since"), this.store.get("until")];
     const simple = !until && TIMES.some(([value]) => value === since);
     const custom = this.custom || !simple;
-    fillSelect(this.times, [...TIMES, ["custom", "From … to …"]], custom ? "custom" : since);
+    fillSelect(this.times, [...TIMES, ["custom", "Custom range"]], custom ? "custom" : since);
     this.range.hidden = !custom;
     for (const [input, value] of [[this.from, since], [this.to, until]]) {
       const wanted = /^\d{4}-\d\d-\d\dT/.test(value) ? value.slice(0, 16) : "";

@@ -1,8 +1,8 @@
-// The rows in view, and the keys and clicks that they take. What runs say is only ever put into the page as text.
+// The visible rows, with keyboard and mouse handling. Run data is inserted as text only.
 
 const ROW = 30; // pixels, as in runs_table.css
-const MARGIN = 8; // rows beyond those in view
-const KINDS_DOWN = new Set(["time", "number"]); // sorted from the top first
+const MARGIN = 8; // rows rendered beyond the visible ones
+const KINDS_DOWN = new Set(["time", "number"]); // sorted in descending order first
 
 class Grid {
   constructor(store, id, onEscape) {
@@ -63,13 +63,13 @@ class Grid {
 
   sayWhyEmpty() {
     const { state, all } = this.store.facts;
-    const text = this.count ? "" : all ? "No matching runs" : { loading: "Loading runs …", error: "Could not load the runs" }[state] ?? "No runs yet";
+    const text = this.count ? "" : all ? "No matching runs" : { loading: "Loading runs…", error: "Failed to list runs" }[state] ?? "No runs yet";
     this.empty.hidden = !text;
     this.scroll.hidden = !this.count;
     if (this.empty.firstChild?.textContent === text) return;
     this.empty.replaceChildren(element("p", "", {}, text));
     if (!all || this.count) return;
-    const clear = element("button", "", { type: "button" }, "Clear the filter");
+    const clear = element("button", "", { type: "button" }, "Clear filters");
     clear.addEventListener("click", () => this.store.set({ status: [], model: [], text: "", since: "", until: "" }));
     this.empty.append(clear);
   }
@@ -156,7 +156,7 @@ class Grid {
   move(by, extend) {
     this.active = Math.max(0, Math.min(this.count - 1, this.active + by));
     const top = this.active * ROW;
-    const height = this.scroll.clientHeight - ROW; // less the heading, which stays
+    const height = this.scroll.clientHeight - ROW; // minus the sticky heading
     if (top < this.scroll.scrollTop) this.scroll.scrollTop = top;
     else if (top + ROW > this.scroll.scrollTop + height) this.scroll.scrollTop = top + ROW - height;
     if (extend) this.range();

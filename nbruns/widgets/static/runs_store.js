@@ -1,8 +1,8 @@
-// What a page knows of a table of runs. The kernel filters and sorts; a page asks {rows: [version, start, stop]} for
-// the rows that it lacks and gets {version, start, rows}; `_facts` tells how many there are.
+// The page's state of a runs table. The kernel filters and sorts. The page requests missing rows with
+// {rows: [version, start, stop]} and receives {version, start, rows}. `_facts` holds the row count.
 
-const PAGE = 100; // rows that are asked for together
-const PATIENCE = 5000; // ms until the page says that the kernel does not answer
+const PAGE = 100; // rows per request
+const KERNEL_TIMEOUT = 5000; // ms until the page reports that the kernel is not responding
 
 function element(tag, name = "", attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -15,7 +15,7 @@ function element(tag, name = "", attributes = {}, ...children) {
 const words = (status) => status.replaceAll("_", " ");
 const number = (n) => n.toLocaleString("en-US");
 
-// The rows that have come, and who wants to know of more.
+// The rows received so far, and the views to notify of new ones.
 class Store {
   constructor(model) {
     this.model = model;
@@ -77,16 +77,16 @@ class Store {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
       this.silent = true;
-      this.asked.clear(); // the next look asks again
+      this.asked.clear(); // the next draw requests them again
       this.tell();
-    }, PATIENCE);
+    }, KERNEL_TIMEOUT);
   }
 
   tell() {
     this.views.forEach((view) => view.update());
   }
 
-  // The kernel looks at runs that go on only while somebody looks at the table.
+  // The kernel polls active runs only while a page shows the table.
   watch() {
     const watched = [...this.views].some((view) => view.root.isConnected);
     if (watched === this.watched) return;

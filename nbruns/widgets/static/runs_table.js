@@ -1,4 +1,4 @@
-// The table of runs as a whole, and where it is on a page. Python joins this file behind the other runs_*.js.
+// The runs table and its position in the page. Python appends this file to the other runs_*.js files.
 
 let counter = 0;
 
@@ -27,20 +27,20 @@ class View {
   update() {
     this.filters.update();
     this.grid.update();
-    const told = Object.values(this.store.get("_notes") ?? {});
-    if (this.store.silent) told.push("The kernel does not respond. It is busy or has stopped.");
-    const wanted = told.join("\n");
+    const notes = Object.values(this.store.get("_notes") ?? {});
+    if (this.store.silent) notes.push("The kernel is not responding. It may be running a cell, or it may have stopped.");
+    const wanted = notes.join("\n");
     if (this.notes.textContent !== wanted) this.notes.textContent = wanted;
     this.notes.hidden = !wanted;
   }
 
-  // Keys are the table's: in command mode JupyterLab would cut the cell at an "x", whatever has the focus. It hears
-  // of keys before the table does, and looks for this attribute. Ctrl-S and its like stay JupyterLab's.
+  // Keep keys for the table. In command mode JupyterLab handles keys first, whatever has the focus ("x" cuts the
+  // cell), unless the target has this attribute. Shortcuts with Ctrl or Cmd still go to JupyterLab.
   keepKey({ target, ctrlKey, metaKey }) {
     if (this.root.contains(target)) target.toggleAttribute("data-lm-suppress-shortcuts", !ctrlKey && !metaKey);
   }
 
-  // Put the view where its place is now: the output that holds it may have been drawn anew around it.
+  // Move the view to its current placeholder: JupyterLab may have re-rendered the output around it.
   moveTo(place) {
     const focused = this.focused;
     place.replaceChildren(this.root);
@@ -57,8 +57,8 @@ class View {
   }
 }
 
-// A cell's output holds a plain table, which is what the notebook saves. Where this model lives, the live table
-// takes the plain one's place, again whenever JupyterLab draws the output anew.
+// A cell's output holds a plain table, which the notebook saves. In pages connected to this model, the live table
+// replaces the plain one, again each time JupyterLab re-renders the output.
 class Places {
   constructor(store) {
     this.store = store;
@@ -79,7 +79,7 @@ class Places {
       view.moveTo(place);
     }
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.store.watch(), 500); // an output that is moved is gone for a moment
+    this.timer = setTimeout(() => this.store.watch(), 500); // while an output is moved, it is briefly detached
   }
 
   another() {

@@ -1,9 +1,9 @@
-// The live view of a run's transcript. Python renders, this file only keeps the blocks and shows them.
+// The live view of a run's transcript. Python renders; this file stores and displays the blocks.
 // State of one block: [id, kind, content] or, for code, [id, "code", text, marks, language].
-// A message [number, changes, order?] brings blocks that are new, and splices for those that changed:
-// [id, start, drop, text] or, for code, [id, start, drop, text, start, drop, marks]. The last of them leaves the tip
-// behind: [id, characters behind the text that came], in a new block those of its closing tags. There a message
-// [number, text] puts its text, and [number, text, drop, marks] new marks for the last `drop` characters of them, too.
+// A message [number, changes, order?] contains new blocks, and splices for changed ones:
+// [id, start, drop, text] or, for code, [id, start, drop, text, start, drop, marks]. The last change sets the tip:
+// [id, number of characters after the inserted text]; in a new block, those of its closing tags. A message
+// [number, text] inserts text at the tip; [number, text, drop, marks] also replaces the last `drop` characters of marks.
 
 const WORDS = /\S+\s*|\s+/g;
 const BETWEEN = 40; // milliseconds between two words
@@ -32,7 +32,7 @@ class Store {
     this.show(this.order);
   }
 
-  // Messages may have been sent before this page listened: then the whole state is asked for, once.
+  // Messages may have been sent before this page was connected: then request the whole state, once.
   receive([number, changes, ...rest]) {
     if (number <= this.seen) return;
     if (number > this.seen + 1) return this.ask();
@@ -88,9 +88,9 @@ class Store {
   }
 }
 
-// Slow text comes a few words at a time: they are shown one after the other until the next ones come. It is
-// shown at once where text comes fast, where motion is not wanted, and where there are tags in it: what is
-// sanitised stays so when it is cut between words, but not when it is cut within a tag.
+// Slow text arrives a few words at a time: show them one by one until the next message. Show text at once if it arrives
+// fast, if the user prefers reduced motion, or if it contains tags: sanitized HTML may be split between words, but not
+// within a tag.
 class Flow {
   constructor(show) {
     this.put = show;
@@ -130,11 +130,11 @@ class View {
     this.store = store;
     this.el = el;
     this.nodes = new Map();
-    this.follows = true; // the reader is at the end
+    this.follows = true; // whether the reader is at the end
     el.classList.add("nbruns");
     this.bar = element("div", "nbruns-bar");
     this.list = element("div", "nbruns-blocks");
-    this.scroll = element("div", "nbruns-scroll", { tabindex: "0", role: "group", "aria-label": "Transcript of the run" });
+    this.scroll = element("div", "nbruns-scroll", { tabindex: "0", role: "group", "aria-label": "Run transcript" });
     this.scroll.append(this.list);
     this.scroll.addEventListener("scroll", () => this.remember(), { passive: true });
     (this.sizes = new ResizeObserver(() => this.settle())).observe(this.list);
@@ -143,23 +143,23 @@ class View {
     this.show(store.order);
   }
 
-  // Asks nothing of the layout: with many views in a page, each question would have all of it laid out anew.
+  // Does not read the layout: with many views in a page, each read would force a reflow of the whole page.
   show(ids) {
     ids.forEach((id) => this.draw(id, this.store.blocks.get(id)));
     if (this.nodes.size !== this.store.order.length || ids === this.store.order) this.arrange();
     this.tick();
   }
 
-  // Once the page is laid out: stay at the end where the reader is there.
+  // After layout: keep the view scrolled to the end if the reader is there.
   settle() {
     if (this.follows) this.scroll.scrollTop = this.scroll.scrollHeight;
     this.remember();
   }
 
-  // Where the reader is: a reader at the end leaves it by scrolling up, not by text that comes.
+  // Store the scroll position. Only scrolling up leaves the end, not new text.
   remember() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroll;
-    if (!clientHeight) return; // out of the page, where everything has no height
+    if (!clientHeight) return; // detached, so there is no height
     this.follows = scrollHeight - scrollTop - clientHeight < 40 || (this.follows && scrollTop >= this.scrolled);
     this.scrolled = scrollTop;
     this.height = this.el.offsetHeight;
@@ -191,14 +191,14 @@ class View {
   }
 
   tick() {
-    // JupyterLab would take Enter and letters for its own, also where a button or a card has the focus.
+    // Otherwise JupyterLab handles Enter and letters, even if a button or a card has the focus.
     (this.el.closest(".nbruns-view") ?? this.el).setAttribute("data-lm-suppress-shortcuts", "");
     const time = this.bar.querySelector("[data-since]");
     if (time) time.textContent = duration(Math.floor(Date.now() / 1000) - Number(time.dataset.since));
   }
 }
 
-// When the run has ended, its HTML takes this place, whole: the line that ended the view stays where it was.
+// When the run has ended, static HTML replaces the view: keep the last visible line in place.
 function stayWhenReplaced(view) {
   return () => {
     if (!view.place) return;
@@ -235,7 +235,7 @@ function showForm(model, el) {
   return () => model.off("change:has_form", show);
 }
 
-// The notebook keeps a copy for the time when the kernel is gone: hidden while there is a live view.
+// The notebook saves a copy for use without the kernel; hide it while there is a live view.
 function hideCopies(mark) {
   const style = document.createElement("style");
   style.textContent = mark && `.${mark}, .jp-OutputArea-child:has(.${mark}) { display: none; }`;
@@ -243,7 +243,7 @@ function hideCopies(mark) {
   return () => style.remove();
 }
 
-// A form that goes takes its height with it, and the reader who has just submitted it would look at nothing.
+// When the form is removed, the page shrinks: scroll the view into sight for the reader who has just submitted.
 function stayWhenFormGoes(model, view) {
   const { el } = view;
   const stay = () => {
@@ -258,7 +258,7 @@ function stayWhenFormGoes(model, view) {
     look();
   };
   const show = () => {
-    if (!el.isConnected) return; // the run has ended, too
+    if (!el.isConnected) return; // the run has ended as well
     el.scrollIntoView({ block: "nearest" });
     view.formWent = false;
   };
@@ -279,12 +279,12 @@ function cancelButton(model) {
     model.send({ cancel: true });
   });
   model.on("change:cancellable", show);
-  model.on("change:refusals", show); // the server did not take it: the button is there again
+  model.on("change:refusals", show); // the server rejected it: enable the button again
   show();
   return button;
 }
 
-// Code: one node for each run of characters of one colour; those that stay the same are left alone.
+// Code: one node per run of characters of one color; unchanged nodes are kept.
 function drawCode(node, [, , text, marks, language]) {
   if (!node.firstChild) node.append(codeFrame(language));
   const code = node.querySelector("code");
@@ -330,8 +330,8 @@ function runNode({ kind, text }) {
   return node;
 }
 
-// Make `node` hold `html` (sanitised in Python) and touch only what differs: selections, folded cards and
-// scroll positions stay as they are.
+// Set the content of `node` to `html` (sanitized in Python), changing only what differs, so that selections, folded
+// cards and scroll positions are kept.
 function morph(node, html) {
   const template = document.createElement("template");
   template.innerHTML = html;
@@ -359,7 +359,7 @@ function morphAttributes(old, fresh) {
   for (const { name, value } of fresh.attributes) if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
 }
 
-// As plain_text.duration in Python has it; tests/widgets/durations.json has the cases of both.
+// Same as `duration` in nbruns/widgets/html.py; tests/widgets/durations.json has test cases for both.
 function duration(elapsed) {
   const two = (n) => String(n).padStart(2, "0");
   const seconds = Math.floor(Math.max(0, elapsed));
