@@ -56,7 +56,7 @@ async def _call(services: Services, operation: Operation, request: Request) -> C
     if "\0" in "".join(path.values()):
         raise Refused("No id has the character NUL.", code="invalid_value")
     asked = parse_query(operation.query, request.query_params.multi_items())
-    params = parse(operation.body, _parsed(await _read(request))) if operation.body else {}
+    params = parse(operation.body, _parse_json(await _read(request))) if operation.body else {}
     return Call(services, path, asked, request.headers, params, request.scope["context"])
 
 
@@ -71,18 +71,22 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-def _parsed(body: bytes) -> Any:
+def _parse_json(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_no_json, parse_float=_finite) if body.strip() else {}
+        return (
+            json.loads(body, parse_constant=_refuse_constant, parse_float=_finite_float)
+            if body.strip()
+            else {}
+        )
     except (ValueError, RecursionError):
         raise Refused("We could not parse the JSON body of your request.") from None
 
 
-def _no_json(constant: str) -> float:
+def _refuse_constant(constant: str) -> float:
     raise ValueError(f"JSON has no {constant}.")  # though Python's own reads and writes it
 
 
-def _finite(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     if math.isinf(number := float(digits)):
         raise ValueError("This number is too large to be written again.")
     return number

@@ -30,11 +30,11 @@ from nbruns.server.storage.database import Database
 #: The most bytes of a request's head, and of whatever else is not its body: h11's limit.
 MAX_HEAD_BYTES = 65_536
 #: So long a head may take from its connection's or its predecessor's end on.
-HEAD_SECONDS = 20.0
+HEAD_TIMEOUT = 20.0
 #: Minimum number of bytes of a body in the time that a head may take.
 MIN_BODY_BYTES = 8_192
 #: Maximum number of pipelined requests. A single read can contain 14,000.
-MAX_AHEAD = 32
+MAX_PIPELINED_REQUESTS = 32
 
 _OVERRIDDEN = ("connection_made", "connection_lost", "data_received")
 _CALLBACKS = ("on_message_begin", "on_headers_complete", "on_body", "on_message_complete")
@@ -51,7 +51,7 @@ class BoundedProtocol(HttpToolsProtocol):
     #: Bytes since something of a request was complete: its head, a piece of its body, or all of it.
     _pending = 0
     #: Bytes of the body since the last look at the clock.
-    _brought = 0
+    _body_bytes = 0
     _in_head = True
     _clock: asyncio.TimerHandle | None = None
 
@@ -80,7 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait()
 
     def on_headers_complete(self) -> None:
-        if len(self.pipeline) >= MAX_AHEAD:
+        if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
             self.transport.close()
             raise ValueError("too many requests ahead")  # so that the rest of what was read is not parsed
         self._in_head, self._pending = False, 0
@@ -88,7 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
-        self._brought += len(body)
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -98,8 +98,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         self._stop_waiting()
-        self._brought = 0
-        self._clock = self.loop.call_later(HEAD_SECONDS, self._time_is_up)
+        self._body_bytes = 0
+        self._clock = self.loop.call_later(HEAD_TIMEOUT, self._time_is_up)
 
     def _stop_waiting(self) -> None:
         if self._clock is not None:
@@ -110,7 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # What comes behind a request may be late until that is answered, and so may a body that we don't read.
         cycle = self.cycle
         is_answering = cycle is not None and not (cycle.more_body or cycle.response_complete)
-        is_body_on_time = not self._in_head and (self.flow.read_paused or self._brought >= MIN_BODY_BYTES)
+        is_body_on_time = not self._in_head and (self.flow.read_paused or self._body_bytes >= MIN_BODY_BYTES)
         if is_answering or is_body_on_time:
             self._wait()
         elif not self.transport.is_closing():
@@ -131,7 +131,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 #: Seconds for open requests to finish when the server stops. Streams are closed immediately.
-STOP_SECONDS = 3
+SHUTDOWN_TIMEOUT = 3
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Settings:
     allowed_hosts: Collection[str] = ()
 
 
-def file_of(database_url: str) -> str | None:
+def sqlite_path(database_url: str) -> str | None:
     """Return the file of a SQLite URL, or None for PostgreSQL. Raises SetupError for other URLs."""
     try:
         url = sa.make_url(database_url)
@@ -197,7 +197,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=STOP_SECONDS,
+                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
                 lifespan="off",
             )
         )

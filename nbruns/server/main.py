@@ -64,7 +64,7 @@ def serve(
                 f"The server needs the package {error.name!r}, which is not installed. Install what it needs with: "
                 f"{install_command('server')}"
             ) from None
-        with _only_server_of(http.file_of(database_url)):
+        with _only_server_of(http.sqlite_path(database_url)):
             settings = http.Settings(
                 database_url, token, models or Models(), idle_timeout, run_lifetime, allowed_hosts
             )

@@ -107,7 +107,7 @@ def test_a_few_requests_may_be_sent_ahead(url: str) -> None:
 
 def test_blank_lines_do_not_keep_a_connection_open(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They begin no request, but uvicorn takes them for one: it no longer closes the connection as idle."""
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.2)
     with connected(url) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -119,7 +119,7 @@ def test_blank_lines_do_not_keep_a_connection_open(url: str, monkeypatch: pytest
 def test_what_comes_behind_a_request_does_not_cut_its_stream(
     api: Api, script: Scripts, monkeypatch: pytest.MonkeyPatch, behind: bytes
 ) -> None:
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
     assistant = script(
         (TextDelta("Take "), 1.0, TextDelta("a coat."), Finish("stop", usage(30, 5)))
     ).assistant()
@@ -152,7 +152,7 @@ def test_a_head_that_is_too_long_is_told_so(url: str) -> None:
 def test_the_rest_of_a_request_is_not_waited_for_forever(
     url: str, monkeypatch: pytest.MonkeyPatch, half: bytes
 ) -> None:
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.2)
     with connected(url) as connection:
         connection.sendall(half)
         said = received(connection)
@@ -164,7 +164,7 @@ def test_the_rest_of_a_request_is_not_waited_for_forever(
 
 def test_a_body_that_comes_slowly_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than a head may take, but with bytes enough each time."""
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.3)
     monkeypatch.setattr(http, "MIN_BODY_BYTES", 1)
     body = b'{"metadata": {"k": "v"}}'
     with connected(url) as connection:

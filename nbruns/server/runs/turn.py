@@ -22,11 +22,11 @@ JSON = dict[str, Any]
 _CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
 _MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_progress")
 #: Number of deltas after which a model that is faster than the database waits for it.
-_IN_FLIGHT = 64
+_FLUSH_EVERY = 64
 #: The most that is kept of one answer, about twice what the longest models write, and of its tool calls.
 MAX_ANSWER_CHARS, MAX_CALLS = 1_000_000, 128
 #: Number of pieces after which a text is joined: small strings take four times their size.
-_PIECES = 256
+_MAX_PIECES = 256
 
 
 class Turn:
@@ -93,9 +93,9 @@ class Turn:
 
     async def _take(self, delta: Delta) -> None:
         if isinstance(delta, TextDelta | RefusalDelta):
-            await self._take_said("text" if isinstance(delta, TextDelta) else "refusal", delta.text)
+            await self._append_text("text" if isinstance(delta, TextDelta) else "refusal", delta.text)
         elif isinstance(delta, ToolCallDelta):
-            await self._take_call(delta)
+            await self._append_call(delta)
 
     def _count(self, characters: int) -> None:
         """Limit the length of an answer: an endless one would fill the database."""
@@ -105,7 +105,7 @@ class Turn:
                 "server_error", f"The model's answer is over {MAX_ANSWER_CHARS:,} characters; it was cut off."
             )
 
-    async def _take_said(self, kind: str, text: str) -> None:
+    async def _append_text(self, kind: str, text: str) -> None:
         if not text:
             return
         self._count(len(text))
@@ -113,13 +113,13 @@ class Turn:
         first = kind not in self._said
         pieces = self._said.setdefault(kind, [])
         pieces.append(text)
-        if len(pieces) > _PIECES:
+        if len(pieces) > _MAX_PIECES:
             pieces[:] = ["".join(pieces)]
         index = list(self._said).index(kind)
         delta = objects.content_delta(message["id"], index, kind, text, first=first)
         await self._emit("thread.message.delta", delta)
 
-    async def _take_call(self, delta: ToolCallDelta) -> None:
+    async def _append_call(self, delta: ToolCallDelta) -> None:
         self._count(len(delta.arguments) + len(delta.id or "") + len(delta.name or ""))
         step = self._tool_step or await self._open_tool_step()
         call = self._calls.get(delta.index)
@@ -250,7 +250,7 @@ class Turn:
     async def _emit(self, name: str, payload: JSON) -> None:
         self._db.emit(self._run["id"], name, payload)
         self._deltas += 1
-        if self._deltas % _IN_FLIGHT == 0:
+        if self._deltas % _FLUSH_EVERY == 0:
             await self._db.write(_nothing)
 
 

@@ -150,7 +150,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             if self._on_submit is not None:
                 self._on_submit(outputs)
         except BaseException as error:
-            self.reopen(_error_text(error))
+            self.reopen(error_text(error))
             raise
         self._enter("submitted", "Submitted.")
 
@@ -309,7 +309,3 @@ def _not_submitted(problems: Mapping[str, str]) -> str:
     are = "is" if len(unanswered) == 1 else "are"
     named = [f"{', '.join(unanswered)} {are} unanswered."] if unanswered else []
     return f"Not submitted: {' '.join(named + wrong)}" if named or wrong else ""
-
-
-def _error_text(error: BaseException) -> str:
-    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

@@ -15,14 +15,14 @@ _MAX_STEPS = 20
 _NULL = ({"type": "null"}, {"const": None}, {"enum": [None]})
 
 
-class Shape(NamedTuple):
+class PlainSchema(NamedTuple):
     """A simplified schema, and whether null is allowed too."""
 
     schema: dict[str, Any]
     nullable: bool = False
 
 
-def shape_of(schema: Any, root: Mapping[str, Any]) -> Shape:
+def shape_of(schema: Any, root: Mapping[str, Any]) -> PlainSchema:
     """Return the shape of a schema whose references point into `root`."""
     found: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else {}
     nullable = False

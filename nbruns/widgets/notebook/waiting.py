@@ -25,6 +25,9 @@ from typing import Any
 POLL_INTERVAL = 0.05
 #: Message types to handle while blocked: widget messages, and the first request of a reloaded page.
 HANDLED_TYPES = ("comm_", "kernel_info_request")
+#: What is used of ipykernel's kernel and of its stream. Some of it is private, so it is checked before it is used.
+KERNEL = ("session", "set_parent", "get_parent", "_parent_ident", "_publish_status", "shell_handlers")
+STREAM = ("on_recv", "flush", "io_loop", "_recv_callback", "_recv_copy")
 
 
 def wait_for(event: threading.Event, timeout: float | None = None) -> bool:

@@ -290,7 +290,7 @@ class RunsTable(anywidget.AnyWidget):
             self._ready()
         except Exception as error:  # shown in the table and raised by wait()
             self._state, self._error = "error", error
-            self._note("list", _error_text(error) + advice(error, self._threads))
+            self._note("list", error_text(error) + advice(error, self._threads))
             self._arrange()
             self._listed.set()
 
@@ -391,7 +391,7 @@ class RunsTable(anywidget.AnyWidget):
             wire = {"state": "ready", **details.to_wire()}
             self._merge([details.run])
         except Exception as error:  # shown in the page
-            wire = {"id": run_id, "state": "error", "words": _error_text(error)}
+            wire = {"id": run_id, "state": "error", "words": error_text(error)}
         with self._lock:
             if self._details.get("id") == run_id and not self._closed.is_set():
                 self._details = wire
@@ -426,7 +426,7 @@ class RunsTable(anywidget.AnyWidget):
             except NotFoundError:
                 self._gone.add(run_id)
             except Exception as error:
-                problem = f"Failed to refresh active runs. {_error_text(error)}"
+                problem = f"Failed to refresh active runs. {error_text(error)}"
                 break
         self._note("follow", problem)
         changed = self._merge(fetched)
@@ -465,7 +465,3 @@ def _is_newer(run: Run, known: Run | None) -> bool:
 
 def _several(threads: str | Thread | Iterable[str | Thread]) -> list[str | Thread]:
     return [threads] if isinstance(threads, (str, Thread)) else list(threads)
-
-
-def _error_text(error: BaseException) -> str:
-    return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"
