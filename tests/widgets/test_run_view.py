@@ -210,7 +210,7 @@ def test_a_cancel_that_fails_is_shown_and_the_button_comes_back() -> None:
 def test_cancelling_nothing_says_so() -> None:
     opened, pause = gate()
     view = RunView(ScriptedRuns(), ScriptedStream(pause, *DONE))
-    with pytest.raises(NbrunsError, match="no run to cancel yet"):
+    with pytest.raises(NbrunsError, match="No run to cancel yet"):
         view.cancel()
     opened.set()
     view.wait(5)

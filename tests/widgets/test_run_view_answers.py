@@ -151,7 +151,7 @@ def test_a_server_that_is_away_for_a_while_changes_nothing() -> None:
         asked = 0
 
         def retrieve(self, run: Run) -> Run:
-            self.spec += 1
+            self.asked += 1
             raise ConnectionError("away")
 
     runs = Away(ScriptedStream(*DONE))
