@@ -1,4 +1,4 @@
-"""`nbruns serve | stop | lab | demo`: each command's manual, and what it sets off."""
+"""`nbruns serve | stop | lab | demo`: the commands and their manuals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; gives its exit code. What goes wrong on this machine is one line on stderr, and code 1."""
+    """Run a command, and return its exit code. Setup errors are one line on stderr, and code 1."""
     args = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     try:
@@ -154,7 +154,7 @@ def _lab(args: argparse.Namespace) -> int:
         flush=True,
     )
     environment = {**os.environ, "NBRUNS_DATA": str(folder)}
-    # Containers have nobody but root; elsewhere, whoever starts this as root has been warned by their system.
+    # Containers only have root; elsewhere, the system warns whoever starts this as root.
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", *as_root, str(notebook)], environment)
 
@@ -193,12 +193,12 @@ def _seconds(text: str) -> int:
 
 
 class _Manual(NamedTuple):
-    """What `--help` tells of a command, and what the command does."""
+    """What `--help` shows for a command, and the function that runs it."""
 
     run: Callable[[argparse.Namespace], int]
     summary: str
     description: str
-    #: By the title of their group, what argparse is told of each option.
+    #: Arguments of argparse for each option, by the title of their group.
     options: Mapping[str, Mapping[str, Mapping[str, Any]]]
     epilog: str = ""
 

@@ -40,12 +40,12 @@ _PACKAGE = str(Path(__file__).parent)
 
 
 class NbrunsError(Exception):
-    """Whatever nbruns raises on purpose."""
+    """Base class of all errors that nbruns raises on purpose."""
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows: the lines of its own code that led here, and last the message with its remedy.
+        """Return what a notebook displays: the lines of the user's code, and the message with its remedy.
 
-        IPython asks for it: https://ipython.readthedocs.io/en/stable/config/integrating.html#custom-exceptions
+        IPython calls it: https://ipython.readthedocs.io/en/stable/config/integrating.html#custom-exceptions
         """
         frames = traceback.extract_tb(self.__traceback__)
         own = takewhile(lambda frame: not frame.filename.startswith(_PACKAGE), frames)
@@ -54,15 +54,16 @@ class NbrunsError(Exception):
 
 
 class APIError(NbrunsError):
-    """The server answered, and its answer is an error.
+    """The server answered with an error.
 
-    `status` is the HTTP status (200 where a success carried an error or no usable JSON), `code`, `type`,
-    `param` and `message` come from the error object, `request_id` from the `x-request-id` header; None where
-    absent.
+    Attributes:
+        status: HTTP status; 200 if a successful answer contained an error or no usable JSON.
+        message, code, type, param: From the error object; None if absent.
+        request_id: From the `x-request-id` header; None if absent.
     """
 
     remedy = "Read the message above, and check that base_url points to a server with this API."
-    #: Seconds after which the server wants to be asked again, where it says so.
+    #: Seconds after which to retry, if the server says so.
     retry_after: float | None = None
 
     def __init__(

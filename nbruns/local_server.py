@@ -1,8 +1,7 @@
-"""`local()`: starts or joins the server on this machine, and gives a client of it. The only place, besides the
-command line, where both sides meet.
+"""`local()`: start the server on this machine or connect to it, and return a client.
 
-A data folder holds the database, the server's token (kept, so that other programs can be pointed at it once and for
-all), its log, and while it serves its address. Whoever serves a folder holds its lock.
+A data folder contains the database, the server's token (which stays the same, so that other programs can use it), the
+log and, while the server runs, its address. The server of a folder holds its lock.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from nbruns.text import excerpt
 if TYPE_CHECKING:
     from nbruns.client import Client
 
-#: Seconds without a request and without an active run, after which a server that `local()` started ends by itself.
+#: Seconds without requests and active runs after which a server started by `local()` stops.
 IDLE_TIMEOUT = 3600.0
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 15.0
 
 
 class LocalServer:
-    """The server behind a `local()` client: `url` is where it listens, `stop()` ends it."""
+    """The server of a `local()` client: `url` is its address, `stop()` stops it."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
@@ -65,12 +64,20 @@ class LocalServer:
     def add_history(
         self, runs: int, *, days: float = 30, until: datetime | None = None, seed: int = 1
     ) -> int:
-        """Put a made-up history into the database, to try things on: runs that have ended, with their assistants,
-        threads, messages and steps; gives how many runs were put there.
+        """Add made-up, ended runs with their assistants, threads, messages and steps to the database, to try
+        things out.
 
-        It reaches `days` back from `until` (default: now). The same `seed` and `until` make the same history; one of a
-        seed that is there already is not put there again. Raises SetupError where the folder's server keeps its data
-        elsewhere.
+        Args:
+            runs: Number of runs.
+            days: Length of the history in days.
+            until: End of the history. Default: now.
+            seed: The same `seed` and `until` create the same history. An existing one is not added again.
+
+        Returns:
+            The number of runs added.
+
+        Raises:
+            SetupError: The server stores its data elsewhere.
         """
         from nbruns.demo.history import write_history
 
@@ -81,12 +88,20 @@ class LocalServer:
 
 
 def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT, **options: float) -> Client:
-    """A client of the server on this machine, which is started if it is not serving already.
+    """Return a client of the server on this machine. Starts the server if it isn't running.
 
-    `data` is the folder of its database (default: NBRUNS_DATA, or the user's data folder). The server is a process of
-    its own: it outlives the kernel, is joined by the next `local()` with the same data, and ends by itself after
-    `idle_timeout` seconds without a request and an active run. `client.server` has its `url` and `stop()`. `options`
-    are the Client's `timeout` and `max_retries`. Raises SetupError where it can't be started.
+        client = nbruns.local()
+
+    The server is a separate process: it outlives the kernel, and later calls with the same data connect to it.
+    `client.server` has its `url` and `stop()`.
+
+    Args:
+        data: Folder of its database. Default: NBRUNS_DATA, or the user's data folder.
+        idle_timeout: Seconds without requests and active runs after which the server stops.
+        **options: `timeout` and `max_retries` of the Client.
+
+    Raises:
+        SetupError: The server can't be started.
     """
     folder = data_folder(data)
     token = token_of(folder)
@@ -110,13 +125,13 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
 
 
 def server_of(folder: Path) -> LocalServer | None:
-    """The server that serves a folder now; None if none does."""
+    """Return the running server of a folder, or None."""
     address = _address(folder) if is_serving(folder) else None
     return None if address is None else LocalServer(folder, str(address.get("url")))
 
 
 def data_folder(data: str | Path | None = None) -> Path:
-    """The folder of a server's data, made if need be, for its owner's eyes only. Raises SetupError."""
+    """Return the folder of a server's data, created for the owner only if necessary. Raises SetupError."""
     folder = Path(data or os.environ.get("NBRUNS_DATA") or platformdirs.user_data_path("nbruns")).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -130,16 +145,19 @@ def data_folder(data: str | Path | None = None) -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path as people write it, their home as ~: outputs with it are passed on, and whose they are is not said."""
-    home = Path(os.path.expanduser("~")).resolve()  # where nobody knows it, this is no folder above any
+    """Return a path for people, with the home folder as ~, so that outputs can be shared without the user's
+    name.
+    """
+    home = Path(os.path.expanduser("~")).resolve()  # without a home, this is not a parent of any folder
     at_home = path.is_relative_to(home) and home != home.parent
     return f"~/{path.relative_to(home).as_posix()}" if at_home else str(path)
 
 
 def token_of(folder: Path) -> str:
-    """Return the token of a folder's server: made once, kept in the folder for its owner to read.
+    """Return the token of a folder's server, which is created once and readable by the owner only.
 
-    Raises SetupError where the file can't be written or read, or holds no token."""
+    Raises SetupError if the file is not readable or writable, or contains no token.
+    """
     kept = folder / "token"
     with _writing(folder):
         if not kept.exists():
@@ -151,7 +169,7 @@ def token_of(folder: Path) -> str:
 
 
 def _write_token(kept: Path) -> None:
-    # Written first and then named: nobody ever reads half a token, and of two writers one wins.
+    # Written first and then named: no reader sees half a token, and of two writers one wins.
     draft = kept.with_name(f"token.{os.getpid()}")
     try:
         with open(draft, "w", opener=_private) as file:
@@ -184,7 +202,10 @@ def _private(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Path]:
-    """Hold a folder while serving it; gives the file to tell the address in. Raises SetupError if another does."""
+    """Hold a folder while serving it; yields the file for the address.
+
+    Raises SetupError if another server holds it.
+    """
     lock, address = FileLock(folder / "serving.lock"), folder / "server.json"
     try:
         with _writing(folder):
@@ -208,7 +229,7 @@ def serving(folder: Path) -> Iterator[Path]:
 
 
 def tell_address(file: Path, url: str) -> None:
-    """Write down where a folder's server listens, for `local()` to join it."""
+    """Write the address of a folder's server, so that `local()` can connect to it."""
     draft = file.with_suffix(".new")
     with _writing(file.parent):
         draft.write_text(json.dumps({"url": url, "pid": os.getpid(), "version": __version__}))
@@ -228,7 +249,9 @@ def is_serving(folder: Path) -> bool:
 
 
 def _joined(folder: Path) -> LocalServer | None:
-    """The server that holds the folder, once it answers; None where there is none, or one of another version."""
+    """Return the server that holds the folder, once it responds; None if there is none, or if it has another
+    version.
+    """
     deadline = time.monotonic() + _START_TIMEOUT
     while is_serving(folder):
         address = _address(folder)
@@ -247,9 +270,9 @@ def _joined(folder: Path) -> LocalServer | None:
 
 def _started(folder: Path, idle_timeout: float) -> LocalServer:
     command = [sys.executable, "-m", "nbruns", "serve", "--data", str(folder), "--port", "0"]
-    # Its log is a file that nobody empties, so it says only what goes wrong.
+    # The log is never truncated, so it only contains warnings and errors.
     command += ["--idle-timeout", str(idle_timeout), "--log-level", "warning"]
-    # A session of its own: a kernel's restart ends the kernel's processes, and this one is to stay.
+    # In a session of its own: restarting a kernel ends the kernel's processes, but this one continues.
     own = {"creationflags": 0x00000008} if sys.platform == "win32" else {"start_new_session": True}
     with _writing(folder):
         log = open(folder / "server.log", "wb", opener=_private)  # noqa: SIM115
@@ -262,7 +285,7 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
             cwd=folder,
             **own,
         )
-    # Somebody has to take note of its end, or it stays on the list of processes until this one ends, too.
+    # Wait for its end, otherwise it remains a zombie until this process ends.
     threading.Thread(target=process.wait, name="nbruns-server-ends", daemon=True).start()
     deadline = time.monotonic() + _START_TIMEOUT
     import nbruns.client  # noqa: F401  # takes as long as the server does to start, so both at the same time

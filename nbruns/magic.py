@@ -1,4 +1,4 @@
-"""`%%ask`: a cell's text is a message to an assistant, and the cell shows the run. `%load_ext nbruns` brings it."""
+"""`%%ask`: send the text of a cell to an assistant, and display the run. Loaded by `%load_ext nbruns`."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class AskMagic(Magics):
     @argument("-c", "--client", help="variable of the Client (default: `client`, or nbruns.local())")
     @cell_magic
     def ask(self, line: str, cell: str) -> RunView | None:
-        """Ask an assistant, and show its run live.
+        """Ask an assistant, and display its run live.
 
             %%ask --model demo --tool get_weather
             What should I wear in Oslo?
 
-        The cell's value is the RunView; `--out name` keeps it.
+        The value of the cell is the RunView; `--out name` assigns it to a variable.
         """
         options = _options(self.ask, line)
         message = cell.strip()
@@ -131,7 +131,7 @@ class AskMagic(Magics):
 
 
 def _options(magic: Any, line: str) -> Namespace:
-    """The line's options. Not by `parse_argstring`, which leaves the quotes around what has blanks in it."""
+    """Parse the options of the line. `parse_argstring` would keep the quotes around values with spaces."""
     try:
         words = shlex.split(line)
     except ValueError as error:

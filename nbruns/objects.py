@@ -1,8 +1,7 @@
 """Read-only, typed views of the API's JSON: assistants, threads, messages, runs, steps, tool calls, usage.
 
-An object keeps every field that its server sent, known or not: attributes read from the payload, `to_dict()`
-gives it back. A declared field that was not sent is None. Source of names and types: the OpenAPI description
-of the Assistants API.
+An object keeps every field that its server sent, known or not: attributes read the payload, `to_dict()` returns it. A
+declared field that was not sent is None. Source of names and types: the OpenAPI description of the Assistants API.
 """
 
 from __future__ import annotations
@@ -38,8 +37,11 @@ MILLISECONDS_FROM = 100_000_000_000
 
 
 def utc(timestamp: float | str | None) -> datetime | None:
-    """A Unix timestamp (seconds or milliseconds, a number or its text) or a text of ISO 8601 as UTC; None if it is
-    none. Without an offset, the text is taken for UTC."""
+    """Return a time in UTC: a Unix timestamp (seconds or milliseconds, as number or text) or ISO 8601;
+    otherwise None.
+
+    A text without an offset is taken as UTC.
+    """
     try:
         if isinstance(timestamp, str) and "-" in timestamp[1:]:
             moment = datetime.fromisoformat(timestamp.strip())
@@ -123,7 +125,7 @@ class APIObject:
 
 
 def text_or_json(value: object) -> str:
-    """A text as it is; what a server sends in the place of one, as JSON: arguments are the object itself to some."""
+    """Return a text unchanged and other values as JSON: some servers send arguments as objects."""
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False, default=str)
@@ -182,7 +184,7 @@ class ToolCall(APIObject):
 
     @property
     def id(self) -> str:  # type: ignore[override]  # a property here, because servers send it as a number too
-        """The call's id, which its output names; empty where the server gives none."""
+        """Id of the call, which its output refers to; empty if the server sends none."""
         return text_or_json(self._payload.get("id"))
 
     @property
@@ -192,17 +194,17 @@ class ToolCall(APIObject):
 
     @property
     def name(self) -> str:
-        """The function's name; the tool's type where the tool is no function."""
+        """Name of the function; for other tools, their type."""
         return text_or_json(self._detail.get("name") or self._payload.get("type"))
 
     @property
     def arguments(self) -> str:
-        """The arguments as the model wrote them: JSON most of the time, never promised."""
+        """Arguments as the model wrote them: usually, but not always, valid JSON."""
         return text_or_json(self._detail.get("arguments") or self._detail.get("input"))
 
     @property
     def output(self) -> str | None:
-        """What was submitted for this call; None before that."""
+        """Output that was submitted for this call; None before that."""
         output = self._detail.get("output")
         return None if output is None else text_or_json(output)
 
@@ -247,7 +249,7 @@ class Thread(APIObject):
 
 
 class Message(APIObject):
-    """What a user or an assistant said in a thread."""
+    """A message of a user or an assistant in a thread."""
 
     __slots__ = ()
     _shown = ("id", "role", "text")
@@ -271,7 +273,7 @@ class Message(APIObject):
 
     @property
     def text(self) -> str:
-        """The message's text and refusals, joined by a blank line; images and files are left out."""
+        """Text and refusals of the message, joined by a blank line, without images and files."""
         return "\n\n".join(filter(None, map(_text_of, items_of(self._payload.get("content")))))
 
 
@@ -291,9 +293,9 @@ class _Executed(APIObject):
 
     @property
     def ended_at_utc(self) -> datetime | None:
-        """When it ended, in whichever way; None until then.
+        """When it ended, in any way; None until then.
 
-        The reference gives an expired run no time of its own: it ended at `expires_at`.
+        The API has no such field for expired runs: they ended at `expires_at`.
         """
         expired = ("expires_at",) if self._payload.get("status") == "expired" else ()
         moments = (utc(self._payload.get(name)) for name in (*ENDS, *expired))
@@ -301,11 +303,12 @@ class _Executed(APIObject):
 
     @property
     def duration(self) -> timedelta | None:
-        """The time from `created_at` to the end; None until then, or where the server gives no such time.
+        """Time from `created_at` to the end; None until then, or if the server sends no such time.
 
-        This is the one definition that views, tables and frames share. It is what the user waited for, time in the
-        queue and time for tool outputs included. It doesn't start at `started_at`, because servers set that anew
-        each time a run resumes after its tool outputs: what came before would be lost.
+        Views, tables and frames share this definition. It is the time the user waited, including the time in
+        the queue and for
+        tool outputs. It doesn't start at `started_at`, because servers reset that each time a run resumes after
+        tool outputs.
         """
         start, end = utc(self._payload.get("created_at")), self.ended_at_utc
         return end - start if start and end else None
@@ -352,12 +355,12 @@ class Run(_Executed):
 
     @property
     def usage(self) -> Usage | None:
-        """None until the run has ended."""
+        """Usage of the run; None until it has ended."""
         return _usage(self._payload)
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the run has ended, in whichever way."""
+        """Whether the run has ended, in any way."""
         return str(self._payload.get("status")) in TERMINAL_STATUSES
 
     @property
@@ -368,7 +371,7 @@ class Run(_Executed):
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls that wait for an answer: outputs, or approvals where the server asks for those."""
+        """Tool calls that wait for outputs, or for approvals if the server asks for those."""
         action = self.required_action
         return _tool_calls(action.get(str(action.get("type")))) if isinstance(action, Mapping) else []
 
@@ -403,12 +406,12 @@ class RunStep(_Executed):
 
     @property
     def usage(self) -> Usage | None:
-        """None while the step is in progress."""
+        """Usage of the step; None while it is in progress."""
         return _usage(self._payload)
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The tool calls of this step, none for a step that writes a message."""
+        """Tool calls of this step; empty for a step that creates a message."""
         return _tool_calls(self._payload.get("step_details"))
 
     @property

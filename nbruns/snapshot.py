@@ -1,13 +1,12 @@
-"""Folds a run's events into the state that they describe. Pure: no I/O, no clock.
+"""Fold a run's events into the state that they describe. Pure: no I/O, no clock.
 
     snapshot = RunSnapshot()
     for event in events:
         snapshot.apply(event.event, payload)
     snapshot.run, snapshot.steps, snapshot.messages, snapshot.text
 
-Whole objects replace what is known of them, deltas grow it, whatever else is kept out of the way. One delta
-costs the same at the end of a long answer as at its start: growing text is a list of pieces until somebody
-reads it.
+Whole objects replace the known state, deltas append to it. A delta costs the same at the end of a long answer as at its
+start: growing text is a list of pieces until it is read.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from nbruns.text import size_of
 GROWING = frozenset({"value", "arguments", "input", "logs", "refusal"})
 #: Lists whose entries are whole when they come: without an index they can only be appended.
 _WHOLE_ENTRIES = frozenset({"annotations", "outputs", "results"})
-# A delta's index is no field of the object that it grows: kept to place later deltas, never shown.
+# The index of a delta is not a field of its object: it is kept to place later deltas, and never returned.
 _INDEX = "\0index"
 
 
@@ -31,7 +30,7 @@ _T = TypeVar("_T")
 
 
 class RunSnapshot:
-    """A run as its events have told it so far, over as many streams as it takes."""
+    """State of a run as reported by its events, over one or several streams."""
 
     def __init__(self) -> None:
         #: Held while an event is folded in and while a property is read; hold it where several have to agree.
@@ -41,7 +40,7 @@ class RunSnapshot:
         self._steps: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
         self._read: dict[str, Any] = {}  # what the properties have built since the last event
-        #: The id of the last event, where the server numbers them: a broken stream is rejoined behind it.
+        #: Id of the last event, if the server numbers events: a dropped stream resumes after it.
         self.last_event_id: str | None = None
         #: The payload of an `error` event, if one came.
         self.error: JSON | None = None
@@ -56,7 +55,7 @@ class RunSnapshot:
         self.__dict__.update(state, lock=threading.RLock())
 
     def apply(self, name: str, payload: JSON) -> None:
-        """Fold one event in. `payload` is its parsed data, which is not changed."""
+        """Fold one event in. `payload` is its parsed data, which is not modified."""
         fold = _fold_for(name, payload) if isinstance(payload, dict) else None
         if fold is None:
             self.ignored += 1
@@ -73,17 +72,17 @@ class RunSnapshot:
 
     @property
     def thread(self) -> Thread | None:
-        """The thread, where the stream has created it."""
+        """The thread, if the stream created it."""
         return None if self._thread is None else Thread(self._thread)
 
     @property
     def steps(self) -> list[RunStep]:
-        """The run's steps in the order in which they appeared."""
+        """Steps of the run, in the order of their first event."""
         return self._cached("steps", lambda: [RunStep(_plain(step)) for step in self._steps.values()])
 
     @property
     def messages(self) -> list[Message]:
-        """The run's messages in the order in which they appeared, with their text so far."""
+        """Messages of the run, in the order of their first event, with their text so far."""
         return self._cached(
             "messages", lambda: [Message(_plain(message)) for message in self._messages.values()]
         )
@@ -95,14 +94,15 @@ class RunSnapshot:
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls of all steps, with their arguments and outputs so far; those that the run waits for,
-        where no step is known."""
+        """Calls of all steps, with their arguments and outputs so far; without steps, the calls that the run
+        waits for.
+        """
         return [call for step in self.steps for call in step.tool_calls] or (
             self.run.tool_calls if self.run else []
         )
 
     def size(self) -> int:
-        """Bytes that the state takes in memory, about."""
+        """Return the approximate size of the state in memory, in bytes."""
         with self.lock:
             kept = [self._run, self._thread, *self._steps.values(), *self._messages.values()]
             return sum(size_of(_plain(each)) for each in kept)
@@ -165,7 +165,7 @@ _BY_OBJECT: dict[str, Fold] = {
     "thread.message": RunSnapshot._set_message,
     "thread.message.delta": RunSnapshot._grow_message,
 }
-# Where a server leaves `object` out, the event's name tells: the longest prefix wins.
+# If a server omits `object`, the name of the event decides: the longest prefix wins.
 _BY_NAME: list[tuple[str, Fold]] = sorted(_BY_OBJECT.items(), key=lambda item: -len(item[0]))
 
 
@@ -203,7 +203,7 @@ def _growable(value: Any, key: str = "") -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The JSON that a `_growable` value stands for."""
+    """Return the JSON of a `_growable` value."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if k != _INDEX}
     if isinstance(value, list):
@@ -242,7 +242,7 @@ def _merge(known: JSON, delta: Any, without: str = "") -> None:
             continue
         old = known.get(key)
         if type(old) is str and old == new:
-            continue  # what most of a delta says: what is known
+            continue  # most fields of a delta repeat what is known
         if isinstance(old, _Text) and isinstance(new, str):
             old.pieces.append(new)
         elif isinstance(old, dict) and isinstance(new, dict):
@@ -278,10 +278,11 @@ def _merge_list(known: list[Any], delta: list[Any], key: str) -> None:
 
 
 def _place(known: list[Any], entry: JSON, key: str) -> int | None:
-    """Which of the known entries a delta's entry continues; None for a new one.
+    """Return the index of the entry that a delta's entry continues; None for a new one.
 
-    An id says it best. Then the index, unless another id has it already (some servers repeat index 0 for
-    parallel calls). With neither, the delta goes on with the last entry of its type.
+    An id decides. Otherwise the index does, unless it belongs to another id (some servers repeat index 0 for
+    parallel
+    calls). With neither, the delta continues the last entry of its type.
     """
     identity, index = entry.get("id"), entry.get("index")
     if not identity and _is_last(known, index):
@@ -299,13 +300,13 @@ def _place(known: list[Any], entry: JSON, key: str) -> int | None:
 
 
 def _is_last(known: list[Any], index: Any) -> bool:
-    """Whether an index is that of the last of the known objects: what `_last` would find, told at once."""
+    """Whether an index is that of the last object: a fast path for `_last`."""
     if not known or type(index) is not int or index != len(known) - 1:
         return False
     return type(known[index]) is dict and bool(known[index].get(_INDEX, index) == index)
 
 
 def _last(known: list[Any], fits: Callable[[JSON, int], bool]) -> int | None:
-    """The last of the known objects that fits, by itself and its place."""
+    """Return the index of the last object that fits."""
     places = reversed(range(len(known)))
     return next((i for i in places if isinstance(known[i], dict) and fits(known[i], i)), None)

@@ -1,9 +1,9 @@
-"""Bytes in, server-sent events out, as the WHATWG specification has it.
+"""Bytes in, server-sent events out, as the WHATWG specification defines.
 
-Parsing the fields is sseclient-py's work. It is only shown whole events, one at a time, with `\\n` line ends
-and valid UTF-8: on its own (1.9.0) it hands out the half event at the end of input, loses the first event
-after a byte order mark, merges events that are separated by `\\n\\r\\n`, forgets an id that comes without
-data, and takes quadratic time on small chunks.
+sseclient-py parses the fields, except for the one shape that streams of runs consist of. It only receives complete
+events, one at a time, with `\\n` line ends and valid UTF-8: on its own (1.9.0) it returns the incomplete event at the
+end of input, loses the first event after a byte order mark, merges events separated by `\\n\\r\\n`, forgets an id
+without data, and takes quadratic time on small chunks.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
@@ -22,7 +22,7 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 #: The same for the number of its lines: joining them takes sseclient quadratic time. Real ones have two or
 #: three.
 MAX_EVENT_LINES = 4096
-#: The most milliseconds that a stream can name as its reconnection time, in digits; more are no time at all.
+#: Maximum number of digits of a reconnection time in milliseconds; longer ones are ignored.
 _RETRY_DIGITS = 9
 
 _BOM = b"\xef\xbb\xbf"
@@ -83,7 +83,7 @@ def _without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
             yield chunk
             continue
         head += chunk
-        if _BOM.startswith(head):  # too short to tell, or nothing but the mark
+        if _BOM.startswith(head):  # too short to decide, or only the mark
             pending = len(head) < len(_BOM)
             continue
         pending = False

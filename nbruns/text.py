@@ -30,8 +30,11 @@ class TooManyValues(ValueError):
 
 
 def parse_json(text: str | bytes, max_values: int = MAX_VALUES) -> Any:
-    """What a JSON text says. Raises ValueError where it is none, or nested deeper than MAX_DEPTH, TooManyValues
-    where it has more than `max_values`."""
+    """Parse a JSON text.
+
+    Raises ValueError if it is invalid or nested deeper than MAX_DEPTH, TooManyValues if it has over
+    `max_values` values.
+    """
     if len(text) <= MAX_DEPTH:  # most events of a stream: too short to be deep, or to have many values
         return json.loads(text)
     if _has_over(text, max_values):
@@ -46,7 +49,7 @@ def parse_json(text: str | bytes, max_values: int = MAX_VALUES) -> Any:
 
 
 def size_of(value: Any) -> int:
-    """Bytes that a value of JSON takes in memory."""
+    """Return the size of a JSON value in memory, in bytes."""
     size, level = 0, [value]
     while level:
         size += sum(map(sys.getsizeof, level))
@@ -85,7 +88,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def excerpt(text: object, limit: int = EXCERPT) -> str:
-    """The first `limit` characters of outside text, on one line and with control characters escaped."""
+    """Return the first `limit` characters of outside text, on one line and with control characters escaped."""
     shown = str(text)[: limit + 1]
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(shown.split()))
     return line if max(len(shown), len(line)) <= limit else line[: limit - 1] + "…"

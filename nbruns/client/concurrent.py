@@ -1,4 +1,4 @@
-"""Many fetched at once: a bounded number of workers, in order, with a progress bar, and a clean end."""
+"""Fetch many objects with a bounded number of workers, in order, with a progress bar and a clean end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nbruns.client.transport import Transport
 MAX_WORKERS = 8
 #: Seconds after which a progress bar appears.
 QUIET = 1.0
-#: Attempts at hanging up those under way, and seconds between them: one that is just connecting has no line yet.
+#: Attempts to close pending requests, and seconds between them: a request that is connecting has no socket yet.
 _HANG_UPS, _BETWEEN = 20, 0.05
 
 T = TypeVar("T")
@@ -24,10 +24,11 @@ Item = TypeVar("Item")
 def fetch_all(
     transport: Transport, fetch: Callable[[Transport, Item], T], items: Iterable[Item], unit: str
 ) -> list[T]:
-    """What `fetch` gives for each item, in their order, several fetched at a time.
+    """Return what `fetch` returns for each item, in order, with several fetches at a time.
 
-    A progress bar of so many `unit`s shows if it takes over a second. When one fetch fails, or the user interrupts,
-    the others are hung up and the error is raised.
+    A progress bar counting `unit`s appears after one second. If a fetch fails or the user interrupts, the
+    pending requests
+    are closed and the error is raised.
     """
     fork, workers = transport.forked(), list[int]()
     pool = ThreadPoolExecutor(
@@ -57,8 +58,10 @@ def _wait(futures: Sequence[Future[Any]], unit: str) -> None:
 
 @contextmanager
 def _bar(**options: Any) -> Iterator[Any]:
-    """tqdm's bar, gone at the end. By itself it would leave in a notebook the place of a widget that is no more, which
-    says without a kernel that it can't be displayed."""
+    """tqdm's bar, removed at the end.
+
+    On its own it would leave the place of a closed widget in a notebook, which displays an error without a kernel.
+    """
     from tqdm.auto import tqdm  # takes a while to import, in a notebook most of all
 
     if all(kind.__name__ != "tqdm_notebook" for kind in tqdm.__mro__):

@@ -34,13 +34,14 @@ if missing := [name for owner, name in _USED if not hasattr(owner, name)]:
 
 
 class Session(requests.Session):
-    """A session that follows no redirection: requests would take an api-key header along to another host.
+    """Session that follows no redirects: requests would send an api-key header to another host.
 
-    Nor is one read: with `allow_redirects=False` requests does that, however long it is and whoever hangs up.
+    It doesn't read them either: with `allow_redirects=False`, requests reads the body of a redirect without a
+    limit.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None, whatever it says."""
+        """Return None: no redirect is followed."""
 
 
 class Connections(HTTPAdapter):
@@ -69,7 +70,7 @@ class Connections(HTTPAdapter):
         return response
 
     def hang_up(self, thread: int) -> None:
-        """End what a thread is waiting for; it gets the error of a broken connection."""
+        """Close the request that a thread is waiting for; the thread gets a connection error."""
         waited_for = self._under_way.get(thread)
         if isinstance(waited_for, requests.Response):
             hang_up(waited_for)

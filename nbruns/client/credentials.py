@@ -1,4 +1,4 @@
-"""Who we are to a server: a key or a token, in the header that the server wants, and nowhere else."""
+"""Authentication: a key or a token, in the header that the server expects, and nowhere else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OWN_HEADERS = frozenset(
 class Credentials:
     """Signs requests to one server.
 
-    As a session's `auth` it also keeps requests from taking another one out of ~/.netrc.
+    As the session's `auth`, it also prevents requests from using credentials of ~/.netrc.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Credentials:
         token_provider: TokenProvider | None,
         headers: Mapping[str, str],
     ) -> None:
-        """`headers` are sent too: what they hold may be secret."""
+        """`headers` are sent too; their values are treated as secrets."""
         self.api_key = _sendable(api_key, "api_key") if api_key else None
         self.token_provider = token_provider
         self._tokens: deque[str] = deque(maxlen=_TOKENS)
         words = {word for value in headers.values() for word in (value, *value.split())}
-        # A short word says nothing, and texts would be illegible without it.
+        # Redacting a short word would make texts illegible.
         self._in_headers = sorted(
             (word for word in words if len(word) >= _SECRET_LENGTH), key=len, reverse=True
         )

@@ -125,7 +125,7 @@ class _Export:
         self._lock.release()
 
     def after(self, key: str) -> str | None:
-        """The run behind which a list goes on."""
+        """Return the run after which a list continues."""
         return self._after.get(key)
 
     def add(self, lists: dict[str, list[JSON]]) -> None:
@@ -156,7 +156,7 @@ def _settled(runs: list[JSON]) -> str | None:
 
 
 def _merge(file: Path, runs: list[JSON]) -> None:
-    """The runs into a month's file, in the place of their own rows where it has them."""
+    """Merge runs into the file of a month, replacing their earlier rows."""
     frame = _portable(runs_frame(map(Run, runs)))
     if file.exists():
         before = pd.read_parquet(file, partitioning=None)
@@ -180,7 +180,7 @@ def _portable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and move it there: whoever reads finds the old one or the new one, whole."""
+    """Write a file next to its destination and move it there, so that readers find a complete file."""
     unfinished = file.with_name(f".{file.name}{_UNFINISHED}")
     write(unfinished)
     with unfinished.open("rb+") as written:

@@ -1,4 +1,4 @@
-"""What a server says in the headers of its answers; nothing where it says nonsense."""
+"""Values of response headers; invalid ones are ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REQUEST_IDS = ("x-request-id", "apim-request-id", "x-ms-request-id")
 
 
 def seconds(text: str | None, unit: float = 1.0) -> float | None:
-    """A number of seconds, or of another `unit`; None where it is no length of time."""
+    """Return a number of seconds, or of another `unit`; None if the text is not a duration."""
     try:
         found = float(text or "") * unit
     except ValueError:
@@ -21,7 +21,7 @@ def seconds(text: str | None, unit: float = 1.0) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds after which the server wants to be asked again; HTTP's header has a number or a date."""
+    """Return the seconds after which to retry: the header contains a number or a date."""
     told = seconds(headers.get("retry-after-ms"), 0.001)
     told = seconds(headers.get("retry-after")) if told is None else told
     until = _date(headers, "retry-after") if told is None else None
@@ -29,7 +29,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def server_time(headers: Mapping[str, str]) -> float:
-    """Unix time by the server's clock, of which its timestamps are too; by ours where it does not tell."""
+    """Return the Unix time of the server's clock, which its timestamps use; otherwise that of this machine."""
     told = _date(headers, "date")
     return time.time() if told is None else told
 

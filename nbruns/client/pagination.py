@@ -10,9 +10,9 @@ from nbruns.errors import APIError, LimitError
 from nbruns.objects import JSON
 from nbruns.text import size_of
 
-#: Objects asked for at once: the most that the API gives.
+#: Page size: the maximum of the API.
 _PAGE = 100
-#: Objects of a list that is asked for without `limit`, at most.
+#: Maximum number of objects of a list without `limit`.
 MAX_OBJECTS = 100_000
 #: Bytes in memory of the objects that are held until the list is at its end, which only `before` needs.
 MAX_HELD_BYTES = 64 * 1024 * 1024
@@ -26,11 +26,13 @@ def iter_pages(
     *,
     most: int | None = None,
 ) -> Iterator[JSON]:
-    """The objects of a list, over all its pages, `limit` at most; one that stands on two pages comes once.
+    """Iterate over the objects of a list, over all pages; an object on two pages is returned once.
 
-    With `before` alone, they are those that end there, as the API has it: the nearest ones where `limit` cuts.
-    Raises LimitError where there are over `most` (default: MAX_OBJECTS) and no `limit` allows more, APIError where a
-    page brings nothing new and yet promises more.
+    With only `before`, the objects are those in front of that one, the nearest first if `limit` cuts.
+
+    Raises:
+        LimitError: The list has over `most` objects (default: MAX_OBJECTS), and `limit` doesn't allow more.
+        APIError: A page contains nothing new but announces more.
     """
     query = {**params, "limit": _PAGE if limit is None else min(limit, _PAGE)}
     if query.get("before") is not None and query.get("after") is None:
@@ -81,7 +83,7 @@ def _pages(transport: Transport, path: str, query: JSON, cursor: str) -> Iterato
 
 
 def _page(transport: Transport, path: str, query: JSON) -> tuple[list[JSON], JSON]:
-    """A page, with fewer objects where so many are too large for one answer."""
+    """Return a page, with fewer objects if they are too large for one answer."""
     while True:
         try:
             page, headers = transport.request("GET", path, params=query)

@@ -166,7 +166,7 @@ class RunSteps(Resource):
         if isinstance(runs, (str, Run)):
             return self._frame(kind, self.iter(runs, thread, **params), limit)
         given: Iterable[RunArg] = _runs_of(runs) if isinstance(runs, pd.DataFrame) else runs
-        # Each once; and what is no run is refused before anything is sent.
+        # Each run once. Invalid arguments are refused before anything is sent.
         many = {path_of(*place_of("runs", run, thread)): run for run in given}
         budget = frames.Budget(limit)
 
@@ -200,7 +200,7 @@ def _column(frame: pd.DataFrame, *names: str) -> str:
 
 
 _POLL_FIRST, _POLL_MOST = 0.3, 5.0
-#: However long a server wants not to be asked.
+#: Maximum pause, whatever the server suggests.
 _PAUSE_MOST = 3600.0
 
 
@@ -379,9 +379,9 @@ class Runs(Resource):
 
         Args:
             run: The run.
-            approvals: `{tool_call_id: True or False}`, or the API's list of `{"tool_call_id", "approve"}`,
-                where `headers`
-                are passed to the MCP server.
+            approvals: `{tool_call_id: True or False}`, or the API's list of `{"tool_call_id", "approve"}`.
+                The list can
+                contain `headers`, which are passed to the MCP server.
             thread: The thread, if `run` is a bare id.
         """
         return self._submit(run, {"tool_approvals": approvals_json(approvals, run)}, thread)
@@ -410,9 +410,9 @@ class Runs(Resource):
         Args:
             run: The run.
             timeout: Maximum number of seconds to wait.
-            poll_interval: Seconds between two requests. Default: what the server's `openai-poll-after-ms`
-                says, or 0.3 to
-                5 seconds, increasing.
+            poll_interval: Seconds between two requests. Default: the server's `openai-poll-after-ms`,
+                otherwise from 0.3
+                to 5 seconds, increasing.
             thread: The thread, if `run` is a bare id.
 
         Returns:
@@ -470,9 +470,10 @@ class Runs(Resource):
             run: An existing run to display instead.
             tools: Python functions that can answer tool calls. A form offers to run them.
             auto: Let the functions answer without asking.
-            max_rounds, max_calls: With `auto`, how often and how many calls the functions answer at most.
-                After that,
-                `view.wait()` raises LimitError, and the run waits.
+            max_rounds: With `auto`, how often the functions answer at most. After that, `view.wait()`
+                raises LimitError, and
+                the run waits.
+            max_calls: The same for the number of calls.
             **params: Other parameters of the API, for a new run.
         """
         stream = self._watched(thread, assistant, run, params)

@@ -30,7 +30,7 @@ from nbruns.text import TooManyValues, excerpt, parse_json, size_of
 
 #: Seconds for which a dropped stream is carried on without any news from the server.
 CARRY_ON_DEADLINE = 60.0
-#: Seconds for which a run that requires action is asked for its tool calls, where its server tells them late.
+#: Seconds for which a run that requires action is polled for its tool calls, because some servers report them late.
 ACTION_DEADLINE = 10.0
 #: How often a stream is rejoined, at most, when its connection drops again and again.
 MAX_RECONNECTS = 100
@@ -100,7 +100,7 @@ class RunStream:
         self._ended = False
         self._closed = False
         self._received = 0
-        self._weighed = -_WEIGHED_EVERY  # a snapshot that is carried on is weighed at once
+        self._weighed = -_WEIGHED_EVERY  # a continued snapshot is measured immediately
         if not isinstance(opened, requests.Response):
             self.snapshot.apply(f"thread.run.{opened.get('status')}", opened)
         self._events = self._iterate()
@@ -266,7 +266,7 @@ class RunStream:
     def _rejoin(self, run: Run) -> Iterator[Event]:
         path = path_of("threads", run.thread_id, "runs", run.id, "stream")
         opened = self._transport.open_stream("GET", path, last_event_id=self.snapshot.last_event_id)
-        assert isinstance(opened, requests.Response)  # without a check there is no other answer
+        assert isinstance(opened, requests.Response)  # the only possible answer without a check
         self._response = opened
         return self._read(opened, rejoined=True)
 

@@ -31,7 +31,7 @@ _NOT_TAKEN = frozenset({409, 429, 503})
 #: Past these seconds since the first try, nothing is repeated any more.
 RETRY_DEADLINE = 120.0
 _POOL = 16
-#: Bytes of an answer's JSON, decompressed, at most. Lists ask for fewer objects at a time where they reach it.
+#: Maximum size of a JSON answer in bytes, decompressed. Lists request smaller pages if they reach it.
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 #: Bytes of an event's id with which a stream is rejoined, at most; servers refuse long headers.
 MAX_EVENT_ID_BYTES = 1024
@@ -62,10 +62,11 @@ class _MaybeTaken(Exception):
 
 
 class Transport:
-    """One server: where it is, who we are, and how a request gets there.
+    """The HTTP path to one server: its URL, authentication, retries.
 
-    `timeout` is in seconds, for connecting and for each silence while an answer arrives. `max_retries`
-    counts the repetitions of a request that can be repeated without doing its work twice.
+    Args:
+        timeout: Seconds to wait for a connection, and for each silence in an answer.
+        max_retries: How often a request is retried, if a retry is safe.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Transport:
         self._session.close()
 
     def forked(self) -> Self:
-        """The same, with the same connections, but an end of its own: see `hang_up`."""
+        """Return a transport with the same connections that can be closed separately: see `hang_up`."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._over = Event()
@@ -123,12 +124,12 @@ class Transport:
             self._connections.hang_up(thread)
 
     def redacted(self, text: object, limit: int = EXCERPT) -> str:
-        """Outside text as an error may show it: short, on one line, and without our key or token, whoever says it."""
+        """Return outside text for an error: short, on one line, and without the key or token."""
         whole = self._credentials.not_in(str(text))  # before it is cut: most of a key is as good as the key
         return excerpt(whole, limit)
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:
-        """What the server calls the request, for asking whoever runs it."""
+        """Return the server's id of the request, for support."""
         return next((self.redacted(headers[name]) for name in REQUEST_IDS if headers.get(name)), None)
 
     def request(
@@ -141,13 +142,17 @@ class Transport:
         check: Check | None = None,
         timeout: float | None = None,
     ) -> Answer:
-        """Send a request, and again as the rules for repeating allow; gives the server's JSON object.
+        """Send a request, with retries, and return the JSON object of the answer.
 
-        `path` is below the base URL, its parts quoted (see `path_of`). With `check`, a POST of which it is
-        not known whether it was carried out is asked after before it is repeated. `timeout` in
-        seconds is for all of it, repetitions too, whatever the server does.
-        Raises the APIError of the answer, ConnectionError or TimeoutError, LimitError for an answer over
-        MAX_ANSWER_BYTES.
+        Args:
+            path: Path below the base URL, with quoted parts (see `path_of`).
+            check: For a POST that the server may have executed: finds its result before the request is repeated.
+            timeout: Seconds for everything, including retries.
+
+        Raises:
+            APIError: The server answered with an error.
+            ConnectionError, TimeoutError: No answer.
+            LimitError: The answer is over MAX_ANSWER_BYTES.
         """
 
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -177,8 +182,9 @@ class Transport:
     ) -> requests.Response | JSON:
         """Send a request whose answer is an event stream, which the caller reads and closes.
 
-        Gives the run's JSON instead where the answer was lost, but `check` finds that the request was carried
-        out. Repeated and raises as `request` does.
+        Returns the JSON of the run instead if the answer was lost, but `check` finds that the request was
+        executed. Retries and
+        raises as `request` does.
         """
         headers: dict[str, str | bytes] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if last_event_id and last_event_id.isprintable() and last_event_id == last_event_id.strip():
@@ -190,7 +196,7 @@ class Transport:
             response = self._send(method, path, params=params, json=json, headers=headers)
             if "text/event-stream" not in response.headers.get("Content-Type", "text/event-stream").lower():
                 with response:
-                    payload = jsonlib.dumps(self._read_json(response))  # raises where the answer is an error
+                    payload = jsonlib.dumps(self._read_json(response))  # raises if the answer is an error
                     raise self._error(
                         response, f"an answer that is no event stream: {self.redacted(payload)}"
                     )
@@ -208,7 +214,7 @@ class Transport:
         headers: Mapping[str, str | bytes] | None = None,
         timeout: float | None = None,
     ) -> requests.Response:
-        """Send a request once; gives the response with its body unread, or raises the error that it is."""
+        """Send a request once. Return the response with its body unread, or raise its error."""
         query = {k: v for k, v in (params or {}).items() if v is not None}
         if self.api_version:
             query["api-version"] = self.api_version
@@ -392,10 +398,10 @@ def _quoted(part: object) -> str:
 
 
 def iter_chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body's bytes, each piece when it arrives: `iter_content` would hold back a body that ends by
-    closing.
+    """Yield the bytes of a body as they arrive: `iter_content` would hold back a body that ends when the
+    connection closes.
 
-    Raises ConnectionError or TimeoutError where the body breaks off.
+    Raises ConnectionError or TimeoutError if the body is cut off.
     """
     raw = response.raw
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nbruns.server.models.request import Answered
 
-#: An output is shown up to so many rows and characters.
+#: Maximum number of rows and characters shown of an output.
 ROWS, CHARACTERS = 12, 600
 
 COLOPHON = (
@@ -41,7 +41,7 @@ client.assistants.create(model="demo", tools=[get_weather])
 
 
 def from_outputs(calls: list[Answered]) -> str:
-    """An answer that shows what each call gave."""
+    """Return an answer that shows the output of each call."""
     opening = (
         "Here is what I found." if len(calls) == 1 else f"I asked {len(calls)} tools. Here is what I found."
     )
@@ -50,7 +50,7 @@ def from_outputs(calls: list[Answered]) -> str:
 
 
 def without_tools(said: list[str]) -> str:
-    """An answer to the latest of what the user said, where there is no tool to call."""
+    """Return an answer to the latest message, if there is no tool to call."""
     return WITHOUT_TOOLS.format(quote=_quote(said[0] if said else "")) + "\n---\n\n" + COLOPHON + "\n"
 
 

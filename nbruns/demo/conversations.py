@@ -1,5 +1,4 @@
-"""Who asks what of whom in a made-up history: assistants with their tools, questions and answers. Only words
-and numbers; what becomes of them is in `history`."""
+"""Content of the made-up history: assistants with their tools, questions and answers. `history` makes objects of it."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True)
 class Call:
-    """A tool that an assistant may call: how long an answer takes (median, in seconds), and what one says."""
+    """A tool that an assistant can call: the median duration of its answer in seconds, and a sample answer."""
 
     name: str
     description: str
@@ -33,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Scene:
-    """An assistant: how often it is asked, on which models it has run, how it works, and its lines."""
+    """An assistant: how often it is used, on which models, how it works, and its texts."""
 
     name: str
     team: str
@@ -56,7 +55,7 @@ class Model:
 
     delay: float
     speed: float
-    #: Tokens that it thinks for each that it says.
+    #: Reasoning tokens for each token of the answer.
     reasoning: float = 0.0
 
 

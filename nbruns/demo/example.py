@@ -19,13 +19,13 @@ from nbruns.tools.json_schema import load_jsonschema
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-#: Below the first depth only what is required is filled in, below the second nothing: schemas may recurse.
+#: Below the first depth only required values are filled in, below the second none, because schemas can recurse.
 DEEP, DEEPEST = 4, 16
-#: An array that the messages can fill gets no more items than this.
+#: Maximum number of array items taken from the messages.
 ITEMS = 5
 #: Schemas with more parts than this, or longer texts, are not quick.
 QUICK = 500
-#: So many nodes are filled in before the rest is given up: schemas can be written that take for ever.
+#: Maximum number of nodes that are filled in, because some schemas would take forever.
 NODES = 2000
 
 
@@ -50,8 +50,9 @@ def example(schema: Schema, messages: Iterable[str] = ()) -> Any:
 
 
 def is_quick(schema: Schema) -> bool:
-    """Tell whether an example of this schema is surely made within milliseconds: it is small, names no other part of
-    itself, has no pattern, and asks for nothing in great numbers."""
+    """Whether an example takes milliseconds: the schema is small, not recursive, has no pattern and no large
+    numbers.
+    """
     waiting: list[Any] = [schema]
     for _ in range(QUICK):
         if not waiting:

@@ -1,14 +1,13 @@
-"""What a user's message offers for the parameters of a tool: places, names, dates, numbers, quoted phrases.
+"""Values in a user's message for the parameters of a tool: places, names, dates, numbers, quoted phrases.
 
-Plain patterns, no language model: enough for `get_weather(city)` to be called with "Oslo" when the user
-asks about Oslo.
+Plain patterns without a language model: enough to call `get_weather(city)` with "Oslo" for a question about Oslo.
 """
 
 from __future__ import annotations
 
 import re
 
-#: Capitalised words that are no names where they open a sentence.
+#: Capitalised words that are not names at the start of a sentence.
 _OPENERS = (
     "a an and are as at be by call can check compare convert could create did do does explain find for from "
     "get give has have hello hey hi how i i'd i'm if in is it let list look make may my no of ok on or our "
@@ -75,7 +74,7 @@ class Findings:
         return bool(word) and any(re.search(pattern, message, re.IGNORECASE) for message in self.messages)
 
     def take(self, value: object) -> None:
-        """Offer `value` no more, so that two places in a message fill two parameters."""
+        """Remove `value`, so that two places in a message fill two parameters."""
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             self._taken.add(value)
 

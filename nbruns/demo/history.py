@@ -1,8 +1,7 @@
-"""A made-up history: the assistants, threads, messages, runs and steps that a small company would have had.
+"""Made-up history: assistants, threads, messages, runs and steps as in a small company.
 
-The same seed and the same end make the same history. Every run in it has ended. It has what a month
-has: working days and nights, a model that is swapped, an afternoon on which a model was down, a tool that has
-become slow, answers that are cut off, calls that nobody answered.
+The same seed and end create the same history. All runs have ended. It contains what happens in a month: working days
+and nights, a change of models, an outage, a tool that becomes slow, truncated answers, unanswered tool calls.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ _HOUR, _DAY = 3600, 86400
 _LIFETIME = 600
 #: Nothing begins later than this before the history's end, so that all has ended then.
 _MARGIN = _HOUR
-#: When gpt-4o-mini was down: from so many seconds before the end, for so long.
+#: Outage of gpt-4o-mini: seconds before the end, and duration.
 _OUTAGE_MODEL, _OUTAGE_FROM, _OUTAGE_FOR = "gpt-4o-mini", 8 * _DAY + 10 * _HOUR, 5 * _HOUR
 #: What became slow, from when on, and how many times slower it is.
 _SLOW_CALL, _SLOW_FROM, _SLOWER = "query_warehouse", 6 * _DAY, 4.0
-#: Rows that are written at once.
+#: Number of rows per insert.
 _TOGETHER = 2000
 
 _ERRORS = {
@@ -46,10 +45,20 @@ _ERRORS = {
 def write_history(
     database_url: str, *, runs: int, days: float = 30, until: datetime | None = None, seed: int = 1
 ) -> int:
-    """Write a history of that many runs into a database; gives how many were written.
+    """Write a history into a database.
 
-    It reaches `days` back from `until` (default: now). A history of a seed that is there already is not
-    written again: then it is 0. Raises SetupError where the database cannot be written.
+    Args:
+        database_url: SQLAlchemy URL.
+        runs: Number of runs.
+        days: Length in days.
+        until: End of the history. Default: now.
+        seed: The same seed and end create the same history. An existing one is not written again.
+
+    Returns:
+        The number of runs written.
+
+    Raises:
+        SetupError: The database is not writable.
     """
     database = Database(database_url, store.EventLog())
     try:
@@ -97,7 +106,7 @@ class _History:
             self._talk(SCENES[place], assistants[place])
 
     def add(self, table: sa.Table, prefix: str, body: JSON) -> JSON:
-        """Put an object with the others, under an id of its own."""
+        """Add an object with an id of its own."""
         body["id"] = self.id(prefix, len(self.made[table]))
         self.made[table].append(body)
         return body
@@ -151,7 +160,7 @@ class _History:
         return self._random.lognormvariate(math.log(median), spread)
 
     def one_in(self, many: float) -> bool:
-        """True once in so many times."""
+        """Return True once in `times` cases."""
         return self._random.random() < 1 / many
 
     def choice(self, of: tuple[Any, ...]) -> Any:
@@ -181,7 +190,7 @@ class _Turn:
         self._used: list[JSON] = []
 
     def play(self) -> int:
-        """Let it happen; gives when it has ended."""
+        """Create the objects of the turn, and return when it ended."""
         self.now += min(self.history.around(0.8, 1.0), 40)
         self.run["started_at"] = int(self.now)
         if not (self._fails() or self._is_cancelled()):
@@ -230,7 +239,7 @@ class _Turn:
         self.run |= {**ended, **why, "usage": _total(self._used)}
 
     def _thinks(self, tokens: int) -> JSON:
-        """Let the model write that much; gives what that uses."""
+        """Let the model write, and return the usage."""
         model = MODELS[str(self.run["model"])]
         reasoning = int(tokens * model.reasoning)
         self.now += self.history.around(model.delay, 0.4) + (tokens + reasoning) / model.speed

@@ -25,17 +25,20 @@ from nbruns.server.models.protocol import (
 )
 from nbruns.server.models.request import answer_schema, answered, functions_due, questions
 
-#: The rule by which tokens are counted, here where there is no tokenizer.
+#: Rule for counting tokens without a tokenizer.
 CHARACTERS_PER_TOKEN = 4
 
 
 class Scripted:
-    """Answers by fixed rules, offline: the same prompt gets the same answer (but for the ids of calls).
+    """Model that answers by fixed rules, offline: the same prompt gets the same answer, except for the ids of
+    calls.
 
-    Where function tools are due it calls them: all of them with `parallel_tool_calls`, else the first; the
-    one that `tool_choice` names; none with "none". Arguments are made from the parameter schemas and from
-    what the user's message offers. Once there are outputs, or without tools, it answers in Markdown, or in
-    JSON of the `response_format`. Every 4 characters count as a token; `pause` seconds pass between pieces.
+    It calls function tools if they are due: all with `parallel_tool_calls`, otherwise the first, or the one that
+    `tool_choice` names; none with "none". Arguments are made from the parameter schemas and the user's message.
+    With
+    outputs, or without tools, it answers in Markdown, or in JSON for a `response_format`. Every 4 characters
+    count as a
+    token; `pause` seconds pass between pieces.
     """
 
     def __init__(self, pause: float = 0.015) -> None:
@@ -97,7 +100,7 @@ class Scripted:
 
 
 def tokens(characters: int) -> int:
-    """How many tokens so many characters count as."""
+    """Return the number of tokens of a number of characters."""
     return -(-characters // CHARACTERS_PER_TOKEN)
 
 
@@ -118,7 +121,7 @@ def _length(delta: Delta) -> int:
 
 
 def _cut(delta: Delta, room: int) -> Delta | None:
-    """The delta as far as there is room for it."""
+    """Return the delta as far as it fits into the limit."""
     if _length(delta) <= room:
         return delta
     if isinstance(delta, TextDelta) and room > 0:

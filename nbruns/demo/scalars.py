@@ -48,7 +48,7 @@ NAMED = {
     "id": "1",
 }
 
-#: A pattern that asks for more characters than this is not followed.
+#: Maximum number of characters generated for a pattern.
 LONGEST = 1000
 #: So many different candidates are offered, for arrays whose items must differ.
 VARIANTS = 20

@@ -34,9 +34,9 @@ def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -
 
 
 def demonstrate(client: Client) -> None:
-    """Run each model that is installed once on a thread of its own, then print the runs and the usage by model.
+    """Run each installed model once in a thread of its own, then print the runs and the usage of each model.
 
-    Raises RunFailed at the end where a run did not complete.
+    Raises RunFailed at the end if a run did not complete.
     """
     print(f"{_DIM}The Assistants API at {client.base_url}, on this machine{_END}")
     runs = [_run(client, model) for model in _installed()]

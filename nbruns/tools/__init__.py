@@ -23,10 +23,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Tool:
-    """A function that assistants can call; made by `tool`. Calling it calls the function.
+    """A function that assistants can call, created by `tool`. Calling it calls the function.
 
-    `name`, `description` and `parameters` (a JSON Schema) are what the model sees; `returns` is the return
-    annotation, None where there is none; `timeout` is in seconds, None for no end.
+    Attributes:
+        name, description, parameters: What the model sees; `parameters` is a JSON Schema.
+        returns: The return annotation, or None.
+        timeout: Seconds, or None for no limit.
     """
 
     def __init__(
@@ -66,14 +68,14 @@ class Tool:
 
     @functools.cached_property
     def _told(self) -> tuple[str, dict[str, str]]:
-        """What the docstring says of the function, and of each parameter."""
+        """Descriptions in the docstring: of the function, and of each parameter."""
         from nbruns.tools.docstring import read_docstring
 
         return read_docstring(self.function.__doc__, self._signature.parameters)
 
     @property
     def description(self) -> str:
-        """What the model reads about the function; what it reads of a parameter is in `parameters`."""
+        """Description of the function for the model; those of its parameters are in `parameters`."""
         return inspect.cleandoc(self._described) if self._described is not None else self._told[0]
 
     @functools.cached_property
@@ -82,7 +84,7 @@ class Tool:
         from pydantic import ConfigDict, create_model
         from pydantic.errors import PydanticUserError
 
-        # pydantic has names of its own (json, copy, model_…, _…): a parameter's name is its field's alias.
+        # pydantic reserves names (json, copy, model_…, _…), so the name of a parameter is the alias of its field.
         fields: dict[str, Any] = {
             f"p{i}": self._field(parameter) for i, parameter in enumerate(self._signature.parameters.values())
         }
@@ -117,7 +119,7 @@ class Tool:
 
     @functools.cached_property
     def output_schema(self) -> JSON | None:
-        """The JSON Schema of what the function returns; None where its annotation does not say, or is no JSON."""
+        """JSON Schema of the return value; None without an annotation, or if it is not JSON."""
         from pydantic import TypeAdapter
         from pydantic.errors import PydanticUserError
 
@@ -134,10 +136,12 @@ class Tool:
         return {"type": "function", "function": function}
 
     def call(self, arguments: str | Mapping[str, Any]) -> str:
-        """Validate the arguments (JSON text or an object), call the function, give its output as text.
+        """Validate the arguments (JSON text or an object), call the function, and return its output as text.
 
-        Raises ToolError, with a message for the model and the user, where the arguments don't fit, the function
-        raises, it takes longer than its timeout, or its result is nothing that text could say.
+        Raises:
+            ToolError: The arguments are invalid, the function raised or exceeded its timeout, or its result
+                can't be converted
+                to text. The message is for the model and the user.
         """
         from nbruns.tools.calling import call_in_time, raised_words
 
@@ -224,14 +228,22 @@ def tool(
     timeout: float | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Tool | Callable[[F], Tool]:
-    """Make a function a tool, as `@tool` or `@tool(name=…, timeout=…)`; it may be async.
+    """Create a tool from a function, as `@tool` or `@tool(name=…, timeout=…)`. The function can be async.
 
-    The schema comes from its signature and type hints; the description, and that of each parameter, from its
-    docstring (Google, NumPy or Sphinx style). `parameters` is a JSON Schema for a function that takes `**arguments`,
-    such as one that passes them on to an MCP server: they are validated against it.
+        @nbruns.tool(timeout=10)
+        def get_weather(city: str) -> str:
+            'Current weather in a city.'
 
-    `timeout` is in seconds. When it is over, the call is answered with an error. An async function is cancelled; a
-    plain one can't be stopped in Python: it goes on in its thread, and its result is ignored.
+    The schema is derived from the signature and type hints, the descriptions from the docstring (Google, NumPy or
+    Sphinx style).
+
+    Args:
+        name: Name for the model. Default: the name of the function.
+        description: Description for the model. Default: from the docstring.
+        parameters: JSON Schema for a function that takes `**arguments`, such as one that forwards them to an MCP
+            server.
+        timeout: Seconds after which the call is answered with an error. An async function is cancelled. A plain
+            function can't be stopped in Python: it continues in its thread, and its result is ignored.
     """
     if function is not None:
         return Tool(function, name, description, timeout=timeout, parameters=parameters)

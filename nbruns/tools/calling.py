@@ -1,4 +1,4 @@
-"""The call itself: in time, awaited where the function is async, and what it raises in words."""
+"""Call a function with a timeout, await async ones, and describe what it raises."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def call_in_time(call: Callable[[], Any], then: Callable[[Any], T], timeout: float | None) -> T:
-    """What `then` makes of what `call` gives, awaited if need be; raises ToolError after `timeout` seconds.
+    """Return `then` of the result of `call`, awaited if necessary. Raises ToolError after `timeout` seconds.
 
-    Without a timeout a plain function runs in the thread of the caller. An async one always runs on an event
-    loop of its own, in a thread of its own: the kernel's loop is taken by the cell that runs.
+    Without a timeout, a plain function runs in the caller's thread. An async function always runs on an event
+    loop in a
+    separate thread, because the running cell occupies the kernel's loop.
     """
     if timeout is not None:
         return _in_thread(lambda: then(_completed(call(), timeout)), timeout)
@@ -49,7 +50,7 @@ async def _awaited(result: Any, timeout: float | None) -> Any:
 
 
 def _in_thread(call: Callable[[], T], timeout: float | None = None) -> T:
-    """What the call gives, from a thread that the interpreter does not wait for when it exits."""
+    """Run the call in a thread that the interpreter doesn't wait for at exit."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What a docstring says: of the function, and of each parameter. Google, NumPy and Sphinx style, by griffe."""
+"""Descriptions in a docstring, of the function and of each parameter, parsed by griffe (Google, NumPy, Sphinx)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
-#: What a section about parameters begins with. Without one there is nothing to read, and griffe is not loaded.
+#: Start of a section about parameters. Without one, griffe is not loaded.
 _PARAMETERS = re.compile(
     r"^\s*(:param\b|(args|arguments|params|parameters|other parameters)\s*:?\s*$)", re.I | re.M
 )
@@ -46,7 +46,7 @@ def _sections(text: str) -> list[Any]:
 
 
 def _words(section: Any) -> str:
-    """A section as the model reads it; nothing for those that only say what the schema says."""
+    """Return a section as text for the model; empty for sections that repeat the schema."""
     return _WORDS.get(section.kind.value, lambda _: "")(section)
 
 

@@ -1,6 +1,8 @@
-"""What of a value does not fit a JSON Schema, in words and at which place. The schema may come from anywhere:
-nothing is fetched that it refers to, its patterns can't stall (they run in Rust's linear-time engine; what that
-does not know, such as look-ahead, is left to the tool), and where it is no schema, nothing is found."""
+"""Problems of a value with a JSON Schema, as texts with their path.
+
+The schema can be hostile: references are not fetched, patterns run in Rust's linear-time engine (unsupported ones, such
+as look-ahead, are left to the tool), and an invalid schema reports no problems.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from jsonschema import FormatChecker, ValidationError
     from jsonschema.protocols import Validator
 
-#: Problems that are told at once; more would not be read.
+#: Maximum number of reported problems.
 MOST = 20
 TYPES = {
     "integer": "a whole number",
@@ -57,9 +59,9 @@ class Problem(NamedTuple):
 
 
 def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> list[Problem]:
-    """What does not fit, at most MOST problems; none where the schema is none or refers to what is not there.
+    """Return the problems of a value, at most MOST; none if the schema is invalid or refers to something missing.
 
-    `root` is the schema that references mean, where `schema` is only a part of it.
+    `root` is the schema that references refer to, if `schema` is only a part of it.
     """
     found: list[Problem] = []
     try:
@@ -72,7 +74,7 @@ def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> 
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Raise ValueError for what is no JSON Schema of an object."""
+    """Raise ValueError if it is not a JSON Schema of an object."""
     load_jsonschema()
     from jsonschema import Draft202012Validator, SchemaError
 
@@ -84,10 +86,11 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 @functools.cache
 def load_jsonschema() -> None:
-    """Import jsonschema without the grammar that `rfc3987_syntax` compiles at its import, which takes over 2 s.
+    """Import jsonschema without the grammar that `rfc3987_syntax` compiles at import, which takes over a second.
 
-    jsonschema imports it wherever it is installed, as it is with JupyterLab, for one format ("iri"). The name that
-    jsonschema gets loads the real function when somebody first checks that format, so nothing else changes.
+    jsonschema imports it if it is installed, as it is with JupyterLab, for the format "iri". The substitute
+    loads the real
+    function when that format is first checked, so nothing else changes.
     """
     name = "rfc3987_syntax"
     if "jsonschema" in sys.modules or name in sys.modules or importlib.util.find_spec(name) is None:
@@ -192,7 +195,7 @@ def _problem(error: ValidationError) -> Problem:
     if error.validator == "additionalProperties" and error.validator_value is False:
         known = error.schema.get("properties") or {} if isinstance(error.schema, Mapping) else {}
         extra = next(name for name in _names(error.instance) if name not in known)
-        return Problem((*path, extra), "Nothing of this name is known: leave it out.")
+        return Problem((*path, extra), "Unknown property: remove it.")
     words = _WORDS.get(str(error.validator))
     return Problem(path, excerpt(words(error.validator_value, error.instance) if words else error.message))
 
@@ -203,7 +206,7 @@ def _names(required: Any) -> list[str]:
 
 def _types(kinds: Any, _: Any) -> str:
     names = [kinds] if isinstance(kinds, str) else kinds
-    return f"This should be {' or '.join(TYPES.get(name, str(name)) for name in names)}."
+    return f"Must be {' or '.join(TYPES.get(name, str(name)) for name in names)}."
 
 
 def _format(name: Any, _: Any) -> str:
@@ -215,20 +218,20 @@ def _format(name: Any, _: Any) -> str:
 #: By keyword of the schema: the words for its value and the value that does not fit.
 _WORDS: dict[str, Callable[[Any, Any], str]] = {
     "type": _types,
-    "enum": lambda allowed, _: f"This should be one of {', '.join(map(str, allowed))}.",
-    "const": lambda only, _: f"This should be {only}.",
-    "minimum": lambda least, _: f"This should be at least {least}.",
-    "maximum": lambda most, _: f"This should be at most {most}.",
-    "exclusiveMinimum": lambda least, _: f"This should be more than {least}.",
-    "exclusiveMaximum": lambda most, _: f"This should be less than {most}.",
-    "multipleOf": lambda unit, _: f"This should be a multiple of {unit}.",
-    "minLength": lambda least, text: f"This should have at least {least} characters, and has {len(text)}.",
-    "maxLength": lambda most, text: f"This should have at most {most} characters, and has {len(text)}.",
-    "pattern": lambda pattern, _: f"This does not match the pattern {pattern}",
+    "enum": lambda allowed, _: f"Must be one of {', '.join(map(str, allowed))}.",
+    "const": lambda only, _: f"Must be {only}.",
+    "minimum": lambda least, _: f"Must be at least {least}.",
+    "maximum": lambda most, _: f"Must be at most {most}.",
+    "exclusiveMinimum": lambda least, _: f"Must be more than {least}.",
+    "exclusiveMaximum": lambda most, _: f"Must be less than {most}.",
+    "multipleOf": lambda unit, _: f"Must be a multiple of {unit}.",
+    "minLength": lambda least, text: f"Must have at least {least} characters, has {len(text)}.",
+    "maxLength": lambda most, text: f"Must have at most {most} characters, has {len(text)}.",
+    "pattern": lambda pattern, _: f"Must match the pattern {pattern}",
     "format": _format,
-    "minItems": lambda least, items: f"There should be at least {least}, and there are {len(items)}.",
-    "maxItems": lambda most, items: f"There should be at most {most}, and there are {len(items)}.",
-    "anyOf": lambda _, __: "This fits none of what it may be.",
-    "oneOf": lambda _, __: "This fits none, or more than one, of what it may be.",
-    "uniqueItems": lambda _, __: "No two of these may be the same.",
+    "minItems": lambda least, items: f"Must have at least {least} items, has {len(items)}.",
+    "maxItems": lambda most, items: f"Must have at most {most} items, has {len(items)}.",
+    "anyOf": lambda _, __: "Matches none of the alternatives.",
+    "oneOf": lambda _, __: "Must match exactly one of the alternatives.",
+    "uniqueItems": lambda _, __: "Items must be unique.",
 }

@@ -6,22 +6,23 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-#: Outputs longer than this many characters are cut, and say so: the API takes no more than 512 KB for a submission.
+#: Maximum number of characters of an output; longer ones are truncated with a note. A submission can have 512 KB.
 MAX_OUTPUT = 100_000
-#: Packages whose objects are pictures: their text would be no more than a name and a size.
+#: Packages whose objects are images: as text they would be a name and a size.
 PICTURES = {"PIL", "altair", "bokeh", "matplotlib", "plotly", "seaborn"}
-#: How deeply lists and objects may be nested that hold what JSON has no word for.
+#: Maximum depth of values that are not JSON.
 _DEEPEST = 50
 
 
 class NoText(ValueError):
-    """A value that text can't stand for."""
+    """A value can't be converted to text."""
 
 
 def as_text(value: Any) -> str:
-    """A function's result as text, of at most MAX_OUTPUT characters, what is left out being said.
+    """Return the result of a function as text of at most MAX_OUTPUT characters, with a note about what was left
+    out.
 
-    Raises NoText for what text can't stand for: pictures, and bytes that are no text.
+    Raises NoText for images, and for bytes that are not text.
     """
     if _is_table(value):
         text = _table(value)
@@ -42,7 +43,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _table(value: Any) -> str:
-    """CSV: a table says more in fewer tokens than JSON. Only as many rows are written as could fit."""
+    """Return a table as CSV, which needs fewer tokens than JSON. Only rows that can fit are written."""
     rows = value.head(MAX_OUTPUT // 2)
     if hasattr(rows, "write_csv"):  # Polars
         text = str(rows.write_csv())
@@ -108,7 +109,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for as something that it has one for; text if nothing else fits."""
+    """Return a value as JSON; as text if nothing else fits."""
     kind = type(value)
     if kind.__module__.split(".")[0] in PICTURES:
         raise NoText(

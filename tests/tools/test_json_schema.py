@@ -13,24 +13,24 @@ from nbruns.tools.json_schema import FORMATS, MOST, check_schema, problems
 @pytest.mark.parametrize(
     ("schema", "value", "said"),
     [
-        ({"type": "integer"}, "3", "This should be a whole number."),
-        ({"type": ["string", "null"]}, 3, "This should be a text or null."),
-        ({"enum": ["a", 1, None]}, "b", "This should be one of a, 1, None."),
-        ({"const": 5}, 6, "This should be 5."),
-        ({"minimum": 1}, 0, "This should be at least 1."),
-        ({"exclusiveMaximum": 1}, 1, "This should be less than 1."),
-        ({"multipleOf": 5}, 6, "This should be a multiple of 5."),
-        ({"pattern": "^[a-z]+$"}, "ABC", "This does not match the pattern ^[a-z]+$"),
-        ({"minLength": 2}, "a", "This should have at least 2 characters, and has 1."),
-        ({"maxItems": 1}, [1, 2], "There should be at most 1, and there are 2."),
-        ({"uniqueItems": True}, [1, 1], "No two of these may be the same."),
+        ({"type": "integer"}, "3", "Must be a whole number."),
+        ({"type": ["string", "null"]}, 3, "Must be a text or null."),
+        ({"enum": ["a", 1, None]}, "b", "Must be one of a, 1, None."),
+        ({"const": 5}, 6, "Must be 5."),
+        ({"minimum": 1}, 0, "Must be at least 1."),
+        ({"exclusiveMaximum": 1}, 1, "Must be less than 1."),
+        ({"multipleOf": 5}, 6, "Must be a multiple of 5."),
+        ({"pattern": "^[a-z]+$"}, "ABC", "Must match the pattern ^[a-z]+$"),
+        ({"minLength": 2}, "a", "Must have at least 2 characters, has 1."),
+        ({"maxItems": 1}, [1, 2], "Must have at most 1 items, has 2."),
+        ({"uniqueItems": True}, [1, 1], "Items must be unique."),
         ({"required": ["a", "b"]}, {"a": 1}, "b: Required."),
-        ({"properties": {"a": {"items": {"type": "null"}}}}, {"a": [1]}, "a.0: This should be null."),
-        ({"anyOf": [{"type": "integer", "maximum": 3}, {"type": "null"}]}, 4, "This should be at most 3."),
+        ({"properties": {"a": {"items": {"type": "null"}}}}, {"a": [1]}, "a.0: Must be null."),
+        ({"anyOf": [{"type": "integer", "maximum": 3}, {"type": "null"}]}, 4, "Must be at most 3."),
         (
             {"additionalProperties": False, "properties": {"a": {}}},
             {"b": 1},
-            "b: Nothing of this name is known: leave it out.",
+            "b: Unknown property: remove it.",
         ),
         ({"not": {"const": 1}}, 1, "1 should not be valid under {'const': 1}"),
     ],
@@ -127,7 +127,7 @@ def test_names_that_only_a_pattern_could_tell_are_let_through() -> None:
     patterned = {**closed, "patternProperties": {"^x-": {}}}
     for name in ("x-b", "b"):
         (problem,) = problems({"a": "1", name: 1}, patterned)
-        assert str(problem) == "a: This should be a whole number."
+        assert str(problem) == "a: Must be a whole number."
 
 
 def test_only_so_many_problems_are_told() -> None:

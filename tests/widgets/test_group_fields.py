@@ -81,7 +81,7 @@ def test_everything_that_is_wrong_is_said_at_its_place() -> None:
     assert isinstance(field, ObjectField)
     place, stops = field.children["place"], field.children["stops"]
     assert isinstance(place, ObjectField) and isinstance(stops, ListField)
-    with pytest.raises(ValueError, match="stops: There should be at least 2, and there are 1"):
+    with pytest.raises(ValueError, match="stops: Must have at least 2 items, has 1"):
         field.read()
     assert told(stops) and not told(place)
     floors = [place.children["floor"], stops.rows[0][0].children["floor"]]
@@ -101,7 +101,7 @@ def test_an_error_deep_inside_is_said_there() -> None:
     }
     field = field_for("list", limited, [{"n": 1}, {"n": 2}], required=True)
     field.rows[1][0].children["n"].control.value = "4"
-    with pytest.raises(ValueError, match=r"^1\.n: This should be at most 3\.$"):
+    with pytest.raises(ValueError, match=r"^1\.n: Must be at most 3\.$"):
         field.read()
     assert told(field.rows[1][0].children["n"])
     assert not told(field.rows[0][0].children["n"]) and not told(field)
@@ -285,7 +285,7 @@ def test_beyond_the_bounds_there_is_json() -> None:
     assert isinstance(field, JSONField)
     assert field.read() == {"p7": "x"}
     field.control.value = '{"p7": 7}'
-    with pytest.raises(ValueError, match="p7: This should be a text"):
+    with pytest.raises(ValueError, match="p7: Must be a text"):
         field.read()
     assert told(field)
 

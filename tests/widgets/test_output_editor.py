@@ -147,7 +147,7 @@ def test_each_way_keeps_what_was_entered_and_one_is_sent() -> None:
     editor.field("json").control.value = "[3"
     assert card.output is None and "Not valid JSON" in editor.field("json")._note.value
     editor.field("json").control.value = "[3]"
-    assert card.output is None and "should be a whole number" in editor.field("json")._note.value
+    assert card.output is None and "Must be a whole number" in editor.field("json")._note.value
     editor.field("json").control.value = " 33 "
     assert card.output == " 33 "
     editor._way.value = "file"

@@ -345,7 +345,7 @@ def values_of(widget: Any) -> list[str]:
     ("style", "typed", "said"),
     [
         ("OpenAI's documentation", {"location": ""}, None),
-        ("an MCP server for a repository", {"perPage": "101"}, "perPage: This should be at most 100."),
+        ("an MCP server for a repository", {"perPage": "101"}, "perPage: Must be at most 100."),
         ("an MCP server for a repository", {"perPage": "x"}, "perPage: Not a number."),
         ("zod", {"mail": "nobody"}, "mail: Not a valid email. Example: ada@example.org"),
         (
@@ -353,9 +353,9 @@ def values_of(widget: Any) -> list[str]:
             {"when": "soon"},
             "when: Not a valid date-time. Example: 2026-08-26T09:30:00Z",
         ),
-        ("pydantic: a tuple", {"pair": "[1]"}, "pair: There should be at least 2, and there are 1."),
+        ("pydantic: a tuple", {"pair": "[1]"}, "pair: Must have at least 2 items, has 1."),
         ("conditions", {"n": ""}, "n: Required."),
-        ("either of two", {"name": ""}, "This fits none of what it may be."),
+        ("either of two", {"name": ""}, "Matches none of the alternatives."),
     ],
 )
 def test_what_is_wrong_is_said_at_its_field(style: str, typed: dict[str, str], said: str | None) -> None:

@@ -239,7 +239,7 @@ def test_arguments_that_the_schema_does_not_know_are_kept_and_said_to_be_too_man
     assert json.loads(mood.control.value) == {"good": True}
     form.run_tools()
     assert form.outputs == {}
-    assert "Nothing of this name is known" in mood._note.value
+    assert "Unknown property" in mood._note.value
     mood.control.value = ""
     form.run_tools()
     assert form.outputs == {"call_1": "12 celsius in Oslo"}
@@ -318,7 +318,7 @@ def test_hostile_schemas_and_arguments_are_text_in_the_fields(sent: Sent) -> Non
         "required": [EVIL],
     }
     editor = ArgumentsEditor(json.dumps({EVIL: EVIL, "choice": EVIL, "odd": EVIL}), schema)
-    with pytest.raises(ValueError, match="This should be a whole number"):
+    with pytest.raises(ValueError, match="Must be a whole number"):
         editor.read()
     notes = [field._note.value for field in editor.fields.values()]
     assert any("alert(1)" in note for note in notes)
