@@ -1,8 +1,8 @@
-"""Objects as DataFrames, with the same columns and dtypes for no rows, one row and many. Pure.
+"""Objects as DataFrames, with the same columns and dtypes for no, one and many rows. Pure.
 
-COLUMNS is the place to look: per kind of object a table from column to its dtype and where it is in the JSON. A
-frame is built column by column, each in one go; what is missing or odd becomes a typed missing value, never an
-exception. Nested values are dicts and lists in columns of objects, as pandas and all that reads its frames know them.
+COLUMNS is a table for each kind of object: column, dtype, and path in the JSON. A DataFrame is built column by column;
+missing and invalid values become typed missing values, never exceptions. Nested values are dicts and lists in object
+columns, as pandas users expect.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from nbruns.text import size_of
 Source = str | Callable[[list[JSON]], list[Any]]
 Columns = dict[str, Column]
 
-#: So many rows are read at once, all columns of them: see `columns`.
+#: Number of rows per block: see `columns`.
 _BLOCK = 4000
-#: The same of a list that is being asked for: the JSON of no more objects is held.
+#: The same for a list that is being requested: only the JSON of one block is kept.
 _LISTED_BLOCK = 100
 #: Bytes in memory of a row's numbers, times and categories, about.
 _ROW_BYTES = 200
-#: Bytes in memory of the rows of a list that is asked for without `limit`, at most.
+#: Maximum size in memory of the rows of a list without `limit`, in bytes.
 MAX_LIST_BYTES = 64 * 1024 * 1024
 _NOTHING: JSON = {}
 
@@ -100,7 +100,7 @@ def _columns(text: str = "", category: str = "", time: str = "") -> dict[str, tu
     return {name: (dtype, name) for dtype, names in kinds for name in names.split()}
 
 
-#: Per kind of object: column → (dtype, where it is in the JSON). Durations come from the times, see _DURATIONS.
+#: For each kind of object: column → (dtype, path in the JSON). Durations are computed, see _DURATIONS.
 COLUMNS: dict[str, dict[str, tuple[str, Source]]] = {
     "run": {
         **_columns(text="id thread_id", category="assistant_id model status"),
@@ -177,16 +177,27 @@ OBJECT_NAMES = {
 
 
 def runs_frame(runs: Any, *, metadata: bool = False) -> pd.DataFrame:
-    """Runs as a DataFrame, one row each, in their order; a run given twice counts once, at its freshest.
+    """Return runs as a DataFrame, with one row for each, in order.
 
-    `runs`: Run objects, their JSON, objects of openai-python or azure-ai-agents, in any mixture; pages, events and
-    recorded exchanges that hold some; or the path of a file of JSON lines with any of these. Columns: see
-    COLUMNS["run"]; times are UTC, durations are timedeltas, token counts nullable integers, missing until a run ends.
+    A run given twice counts once, in its latest state.
+
     `duration` is the time from creation to end, as `Run.duration` defines it. `queued_time` (created → started) and
-    `running_time` (started → ended) are its parts; servers set `started_at` anew when a run resumes after its tool
-    outputs, so that they divide such a run at its last start. With `metadata=True` each of its keys has a
-    column of text too, named `metadata.` and the key. Raises TypeError for what is no run, ValueError for a line
-    that is no JSON.
+    `running_time` (started → ended) are its parts. Servers reset `started_at` when a run resumes after tool
+    outputs, so
+    they divide such a run at its last start.
+
+    Args:
+        runs: Run objects, their JSON, and objects of openai-python and azure-ai-agents; pages, events and recorded
+            exchanges that contain some; or the path of a file of JSON lines with any of these.
+        metadata: Add a text column `metadata.KEY` for each key.
+
+    Returns:
+        A DataFrame with the columns of COLUMNS["run"]. Times are in UTC, durations are timedeltas, token counts are
+        nullable integers, missing until the run ends.
+
+    Raises:
+        TypeError: An element is not a run.
+        ValueError: A line is not JSON.
     """
     return _frame("run", runs, metadata)
 
@@ -205,12 +216,17 @@ def messages_frame(messages: Any, *, metadata: bool = False) -> pd.DataFrame:
 
 
 def tool_calls_frame(steps: Any) -> pd.DataFrame:
-    """Tool calls as a DataFrame, one row per call; takes the steps that made them, as `steps_frame` does.
+    """Return tool calls as a DataFrame, with one row for each.
 
-    Columns: see COLUMNS["tool_call"]; `arguments` is parsed, missing where the model wrote no JSON (the text is in
-    `arguments_text`). `latency` is the time from the step's creation to its end, the only times that the API gives:
-    whole seconds at most servers, with the writing of the arguments in it, and for parallel calls of one step the
-    time until the last of them was answered. Missing until then.
+    Takes the steps that contain them, as `steps_frame` does.
+
+    For the columns, see COLUMNS["tool_call"]. `arguments` is parsed, missing if the model wrote invalid JSON
+    (the text is
+    in `arguments_text`). `latency` is the time from the creation of the step to its end, the only times in the
+    API: whole
+    seconds on most servers, including the writing of the arguments, and for parallel calls the time until the
+    last of them
+    was answered. Missing until then.
     """
     rows = [call for step in _searched("step", _listed(steps)) for call in _calls(step)]
     return _built("tool_call", _filled("tool_call", rows) or {})
@@ -227,11 +243,13 @@ def threads_frame(threads: Any, *, metadata: bool = False) -> pd.DataFrame:
 
 
 def nested_to_json(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with its nested columns (`metadata`, `arguments`, …) as JSON text.
+    """Return the DataFrame with its nested columns (`metadata`, `arguments`, …) as JSON text.
 
-    Databases have no type for a dict, and Parquet gives every row the keys of all rows, has no empty object and no
-    column whose values differ in type. JSON text keeps everything: `nested_to_json(runs).to_parquet(file)`, or
-    `.to_sql(…)`. `nested_from_json` is the way back.
+    Databases have no type for dicts, and Parquet gives every row the keys of all rows, and supports neither
+    empty objects
+    nor columns of mixed types. JSON text keeps everything: `nested_to_json(runs).to_parquet(file)`, or
+    `.to_sql(…)`.
+    `nested_from_json` is the inverse.
     """
     nested = [name for name in _nested_in(frame) if frame[name].dtype == "object"]
     texts = {name: pd.array([json_text(value) for value in frame[name]], dtype="string") for name in nested}
@@ -239,10 +257,10 @@ def nested_to_json(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def nested_from_json(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with its nested columns parsed, where they hold JSON text.
+    """Return the DataFrame with its nested columns parsed from JSON text.
 
-    For what `nested_to_json` or an export wrote: `nested_from_json(pd.read_parquet(file))`. Text that is no JSON
-    stays as it is.
+    For data written by `nested_to_json` or an export: `nested_from_json(pd.read_parquet(file))`. Other text
+    stays unchanged.
     """
     parsed = {name: list(map(_parsed_text, frame[name])) for name in _nested_in(frame)}
     return frame.assign(
@@ -282,7 +300,7 @@ class Budget:
         self._left = MAX_LIST_BYTES if limit is None else math.inf
 
     def spend(self, size: int) -> None:
-        """Raise LimitError where there is no more. Threads that spend at once make it inexact, not endless."""
+        """Raise LimitError if the budget is exceeded. Concurrent threads make it inexact, not unlimited."""
         self._left -= size
         if self._left < 0:
             raise LimitError(
@@ -292,7 +310,7 @@ class Budget:
 
 
 def list_columns(kind: str, objects: Iterable[APIObject], budget: Budget) -> Columns:
-    """The columns of what a client lists, each object once; the JSON of few objects is held at a time."""
+    """Return the columns of listed objects, each object once. Only the JSON of one block is kept."""
     rows: Iterable[Any] = objects
     if kind == "tool_call":
         rows = (call for step in objects for call in _calls(step._payload))
@@ -318,7 +336,7 @@ def _filled(
     size: int = _BLOCK,
     budget: Budget | None = None,
 ) -> Columns | None:
-    """The columns that are read from the JSON; None where a row is not an object that is so named."""
+    """Return the columns read from the JSON; None if a row is not an object of that kind."""
     sources = COLUMNS[kind]
     columns: Columns = {name: FILLED_BY[dtype]() for name, (dtype, _) in sources.items() if dtype != DURATION}
     rest = iter(rows)
@@ -353,7 +371,7 @@ def durations(kind: str, columns: dict[str, Any] | pd.DataFrame) -> dict[str, An
 
 
 def _values(source: Source, read: dict[str, list[JSON]]) -> list[Any]:
-    """A column's values, None where there is none; `read` keeps the objects that longer paths lead through."""
+    """Return the values of a column, None if missing. `read` keeps objects on longer paths."""
     if callable(source):
         return source(read[""])
     first, *others = (_at(path, read) for path in source.split())
@@ -412,7 +430,7 @@ def _parsed(arguments: str) -> Any:
 def _listed(objects: Any) -> list[Any]:
     if isinstance(objects, pd.DataFrame):
         raise TypeError(
-            "This is a DataFrame already; a frame is made from objects of the API or their JSON. Steps and tool calls "
+            "This is already a DataFrame; pass API objects or their JSON. Steps and tool calls "
             "of a frame of runs: client.runs.steps.list(frame), client.runs.steps.tool_calls(frame)."
         )
     one = (
@@ -428,9 +446,9 @@ def _json(rows: list[Any]) -> list[Any]:
 
 
 def _searched(kind: str, rows: list[Any]) -> list[JSON]:
-    """The JSON of each object of the kind, each at its first place and as it was last.
+    """Return the JSON of each object of the kind, at its first position and in its latest state.
 
-    But what has ended does not come to life again: pages that were read at once may be out of order.
+    An ended object doesn't become active again: concurrently read pages can be out of order.
     """
     from nbruns.frames.sources import found_in  # what most frames have no need of
 

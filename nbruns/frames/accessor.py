@@ -27,7 +27,9 @@ _COLUMN_OF = {"assistant": "assistant_id", "thread": "thread_id"}
 
 @pd.api.extensions.register_dataframe_accessor("runs")
 class RunsAccessor:
-    """Questions to a frame as `nbruns.runs_frame` and `client.runs.list` give it, also filtered or concatenated."""
+    """Methods for DataFrames of runs, as `nbruns.runs_frame` and `client.runs.list` return them; also
+    filtered or concatenated.
+    """
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame = frame
@@ -63,12 +65,18 @@ class RunsAccessor:
         )
 
     def cost(self, prices: Prices | None = None) -> pd.Series[Any]:
-        """The cost of each run; `.sum()` is that of all, without those that are missing.
+        """Return the cost of each run. `.sum()` is the total of the known ones.
 
-        `prices`: model → price of a million tokens, as (input, output), (input, output, cached input) or {"input": …,
-        "output": …, "cached": …}, in any currency. Without it, US dollars by the price lists of the package
-        genai-prices (the extra `cost`) on the day of the run; nothing is asked over the network. Missing, never zero,
-        for models that are not listed and runs without usage. Tokens of reasoning are among the completion's.
+        Args:
+            prices: model → price of a million tokens, as (input, output), (input, output, cached input) or
+                {"input": …,
+                "output": …, "cached": …}, in any currency. Default: US dollars from the price lists of
+                    the package genai-prices
+                (extra `cost`) on the day of the run, without network access.
+
+        Returns:
+            A Series, missing for unknown models and runs without usage. Reasoning tokens are part of the
+                output tokens.
         """
         for name in ("model", "created_at", "prompt_tokens", "completion_tokens", "cached_tokens"):
             self._column(name)

@@ -1,7 +1,7 @@
-"""Typed columns, filled a block of JSON values at a time: what is missing or odd becomes a missing value.
+"""Typed columns, filled block by block from JSON values. Missing and invalid values become missing values.
 
-The dtype of a column is declared, so it does not depend on the values. Blocks, because a block's JSON is still in
-the processor's cache when the next column reads it; that halves the time for 100,000 rows.
+The dtype of a column is declared and doesn't depend on its values. Blocks keep the JSON in the processor's cache for
+the next column, which halves the time for 100,000 rows.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Codes(dict[str | None, int]):
 
 
 class Categories(Column):
-    """Texts of which there are few."""
+    """Texts with few distinct values."""
 
     def __init__(self) -> None:
         self._code_of = _Codes()
@@ -202,12 +202,12 @@ def _as_text(values: list[Any]) -> list[str | None]:
         values = [v if v is None or isinstance(v, str) else json_text(v) for v in values]
     if all(map(str.isascii, filter(None, values))):
         return values
-    # Half a surrogate pair is no text that anything could store or show.
+    # Lone surrogates can be neither stored nor displayed.
     return [v and v.encode("utf-8", "backslashreplace").decode() for v in values]
 
 
 def json_text(value: Any) -> str | None:
-    """The JSON of a value; None of what is missing or has no JSON."""
+    """Return the JSON of a value; None if it is missing or can't be JSON."""
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return None
     try:
@@ -218,7 +218,7 @@ def json_text(value: Any) -> str | None:
 
 
 def _numbers(values: list[Any]) -> Numbers:
-    """As floats, NaN for what is no number."""
+    """Return floats, NaN for values that are not numbers."""
     if _is_empty(values):  # as most columns of ends and errors are; it is faster to see than to convert
         return np.full(len(values), np.nan)
     try:

@@ -24,7 +24,7 @@ class Rates(NamedTuple):
     cached: float
 
 
-#: The rates of a model at a moment; None where nobody knows them, a function where they depend on the amount.
+#: Rates of a model at a time; None if unknown, a function if they depend on the amount.
 Rated = Rates | Callable[[int, int, int], float] | None
 
 
@@ -74,7 +74,7 @@ def _rates_given(model: str, price: Any) -> Rates:
 
 
 def _rates_known(model: Any, moment: pd.Timestamp) -> Rated:
-    """The rates of genai-prices on a day; it asks no network for them."""
+    """Return the rates of genai-prices on a day, without network access."""
     try:
         from genai_prices import Usage, calc_price
     except ImportError as error:

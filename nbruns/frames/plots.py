@@ -1,9 +1,8 @@
-"""Pictures of frames of runs: when they ran, and what they used. matplotlib loads here, at the first picture.
+"""Plots of runs: when they ran, and their usage. matplotlib is imported for the first plot.
 
-A picture follows the style that the user has set. Without one it has no background, and its text and lines are of a
-grey that is read on white and on black: pages have light and dark themes, and a picture can't know which. Statuses
-have the colours that the widgets give them; other groups' colours are told apart with most kinds of colour blindness
-(Okabe and Ito's).
+Plots follow the style set by the user. Without one they have no background, and their text and lines are in a grey that
+is legible on white and black, because a plot can't know the theme of the page. Statuses have the colours of the
+widgets; other groups have colours that can be distinguished with most kinds of colour blindness (Okabe and Ito).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 _OTHER = "#999999"
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#8C6BB1")
-#: The widgets' colours (`--nb-good` and so on in transcript.css); statuses that share one there are shades of it here.
+#: Colours of the widgets (`--nb-good` etc. in transcript.css); statuses that share one there are shades of it here.
 _STATUS_COLOURS = {
     "completed": "#388e3c",
     "in_progress": "#1976d2",
@@ -151,7 +150,10 @@ def _empty(ax: Axes, words: str) -> Axes:
 
 
 def _bars(runs: pd.DataFrame, narrowest_part: float) -> pd.DataFrame:
-    """When each run was created, began and ended, as matplotlib's days; a run that goes on ends at the last of all."""
+    """Return when each run was created, started and ended, in matplotlib's days.
+
+    An active run ends at the last time of all.
+    """
     created = runs["created_at"]
     started = created + runs["queued_time"]
     ended = created + runs["duration"]

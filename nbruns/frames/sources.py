@@ -1,8 +1,7 @@
-"""The API's objects from wherever they are kept: other libraries' objects, pages, events, recordings, files. Pure.
+"""API objects from other libraries' objects, pages, events, recordings and files. Pure.
 
-What is looked for is named as the JSON's `object` field names it ("thread.run"). Whatever holds others is searched;
-whatever says of itself that it is something else is passed over inside a holder, and refused where it was given as
-a row.
+Objects are found by the value of `object` in their JSON ("thread.run"). Containers are searched. Objects of another
+kind are skipped inside containers, and refused as rows.
 """
 
 from __future__ import annotations
@@ -20,17 +19,21 @@ from nbruns.objects import JSON, APIObject
 from nbruns.sse import iter_events
 from nbruns.text import excerpt
 
-#: How libraries give an object's JSON: ours and openai-python's, azure-ai-agents', pydantic's.
+#: Methods for the JSON of an object: nbruns and openai-python, azure-ai-agents, pydantic.
 _GIVES_JSON = ("to_dict", "as_dict", "model_dump")
 _OTHERS = {"thread.run", "thread.run.step", "thread.message", "assistant", "thread"}
 
 
 def found_in(objects: Iterable[Any], name: str) -> Iterator[JSON]:
-    """The JSON of every object called `name` in what was given, in its order.
+    """Return the JSON of every object called `name`, in order.
 
-    An element is an object or its JSON, a page, an event, a recorded exchange (`body`), or the path of a file of JSON
-    lines of these. JSON that does not say what it is counts as one. Raises TypeError for an element that is none of
-    these, ValueError for a line that is no JSON.
+    An element is an object or its JSON, a page, an event, a recorded exchange (`body`), or the path of a file
+    of JSON lines.
+    JSON without a kind counts as one.
+
+    Raises:
+        TypeError: An element is none of these.
+        ValueError: A line is not JSON.
     """
     for given in objects:
         if isinstance(given, (str, os.PathLike)):
@@ -41,10 +44,16 @@ def found_in(objects: Iterable[Any], name: str) -> Iterator[JSON]:
 
 
 def to_jsonl(objects: Iterable[Any], file: str | os.PathLike[str]) -> Path:
-    """Write objects to a file of JSON lines, each as its server sent it; gives the path, which the frames read again.
+    """Write objects to a file of JSON lines, each as its server sent it. The DataFrame functions can read the file.
 
-    `objects`: objects of this package or others, or their JSON. The file appears when it is whole;
-    one whose name ends in .gz is packed.
+    The file appears when it is complete. If its name ends in .gz, it is compressed.
+
+    Args:
+        objects: Objects of this package or others, or their JSON.
+        file: The file.
+
+    Returns:
+        The path.
     """
     path = Path(file)
     unfinished = path.with_name(f".unfinished.{path.name}")
@@ -85,7 +94,7 @@ def _opened(file: Path, mode: Literal["rt", "wt"]) -> IO[str]:
 
 
 def _json_of(given: Any) -> Any:
-    """The JSON that an object stands for; an iterable (such as a page of another library) as a list of them."""
+    """Return the JSON of an object; an iterable (such as a page of another library) as a list."""
     if isinstance(given, APIObject):
         return given._payload
     if isinstance(given, dict):
@@ -128,7 +137,9 @@ def _refuse_async(given: Any) -> None:
 
 
 def _is_page(given: Any) -> bool:
-    """openai-python's pages are objects with JSON of their own, but iterating over one asks for those that follow."""
+    """Whether it is a page of openai-python, which has JSON of its own, but requests the next pages when
+    iterated.
+    """
     return hasattr(given, "has_next_page")
 
 
@@ -156,7 +167,7 @@ def _held(value: JSON) -> Any:
 
 
 def _inside(held: Any, name: str) -> Iterator[JSON]:
-    """The objects called `name` in what a page, an event, an exchange or an event stream holds."""
+    """Yield the objects called `name` in a page, an event, an exchange or an event stream."""
     if isinstance(held, str):
         for event in iter_events([held.encode()]):
             yield from _inside(_parsed(event.data), name)

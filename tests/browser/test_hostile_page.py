@@ -60,7 +60,7 @@ def test_hostile_text_is_only_text(
     page.run_cell(0)
     output = page.output(0)
     form = output.locator(".nbruns-form")
-    form.get_by_label("Output").fill("<script>alert(1)</script>")
+    form.get_by_label("Output", exact=True).fill("<script>alert(1)</script>")
     for place in output.locator(".nbruns a, .nbruns summary, .nbruns p").all()[:30]:  # what waits for a mouse
         place.dispatch_event("mouseover")
     assert foreign(output.locator(".nbruns")) == []

@@ -75,7 +75,7 @@ def test_a_run_from_its_first_word_to_the_saved_notebook(
     # The form works while a cell waits; an interrupt leaves it as it was; the next cells wait for their turn.
     (folder / "rest").touch()
     form = page.output(0).locator(".nbruns-form")
-    form.get_by_label("Output").first.fill("3 degrees")
+    form.get_by_label("Output", exact=True).first.fill("3 degrees")
     expect(view.locator("details")).to_have_count(2)
     page.cell(1).locator(".jp-InputPrompt").click()
     page.start("notebook:run-cell")
@@ -83,7 +83,7 @@ def test_a_run_from_its_first_word_to_the_saved_notebook(
     expect(page.output(1)).to_contain_text("It waits.")
     page.command("notebook:interrupt-kernel")
     expect(page.output(1)).to_contain_text("KeyboardInterrupt")
-    expect(form.get_by_label("Output").first).to_have_value("3 degrees")
+    expect(form.get_by_label("Output", exact=True).first).to_have_value("3 degrees")
 
     # A page that is loaded while a cell waits shows what was typed, and goes on.
     page.cell(3).locator(".jp-InputPrompt").click()
@@ -93,9 +93,9 @@ def test_a_run_from_its_first_word_to_the_saved_notebook(
     # While a kernel is busy, JupyterLab asks for widgets before it has heard of them: it says so, and asks again.
     trouble.expected = ("Error: widget model not found",)
     page.reload()
-    expect(form.get_by_label("Output").first).to_have_value("3 degrees")
+    expect(form.get_by_label("Output", exact=True).first).to_have_value("3 degrees")
     page.screenshot(f"live-form {app}", page.output(0))
-    form.get_by_label("Output").nth(1).fill("4 degrees")
+    form.get_by_label("Output", exact=True).nth(1).fill("4 degrees")
     form.get_by_role("button", name="Submit").click()
     expect(view).to_contain_text("Light rain, then.")
 
@@ -110,7 +110,7 @@ def test_the_end_is_kept_as_html_and_the_reader_stays_where_they_read(
     page.run_cell(0)
     form = page.output(0).locator(".nbruns-form")
     for number in range(2):
-        form.get_by_label("Output").nth(number).fill("3 degrees")
+        form.get_by_label("Output", exact=True).nth(number).fill("3 degrees")
     form.get_by_role("button", name="Submit").click()
     saved = page.output(0).locator(".nbruns-saved")
     expect(saved).to_contain_text("Light rain, then.")
@@ -144,14 +144,14 @@ def test_a_run_outlives_the_kernel_and_is_picked_up(
     page.run_cell(0)
     expect(page.output(0).locator(".nbruns-form")).to_be_visible(timeout=20_000)
     expect(view_in(page, 0).get_by_text("Wardrobe")).to_be_visible()
-    page.output(0).get_by_label("Output").fill("a scarf")
+    page.output(0).get_by_label("Output", exact=True).fill("a scarf")
     wait_until(lambda: "picks it up" in copy_in(page), "the copy")
     page.save()
     page.restart_kernel()
     expect(page.output(0).locator(".nbruns-view").get_by_role("button")).to_have_count(
         0
     )  # nobody would hear of a click
-    expect(page.output(0).get_by_label("Output")).to_have_value("a scarf")
+    expect(page.output(0).get_by_label("Output", exact=True)).to_have_value("a scarf")
     page.screenshot("kernel gone", page.cell(0))
     # The reader sees nothing of it, but JupyterLab tells the console of every widget whose kernel is gone.
     trouble.expected = ("Error: widget model not found",)
@@ -170,7 +170,7 @@ def test_a_run_outlives_the_kernel_and_is_picked_up(
     again = notebook_page(path)
     again.run_cell(0)
     form = again.output(0).locator(".nbruns-form")
-    form.get_by_label("Output").fill("a coat")
+    form.get_by_label("Output", exact=True).fill("a coat")
     form.get_by_role("button", name="Submit").click()
     ended = again.output(0).locator(".nbruns-saved:not(.nbruns-copy *)")
     expect(ended.locator(".nbruns-badge")).to_have_text("completed", timeout=20_000)

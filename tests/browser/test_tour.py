@@ -43,7 +43,7 @@ def answer_form(page: NotebookPage, cell: int) -> None:
     take_picture(page, cell)
     form.get_by_role("button", name="Submit").click()
     form.get_by_text("Not submitted: get_daylight is unanswered.").wait_for()
-    daylight.get_by_label("Output").fill("dark from 15:34, says the almanac")
+    daylight.get_by_label("Output", exact=True).fill("dark from 15:34, says the almanac")
     form.get_by_role("button", name="Submit").click()
 
 

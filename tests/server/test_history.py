@@ -106,6 +106,6 @@ def test_a_server_serves_it_at_once(client: nbruns.Client) -> None:
 
 
 def test_a_server_with_another_database_gets_none(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="does not keep its data in"):
+    with pytest.raises(SetupError, match="doesn't use"):
         LocalServer(tmp_path, "http://127.0.0.1:1").add_history(10)
     assert list(tmp_path.iterdir()) == []
