@@ -37,8 +37,8 @@ MILLISECONDS_FROM = 100_000_000_000
 
 
 def utc(timestamp: float | str | None) -> datetime | None:
-    """Return a time in UTC: a Unix timestamp (seconds or milliseconds, as number or text) or ISO 8601;
-    otherwise None.
+    """Return a time in UTC: a Unix timestamp (seconds or milliseconds, as number or text) or ISO 8601; otherwise
+    None.
 
     A text without an offset is taken as UTC.
     """
@@ -305,10 +305,9 @@ class _Executed(APIObject):
     def duration(self) -> timedelta | None:
         """Time from `created_at` to the end; None until then, or if the server sends no such time.
 
-        Views, tables and frames share this definition. It is the time the user waited, including the time in
-        the queue and for
-        tool outputs. It doesn't start at `started_at`, because servers reset that each time a run resumes after
-        tool outputs.
+        Views, tables and frames share this definition. It is the time the user waited, including the time in the
+        queue and for tool outputs. It doesn't start at `started_at`, because servers reset that each time a run
+        resumes after tool outputs.
         """
         start, end = utc(self._payload.get("created_at")), self.ended_at_utc
         return end - start if start and end else None

@@ -281,8 +281,7 @@ def _place(known: list[Any], entry: JSON, key: str) -> int | None:
     """Return the index of the entry that a delta's entry continues; None for a new one.
 
     An id decides. Otherwise the index does, unless it belongs to another id (some servers repeat index 0 for
-    parallel
-    calls). With neither, the delta continues the last entry of its type.
+    parallel calls). With neither, the delta continues the last entry of its type.
     """
     identity, index = entry.get("id"), entry.get("index")
     if not identity and _is_last(known, index):

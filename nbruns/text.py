@@ -32,8 +32,8 @@ class TooManyValues(ValueError):
 def parse_json(text: str | bytes, max_values: int = MAX_VALUES) -> Any:
     """Parse a JSON text.
 
-    Raises ValueError if it is invalid or nested deeper than MAX_DEPTH, TooManyValues if it has over
-    `max_values` values.
+    Raises ValueError if it is invalid or nested deeper than MAX_DEPTH, TooManyValues if it has over `max_values`
+    values.
     """
     if len(text) <= MAX_DEPTH:  # most events of a stream: too short to be deep, or to have many values
         return json.loads(text)

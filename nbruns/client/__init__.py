@@ -15,8 +15,8 @@ from nbruns.errors import SetupError
 
 
 class Client(Transport):
-    """Client of a server that implements the Assistants API: nbruns' own, Azure AI Foundry Agents (classic),
-    and others.
+    """Client of a server that implements the Assistants API: nbruns' own, Azure AI Foundry Agents (classic), and
+    others.
 
         client = nbruns.local()                                      # nbruns' own server on this machine
         client = nbruns.Client("https://host/v1", api_key="…")       # or NBRUNS_BASE_URL and NBRUNS_API_KEY
@@ -24,8 +24,7 @@ class Client(Transport):
                                api_version="v1", token_provider=DefaultAzureCredential())
 
     You can use one client from several threads, and copy it. The key and the default headers are sent to this
-    server
-    only and are never shown.
+    server only and are never shown.
 
     Args:
         base_url: URL of the API, often ending in `/v1`. Default: NBRUNS_BASE_URL.

@@ -26,9 +26,8 @@ def fetch_all(
 ) -> list[T]:
     """Return what `fetch` returns for each item, in order, with several fetches at a time.
 
-    A progress bar counting `unit`s appears after one second. If a fetch fails or the user interrupts, the
-    pending requests
-    are closed and the error is raised.
+    A progress bar counting `unit`s appears after one second. If a fetch fails or the user interrupts, the pending
+    requests are closed and the error is raised.
     """
     fork, workers = transport.forked(), list[int]()
     pool = ThreadPoolExecutor(

@@ -102,8 +102,8 @@ class Assistants(Resource):
 
         Args:
             model: Name of the model.
-            **params: Other parameters of the API. `tools` takes Python functions, `nbruns.tool`s and the
-                API's JSON.
+            **params: Other parameters of the API. `tools` takes Python functions, `nbruns.tool`s and the API's
+                JSON.
         """
         return Assistant(self._post("assistants", body=with_tools({"model": model, **params})))
 

@@ -134,9 +134,8 @@ class RunSteps(Resource):
         """Return the steps of one or several runs as a DataFrame. For its columns, see `nbruns.steps_frame`.
 
         Args:
-            runs: A run, several runs, or a DataFrame of runs. Several are requested concurrently, with a
-                progress bar
-                after one second.
+            runs: A run, several runs, or a DataFrame of runs. Several are requested concurrently, with a progress
+                bar after one second.
             thread: The thread, if `runs` is a bare id.
             **params: Other parameters of the API.
         """
@@ -282,8 +281,8 @@ class Runs(Resource):
 
         Args:
             threads: A thread, several threads, or a DataFrame with a row for each. Several are requested
-                concurrently,
-                with a progress bar after one second. Default: all threads, if the server can list their runs.
+                concurrently, with a progress bar after one second. Default: all threads, if the server can list
+                their runs.
             limit: Maximum number of runs of each thread.
             order: `"desc"` (newest first) or `"asc"`.
             after, before: Return runs behind or in front of the run with this id.
@@ -310,8 +309,8 @@ class Runs(Resource):
         """Write runs to a folder of Parquet files, one for each month. A later call updates the folder.
 
         `pd.read_parquet`, DuckDB, Dask and Spark can read the folder. Nested columns contain JSON text. You can
-        interrupt an
-        export at any moment: the next one continues, and each run is contained once, in its latest state.
+        interrupt an export at any moment: the next one continues, and each run is contained once, in its latest
+        state.
 
         Args:
             folder: The folder, which is created if necessary.
@@ -346,9 +345,8 @@ class Runs(Resource):
 
         Args:
             run: The run.
-            outputs: `{tool_call_id: value}`, where values that aren't text are sent as JSON; or the API's
-                list, which also
-                works for calls that share an id.
+            outputs: `{tool_call_id: value}`, where values that aren't text are sent as JSON; or the API's list,
+                which also works for calls that share an id.
             thread: The thread, if `run` is a bare id.
 
         Raises:
@@ -379,9 +377,8 @@ class Runs(Resource):
 
         Args:
             run: The run.
-            approvals: `{tool_call_id: True or False}`, or the API's list of `{"tool_call_id", "approve"}`.
-                The list can
-                contain `headers`, which are passed to the MCP server.
+            approvals: `{tool_call_id: True or False}`, or the API's list of `{"tool_call_id", "approve"}`. The list
+                can contain `headers`, which are passed to the MCP server.
             thread: The thread, if `run` is a bare id.
         """
         return self._submit(run, {"tool_approvals": approvals_json(approvals, run)}, thread)
@@ -410,9 +407,8 @@ class Runs(Resource):
         Args:
             run: The run.
             timeout: Maximum number of seconds to wait.
-            poll_interval: Seconds between two requests. Default: the server's `openai-poll-after-ms`,
-                otherwise from 0.3
-                to 5 seconds, increasing.
+            poll_interval: Seconds between two requests. Default: the server's `openai-poll-after-ms`, otherwise
+                from 0.3 to 5 seconds, increasing.
             thread: The thread, if `run` is a bare id.
 
         Returns:
@@ -470,9 +466,8 @@ class Runs(Resource):
             run: An existing run to display instead.
             tools: Python functions that can answer tool calls. A form offers to run them.
             auto: Let the functions answer without asking.
-            max_rounds: With `auto`, how often the functions answer at most. After that, `view.wait()`
-                raises LimitError, and
-                the run waits.
+            max_rounds: With `auto`, how often the functions answer at most. After that, `view.wait()` raises
+                LimitError, and the run waits.
             max_calls: The same for the number of calls.
             **params: Other parameters of the API, for a new run.
         """

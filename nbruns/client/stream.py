@@ -63,14 +63,12 @@ class RunStream:
             for text in stream.text_deltas():
                 print(text, end="")
 
-    The stream ends when the run ends or requires action. If the connection drops, the run continues on the
-    server, and
-    the stream reconnects: it resumes after the last event if the server numbers events, otherwise it polls
-    until the run
-    ends. In both cases the final `snapshot` equals that of an unbroken stream.
+    The stream ends when the run ends or requires action. If the connection drops, the run continues on the server,
+    and the stream reconnects: it resumes after the last event if the server numbers events, otherwise it polls
+    until the run ends. In both cases the final `snapshot` equals that of an unbroken stream.
 
-    Raises:
-        StreamError: While iterating: the server could not be reached for CARRY_ON_DEADLINE seconds.
+    Raises (while iterating):
+        StreamError: The server could not be reached for CARRY_ON_DEADLINE seconds.
         APIError: The server refused a request.
         LimitError: The stream exceeded MAX_STREAM_BYTES or MAX_RECONNECTS, or its state MAX_SNAPSHOT_BYTES.
     """
@@ -89,8 +87,8 @@ class RunStream:
         opened: The response of an event stream, or the JSON of a run to follow without one.
         snapshot: The snapshot of an earlier stream, to be continued.
         check: Finds the run if the stream drops before it names one.
-        answered: Ids of tool calls that were just submitted: a `requires_action` for them doesn't end
-            the stream.
+        answered: Ids of tool calls that were just submitted: a `requires_action` for them doesn't end the
+            stream.
         """
         self.snapshot = snapshot or RunSnapshot()
         self._answered = frozenset(answered)

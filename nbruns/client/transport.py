@@ -182,9 +182,8 @@ class Transport:
     ) -> requests.Response | JSON:
         """Send a request whose answer is an event stream, which the caller reads and closes.
 
-        Returns the JSON of the run instead if the answer was lost, but `check` finds that the request was
-        executed. Retries and
-        raises as `request` does.
+        Returns the JSON of the run instead if the answer was lost, but `check` finds that the request was executed.
+        Retries and raises as `request` does.
         """
         headers: dict[str, str | bytes] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if last_event_id and last_event_id.isprintable() and last_event_id == last_event_id.strip():

@@ -35,10 +35,8 @@ class Scripted:
 
     It calls function tools if they are due: all with `parallel_tool_calls`, otherwise the first, or the one that
     `tool_choice` names; none with "none". Arguments are made from the parameter schemas and the user's message.
-    With
-    outputs, or without tools, it answers in Markdown, or in JSON for a `response_format`. Every 4 characters
-    count as a
-    token; `pause` seconds pass between pieces.
+    With outputs, or without tools, it answers in Markdown, or in JSON for a `response_format`. Every 4 characters
+    count as a token; `pause` seconds pass between pieces.
     """
 
     def __init__(self, pause: float = 0.015) -> None:

@@ -183,8 +183,7 @@ def runs_frame(runs: Any, *, metadata: bool = False) -> pd.DataFrame:
 
     `duration` is the time from creation to end, as `Run.duration` defines it. `queued_time` (created → started) and
     `running_time` (started → ended) are its parts. Servers reset `started_at` when a run resumes after tool
-    outputs, so
-    they divide such a run at its last start.
+    outputs, so they divide such a run at its last start.
 
     Args:
         runs: Run objects, their JSON, and objects of openai-python and azure-ai-agents; pages, events and recorded
@@ -220,13 +219,10 @@ def tool_calls_frame(steps: Any) -> pd.DataFrame:
 
     Takes the steps that contain them, as `steps_frame` does.
 
-    For the columns, see COLUMNS["tool_call"]. `arguments` is parsed, missing if the model wrote invalid JSON
-    (the text is
-    in `arguments_text`). `latency` is the time from the creation of the step to its end, the only times in the
-    API: whole
-    seconds on most servers, including the writing of the arguments, and for parallel calls the time until the
-    last of them
-    was answered. Missing until then.
+    For the columns, see COLUMNS["tool_call"]. `arguments` is parsed, missing if the model wrote invalid JSON (the
+    text is in `arguments_text`). `latency` is the time from the creation of the step to its end, the only times in
+    the API: whole seconds on most servers, including the writing of the arguments, and for parallel calls the time
+    until the last of them was answered. Missing until then.
     """
     rows = [call for step in _searched("step", _listed(steps)) for call in _calls(step)]
     return _built("tool_call", _filled("tool_call", rows) or {})
@@ -245,9 +241,8 @@ def threads_frame(threads: Any, *, metadata: bool = False) -> pd.DataFrame:
 def nested_to_json(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the DataFrame with its nested columns (`metadata`, `arguments`, …) as JSON text.
 
-    Databases have no type for dicts, and Parquet gives every row the keys of all rows, and supports neither
-    empty objects
-    nor columns of mixed types. JSON text keeps everything: `nested_to_json(runs).to_parquet(file)`, or
+    Databases have no type for dicts, and Parquet gives every row the keys of all rows, and supports neither empty
+    objects nor columns of mixed types. JSON text keeps everything: `nested_to_json(runs).to_parquet(file)`, or
     `.to_sql(…)`.
     `nested_from_json` is the inverse.
     """
@@ -259,8 +254,8 @@ def nested_to_json(frame: pd.DataFrame) -> pd.DataFrame:
 def nested_from_json(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the DataFrame with its nested columns parsed from JSON text.
 
-    For data written by `nested_to_json` or an export: `nested_from_json(pd.read_parquet(file))`. Other text
-    stays unchanged.
+    For data written by `nested_to_json` or an export: `nested_from_json(pd.read_parquet(file))`. Other text stays
+    unchanged.
     """
     parsed = {name: list(map(_parsed_text, frame[name])) for name in _nested_in(frame)}
     return frame.assign(

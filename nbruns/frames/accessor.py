@@ -27,8 +27,8 @@ _COLUMN_OF = {"assistant": "assistant_id", "thread": "thread_id"}
 
 @pd.api.extensions.register_dataframe_accessor("runs")
 class RunsAccessor:
-    """Methods for DataFrames of runs, as `nbruns.runs_frame` and `client.runs.list` return them; also
-    filtered or concatenated.
+    """Methods for DataFrames of runs, as `nbruns.runs_frame` and `client.runs.list` return them; also filtered
+    or concatenated.
     """
 
     def __init__(self, frame: pd.DataFrame) -> None:
@@ -68,15 +68,14 @@ class RunsAccessor:
         """Return the cost of each run. `.sum()` is the total of the known ones.
 
         Args:
-            prices: model → price of a million tokens, as (input, output), (input, output, cached input) or
-                {"input": …,
-                "output": …, "cached": …}, in any currency. Default: US dollars from the price lists of
-                    the package genai-prices
-                (extra `cost`) on the day of the run, without network access.
+            prices: Prices of a million tokens by model, as (input, output), (input, output, cached input) or a
+                mapping with the keys `input`, `output` and `cached`, in any currency. Default: US dollars from the
+                price lists of the package genai-prices (extra `cost`) on the day of the run, without network
+                access.
 
         Returns:
-            A Series, missing for unknown models and runs without usage. Reasoning tokens are part of the
-                output tokens.
+            A Series, missing for unknown models and runs without usage. Reasoning tokens are part of the output
+            tokens.
         """
         for name in ("model", "created_at", "prompt_tokens", "completion_tokens", "cached_tokens"):
             self._column(name)

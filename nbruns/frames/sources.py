@@ -27,9 +27,8 @@ _OTHERS = {"thread.run", "thread.run.step", "thread.message", "assistant", "thre
 def found_in(objects: Iterable[Any], name: str) -> Iterator[JSON]:
     """Return the JSON of every object called `name`, in order.
 
-    An element is an object or its JSON, a page, an event, a recorded exchange (`body`), or the path of a file
-    of JSON lines.
-    JSON without a kind counts as one.
+    An element is an object or its JSON, a page, an event, a recorded exchange (`body`), or the path of a file of
+    JSON lines. JSON without a kind counts as one.
 
     Raises:
         TypeError: An element is none of these.
@@ -44,7 +43,9 @@ def found_in(objects: Iterable[Any], name: str) -> Iterator[JSON]:
 
 
 def to_jsonl(objects: Iterable[Any], file: str | os.PathLike[str]) -> Path:
-    """Write objects to a file of JSON lines, each as its server sent it. The DataFrame functions can read the file.
+    """Write objects to a file of JSON lines, each as its server sent it.
+
+    The DataFrame functions can read the file.
 
     The file appears when it is complete. If its name ends in .gz, it is compressed.
 

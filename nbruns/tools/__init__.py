@@ -139,9 +139,8 @@ class Tool:
         """Validate the arguments (JSON text or an object), call the function, and return its output as text.
 
         Raises:
-            ToolError: The arguments are invalid, the function raised or exceeded its timeout, or its result
-                can't be converted
-                to text. The message is for the model and the user.
+            ToolError: The arguments are invalid, the function raised or exceeded its timeout, or its result can't
+                be converted to text. The message is for the model and the user.
         """
         from nbruns.tools.calling import call_in_time, raised_words
 

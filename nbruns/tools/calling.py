@@ -25,9 +25,8 @@ _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 def call_in_time(call: Callable[[], Any], then: Callable[[Any], T], timeout: float | None) -> T:
     """Return `then` of the result of `call`, awaited if necessary. Raises ToolError after `timeout` seconds.
 
-    Without a timeout, a plain function runs in the caller's thread. An async function always runs on an event
-    loop in a
-    separate thread, because the running cell occupies the kernel's loop.
+    Without a timeout, a plain function runs in the caller's thread. An async function always runs on an event loop
+    in a separate thread, because the running cell occupies the kernel's loop.
     """
     if timeout is not None:
         return _in_thread(lambda: then(_completed(call(), timeout)), timeout)

@@ -59,7 +59,8 @@ class Problem(NamedTuple):
 
 
 def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> list[Problem]:
-    """Return the problems of a value, at most MOST; none if the schema is invalid or refers to something missing.
+    """Return the problems of a value, at most MOST; none if the schema is invalid or refers to something
+    missing.
 
     `root` is the schema that references refer to, if `schema` is only a part of it.
     """
@@ -88,9 +89,8 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 def load_jsonschema() -> None:
     """Import jsonschema without the grammar that `rfc3987_syntax` compiles at import, which takes over a second.
 
-    jsonschema imports it if it is installed, as it is with JupyterLab, for the format "iri". The substitute
-    loads the real
-    function when that format is first checked, so nothing else changes.
+    jsonschema imports it if it is installed, as it is with JupyterLab, for the format "iri". The substitute loads
+    the real function when that format is first checked, so nothing else changes.
     """
     name = "rfc3987_syntax"
     if "jsonschema" in sys.modules or name in sys.modules or importlib.util.find_spec(name) is None:

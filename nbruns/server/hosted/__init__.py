@@ -18,8 +18,7 @@ JSON = dict[str, Any]
 @dataclass(frozen=True)
 class Result:
     """Result of a call of a hosted tool: `output` is the text for the model, `details` is shown in the run
-    step's entry of
-    the call, under the tool's type.
+    step's entry of the call, under the tool's type.
     """
 
     output: str

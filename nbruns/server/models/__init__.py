@@ -59,8 +59,8 @@ class Models:
     Args:
         files: GGUF files by model name.
         upstream: Base URL of an endpoint that serves all other names.
-        upstream_api: API of the upstream: "chat" (Chat Completions) or "responses". Default: detected for
-            each model.
+        upstream_api: API of the upstream: "chat" (Chat Completions) or "responses". Default: detected for each
+            model.
     """
 
     def __init__(

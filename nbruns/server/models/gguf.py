@@ -41,29 +41,25 @@ class GGUF:
     """Language model from a GGUF file, run by llama.cpp in this process.
 
     The file is loaded at first use. Prompts are answered one after the other, in a thread. Cancelling stops a
-    waiting or
-    running prompt within one token, but not while the prompt is being read.
+    waiting or running prompt within one token, but not while the prompt is being read.
 
-    If the chat template of the file supports tools, the model calls them as it was trained to. Otherwise the
-    model is
-    small or old and decides badly whether to call a tool, so nbruns decides: with function tools, a
-    `tool_choice` other
-    than "none" and no outputs yet in this run, the model calls one tool of its choice; once there are outputs,
-    it answers
-    in text. `parallel_tool_calls` then has no effect. In both cases arguments and answers with a
-    `response_format` are
-    constrained to their JSON Schema, as far as llguidance supports its keywords.
+    If the chat template of the file supports tools, the model calls them as it was trained to. Otherwise the model
+    is small or old and decides badly whether to call a tool, so nbruns decides: with function tools, a
+    `tool_choice` other than "none" and no outputs yet in this run, the model calls one tool of its choice; once
+    there are outputs, it answers in text. `parallel_tool_calls` then has no effect. In both cases arguments and
+    answers with a `response_format` are constrained to their JSON Schema, as far as llguidance supports its
+    keywords.
 
     Args:
         path: The file.
-        context: Tokens of context, at most what the file states. Older messages of a longer conversation
-            are left out.
+        context: Tokens of context, at most what the file states. Older messages of a longer conversation are left
+            out.
         limit: Maximum length of an answer in tokens, for runs without `max_completion_tokens`. Default: the
             context.
         warmth: Factor for the run's temperature.
         seed: Seed: the same prompt gets the same answer.
-        threads: Number of threads. Default: half of the cores, because llama.cpp nearly stops on a core
-            that it shares.
+        threads: Number of threads. Default: half of the cores, because llama.cpp nearly stops on a core that it
+            shares.
     """
 
     def __init__(

@@ -53,22 +53,16 @@ class Upstream:
     """Every model of the endpoint at `base_url`, such as `http://127.0.0.1:11434/v1`.
 
     `api` is "chat" for Chat Completions or "responses" for Responses. By default it is detected for each model:
-    Chat
-    Completions first, then Responses if the former doesn't exist or says that the latter must be used. The
-    order matters
-    because every server has Chat Completions, while many Responses endpoints are younger and less complete
-    (llama.cpp's
-    ignores response formats and reports truncated answers as complete).
+    Chat Completions first, then Responses if the former doesn't exist or says that the latter must be used. The
+    order matters because every server has Chat Completions, while many Responses endpoints are younger and less
+    complete (llama.cpp's ignores response formats and reports truncated answers as complete).
 
     The key comes from NBRUNS_UPSTREAM_API_KEY or OPENAI_API_KEY in the environment and is sent to this endpoint
-    only. An
-    endpoint without authentication gets a placeholder.
+    only. An endpoint without authentication gets a placeholder.
 
     Until the first delta arrives, transient failures are retried `max_retries` times and rate limits until the
-    run's
-    deadline, no sooner than `Retry-After`. If a conversation is too long for the model, messages in its middle
-    are left
-    out. If the endpoint refuses a parameter that has its default value, the parameter is left out.
+    run's deadline, no sooner than `Retry-After`. If a conversation is too long for the model, messages in its
+    middle are left out. If the endpoint refuses a parameter that has its default value, the parameter is left out.
     """
 
     def __init__(

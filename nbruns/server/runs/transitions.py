@@ -1,5 +1,7 @@
-"""The transitions of a run. Each function is one write: new states and their events are committed together or not at
-all, also with concurrent writers.
+"""The transitions of a run.
+
+Each function is one write: new states and their events are committed together or not at all, also with concurrent
+writers.
 """
 
 from __future__ import annotations
@@ -223,8 +225,8 @@ def _require(tx: Transaction, run: JSON, calls: list[JSON]) -> None:
 
 
 def call_hosted(tx: Transaction, run_id: str, step: JSON, hosted: JSON, usage: JSON) -> int | None:
-    """Store the calls for hosted tools, and return the number of the next turn, which runs them; None if the
-    run doesn't continue here.
+    """Store the calls for hosted tools, and return the number of the next turn, which runs them; None if the run
+    doesn't continue here.
     """
     run = _working(tx, run_id)
     if run is None:

@@ -22,9 +22,8 @@ _CLOSING_TAGS = re.compile(r"(?:</\w+>)*\Z")
 class TranscriptView(anywidget.AnyWidget):
     """Displays blocks. `show(blocks)` can be called from any thread, at any rate.
 
-    The trait `state` contains the whole transcript. It is not sent when it changes: pages that open later
-    receive it, while
-    open pages receive custom messages with the differences.
+    The trait `state` contains the whole transcript. It is not sent when it changes: pages that open later receive
+    it, while open pages receive custom messages with the differences.
     """
 
     _esm = STATIC / "transcript.js"
@@ -116,9 +115,8 @@ class TranscriptView(anywidget.AnyWidget):
         return [number, start, dropped, text, *marks]
 
     def _offer(self) -> None:
-        """Send the whole state each time its size has doubled, until a page has reported that it listens (a
-        busy kernel would not
-        notice). That is at most twice the text in total.
+        """Send the whole state each time its size has doubled, until a page has reported that it listens (a busy
+        kernel would not notice). That is at most twice the text in total.
         """
         size = sum(len(block.content) + len(block.marks) for block in self._blocks.values())
         if size >= 2 * self._offered:

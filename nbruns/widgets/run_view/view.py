@@ -105,9 +105,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def wait(self, timeout: float | None = None) -> Run:
         """Wait until the run has ended, and return it. The form works in the meantime, also under Run All.
 
-        Displays the view first if no cell has displayed it. Neither an error nor interrupting the kernel
-        affects the run: wait
-        again, or cancel it.
+        Displays the view first if no cell has displayed it. Neither an error nor interrupting the kernel affects
+        the run: wait again, or cancel it.
 
         Args:
             timeout: Maximum number of seconds to wait.
