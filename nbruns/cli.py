@@ -17,6 +17,7 @@ from nbruns.errors import NbrunsError, SetupError, install_command
 from nbruns.local_server import data_folder, local, server_of, serving, shown, tell_address, token_of
 from nbruns.server.logs import FORMATS, LEVELS, configure
 from nbruns.server.main import DEFAULT_PORT
+from nbruns.text import JSON
 
 #: Where `nbruns lab` puts copies of the notebooks, and which of them it opens.
 _COPIES, _TOUR = Path("nbruns-notebooks"), "01_tour.ipynb"
@@ -203,14 +204,14 @@ class _Manual(NamedTuple):
     epilog: str = ""
 
 
-_DATA: dict[str, dict[str, Any]] = {
+_DATA: dict[str, JSON] = {
     "--data": {
         "type": Path,
         "metavar": "FOLDER",
         "help": "folder for the database, token and log (default: NBRUNS_DATA, or the user's data folder)",
     }
 }
-_SERVE: dict[str, dict[str, dict[str, Any]]] = {
+_SERVE: dict[str, dict[str, JSON]] = {
     "where": {
         **_DATA,
         "--database-url": {

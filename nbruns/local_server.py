@@ -18,14 +18,14 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import platformdirs
 from filelock import FileLock, Timeout
 
 from nbruns import __version__
 from nbruns.errors import SetupError
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 
 if TYPE_CHECKING:
     from nbruns.client import Client
@@ -323,7 +323,7 @@ def _is_healthy(url: str) -> bool:
         return False
 
 
-def _address(folder: Path) -> dict[str, Any] | None:
+def _address(folder: Path) -> JSON | None:
     """What the folder's server wrote down with tell_address: url, pid, version."""
     try:
         address = json.loads((folder / "server.json").read_text())

@@ -14,6 +14,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from nbruns.local_server import local
+from nbruns.text import JSON
 from nbruns.tools import Tool, as_tool
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class AskMagic(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._names: dict[str, Any] = shell.user_ns
-        self._made: dict[str, Any] = {}
+        self._names: JSON = shell.user_ns
+        self._made: JSON = {}
 
     @magic_arguments()
     @argument("assistant", nargs="?", help="variable or id of an assistant (default: a new one)")

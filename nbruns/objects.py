@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 
-JSON = dict[str, Any]
 RunStatus = Literal[
     "queued",
     "in_progress",

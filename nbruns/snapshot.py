@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nbruns.objects import JSON, Message, Run, RunStep, Thread, ToolCall
-from nbruns.text import size_of
+from nbruns.objects import Message, Run, RunStep, Thread, ToolCall
+from nbruns.text import JSON, size_of
 
 #: The strings that deltas append to; every other string in a delta replaces what was there.
 GROWING = frozenset({"value", "arguments", "input", "logs", "refusal"})
@@ -37,9 +37,9 @@ class RunSnapshot:
         self.lock = threading.RLock()
         self._run: JSON | None = None
         self._thread: JSON | None = None
-        self._steps: dict[str, Any] = {}
-        self._messages: dict[str, Any] = {}
-        self._read: dict[str, Any] = {}  # what the properties have built since the last event
+        self._steps: JSON = {}
+        self._messages: JSON = {}
+        self._read: JSON = {}  # what the properties have built since the last event
         #: Id of the last event, if the server numbers events: a dropped stream resumes after it.
         self.last_event_id: str | None = None
         #: The payload of an `error` event, if one came.
@@ -140,7 +140,7 @@ class RunSnapshot:
         empty = {"role": "assistant", "content": []}
         _merge(known or self._started(self._messages, payload, empty), payload.get("delta"))
 
-    def _started(self, known: dict[str, Any], payload: JSON, more: JSON) -> JSON:
+    def _started(self, known: JSON, payload: JSON, more: JSON) -> JSON:
         """What a delta grows whose object no event has announced."""
         run = self._run or {}
         ids = {name: run.get(name) for name in ("thread_id", "assistant_id")}

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+#: A JSON object, where it enters and leaves.
+JSON = dict[str, Any]
 #: No server's text takes more than this many characters of a message.
 EXCERPT = 200
 #: JSON nested deeper than this is none of the API's.

@@ -28,7 +28,8 @@ from nbruns.client.pagination import iter_pages
 from nbruns.client.transport import Transport, path_of
 from nbruns.errors import APIError, BadRequestError, NotFoundError, SetupError, install_command
 from nbruns.frames import durations, nested_to_json, runs_frame
-from nbruns.objects import JSON, TERMINAL_STATUSES, Run, utc
+from nbruns.objects import TERMINAL_STATUSES, Run, utc
+from nbruns.text import JSON
 
 #: Runs, or threads, after which what was fetched is written.
 _RUNS_AT_A_TIME, _THREADS_AT_A_TIME = 2_000, 64

@@ -7,8 +7,7 @@ from typing import Any
 
 from nbruns.client.transport import Transport
 from nbruns.errors import APIError, LimitError
-from nbruns.objects import JSON
-from nbruns.text import size_of
+from nbruns.text import JSON, size_of
 
 #: Page size: the maximum of the API.
 _PAGE = 100

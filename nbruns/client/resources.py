@@ -14,8 +14,8 @@ from nbruns import frames
 from nbruns.client.pagination import iter_pages
 from nbruns.client.stream import RunStream
 from nbruns.client.transport import Transport, path_of
-from nbruns.objects import JSON, APIObject, Assistant, Message, Run, Thread
-from nbruns.text import excerpt
+from nbruns.objects import APIObject, Assistant, Message, Run, Thread
+from nbruns.text import JSON, excerpt
 from nbruns.tools import tool_json
 
 if TYPE_CHECKING:

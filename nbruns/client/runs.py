@@ -33,9 +33,9 @@ from nbruns.client.stream import ACTION_DEADLINE, RunStream
 from nbruns.client.transport import Check, Transport, path_of
 from nbruns.errors import TimeoutError
 from nbruns.frames import accessor as accessor
-from nbruns.objects import JSON, Assistant, Run, RunStep, Thread, items_of, utc
+from nbruns.objects import Assistant, Run, RunStep, Thread, items_of, utc
 from nbruns.snapshot import RunSnapshot
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 from nbruns.tools import Tool
 from nbruns.tools.output_text import as_text
 

@@ -16,7 +16,6 @@ from nbruns.client.pagination import iter_pages
 from nbruns.client.transport import Check, Transport, iter_chunks, path_of
 from nbruns.errors import APIError, LimitError, StreamError
 from nbruns.objects import (
-    JSON,
     TERMINAL_STATUSES,
     APIObject,
     Message,
@@ -26,7 +25,7 @@ from nbruns.objects import (
 )
 from nbruns.snapshot import RunSnapshot
 from nbruns.sse import ServerSentEvent, iter_events
-from nbruns.text import TooManyValues, excerpt, parse_json, size_of
+from nbruns.text import JSON, TooManyValues, excerpt, parse_json, size_of
 
 #: Seconds for which a dropped stream is carried on without any news from the server.
 CARRY_ON_DEADLINE = 60.0

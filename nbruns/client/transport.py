@@ -20,9 +20,8 @@ from nbruns.client.connections import Connections, Session
 from nbruns.client.credentials import Credentials, TokenProvider, checked_headers
 from nbruns.client.headers import REQUEST_IDS, retry_after
 from nbruns.errors import APIError
-from nbruns.text import EXCERPT, MAX_VALUES, TooManyValues, excerpt, parse_json
+from nbruns.text import EXCERPT, JSON, MAX_VALUES, TooManyValues, excerpt, parse_json
 
-JSON = dict[str, Any]
 #: Asks the server whether a request that may have been carried out was; its result, or None if it was not.
 Check = Callable[[], JSON | None]
 

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from nbruns.server.models.request import Answered
+from nbruns.text import JSON
 
 #: Maximum number of rows and characters shown of an output.
 ROWS, CHARACTERS = 12, 600
@@ -54,7 +55,7 @@ def without_tools(said: list[str]) -> str:
     return WITHOUT_TOOLS.format(quote=_quote(said[0] if said else "")) + "\n---\n\n" + COLOPHON + "\n"
 
 
-def as_object(said: list[str]) -> dict[str, Any]:
+def as_object(said: list[str]) -> JSON:
     """An answer as a JSON object of no particular schema."""
     return {"answer": f"You said: {said[0] if said else ''}", "model": "demo", "scripted": True}
 

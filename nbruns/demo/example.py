@@ -14,6 +14,7 @@ from referencing import Registry
 from nbruns.demo import scalars
 from nbruns.demo.findings import Findings
 from nbruns.server.models.json_schemas import Node, Schema, alternatives, merged, resolved, types
+from nbruns.text import JSON
 from nbruns.tools.json_schema import load_jsonschema
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class _Filling:
             elif "integer" in kinds or "number" in kinds:
                 yield from self.findings.numbers()
 
-    def _objects(self, node: Node, _name: str, depth: int) -> Iterator[dict[str, Any]]:
+    def _objects(self, node: Node, _name: str, depth: int) -> Iterator[JSON]:
         properties = node.get("properties", {})
         value = {name: self._property(node, name, depth) for name in _required(node)}
         optional = [name for name in properties if name not in value and depth <= DEEP]

@@ -20,8 +20,7 @@ from nbruns.server.schemas import objects
 from nbruns.server.schemas.threads import text_content
 from nbruns.server.storage import migrations, store
 from nbruns.server.storage.database import Database
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 _HOUR, _DAY = 3600, 86400
 _LIFETIME = 600

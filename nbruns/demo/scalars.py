@@ -10,6 +10,8 @@ from typing import Any
 
 import rstr
 
+from nbruns.text import JSON
+
 FORMATS = {
     "date": "2026-01-15",
     "date-time": "2026-01-15T09:30:00Z",
@@ -54,7 +56,7 @@ LONGEST = 1000
 VARIANTS = 20
 
 
-def strings(node: dict[str, Any], name: str) -> Iterator[str]:
+def strings(node: JSON, name: str) -> Iterator[str]:
     """Strings for a parameter of this name: by format, by pattern, by name."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]", " ", name).lower().strip()
     words = [FORMATS.get(node.get("format", "")), NAMED.get(spaced), NAMED.get(spaced.rpartition(" ")[2])]
@@ -68,14 +70,14 @@ def strings(node: dict[str, Any], name: str) -> Iterator[str]:
         yield _fitted(f"{spaced or 'example'} {number}" if number > 1 else spaced or "example", least, most)
 
 
-def integers(node: dict[str, Any]) -> Iterator[int]:
+def integers(node: JSON) -> Iterator[int]:
     """Integers near what the schema bounds."""
     for number in numbers(node):
         yield math.ceil(number)
         yield math.floor(number)
 
 
-def numbers(node: dict[str, Any]) -> Iterator[float | int]:
+def numbers(node: JSON) -> Iterator[float | int]:
     """Numbers: 1 and 0, the bounds and their neighbours, the middle, multiples."""
     low, high = _bound(node, "inimum"), _bound(node, "aximum")
     step = node.get("multipleOf", 1)
@@ -88,7 +90,7 @@ def numbers(node: dict[str, Any]) -> Iterator[float | int]:
     yield from (first + number * step for number in range(VARIANTS))
 
 
-def _bound(node: dict[str, Any], word: str) -> float | int | None:
+def _bound(node: JSON, word: str) -> float | int | None:
     stated = (node.get(f"m{word}"), node.get(f"exclusiveM{word}"))
     found = [n for n in stated if isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 1e300]
     return (max if word == "inimum" else min)(found, default=None)

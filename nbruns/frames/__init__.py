@@ -29,8 +29,8 @@ from nbruns.frames.columns import (
     json_text,
     typed,
 )
-from nbruns.objects import ENDS, JSON, TERMINAL_STATUSES, APIObject, Message, RunStep, items_of
-from nbruns.text import size_of
+from nbruns.objects import ENDS, TERMINAL_STATUSES, APIObject, Message, RunStep, items_of
+from nbruns.text import JSON, size_of
 
 #: Where a column's values are: paths into the JSON, the first that is there counts; or a function of all payloads.
 Source = str | Callable[[list[JSON]], list[Any]]
@@ -355,7 +355,7 @@ def _built(kind: str, columns: Columns) -> pd.DataFrame:
     return pd.DataFrame({name: arrays[name] for name in COLUMNS[kind]}, copy=False)
 
 
-def durations(kind: str, columns: dict[str, Any] | pd.DataFrame) -> dict[str, Any]:
+def durations(kind: str, columns: JSON | pd.DataFrame) -> JSON:
     """The columns of durations, made of those of times."""
     times = dict(columns.items())
     if kind == "run":  # which has no such field: see `Run.ended_at_utc`

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nbruns.errors import SetupError, install_command
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -224,7 +224,7 @@ def _legend(ax: Axes, named: dict[str, str] | None = None) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=name) for name, colour in named.items()] if named else None
-    place: dict[str, Any] = {
+    place: JSON = {
         "loc": "upper left",
         "bbox_to_anchor": (1.0, 1.0),
         "frameon": False,

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from nbruns.objects import JSON, APIObject
+from nbruns.objects import APIObject
 from nbruns.sse import iter_events
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 
 #: Methods for the JSON of an object: nbruns and openai-python, azure-ai-agents, pydantic.
 _GIVES_JSON = ("to_dict", "as_dict", "model_dump")

@@ -19,8 +19,7 @@ from nbruns.server.routes.operation import Call, Operation, Services
 from nbruns.server.schemas.base import parse, parse_query
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.storage.database import encode
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 

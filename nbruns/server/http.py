@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 import uvicorn
@@ -26,6 +25,7 @@ from nbruns.server.runs.engine import LIFETIME_SECONDS, Engine
 from nbruns.server.runs.streams import RunStreams
 from nbruns.server.storage import migrations, store
 from nbruns.server.storage.database import Database
+from nbruns.text import JSON
 
 #: The most bytes of a request's head, and of whatever else is not its body: h11's limit.
 MAX_HEAD_BYTES = 65_536
@@ -118,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, phrase: str, message: str) -> None:
         if self.cycle is None or self.cycle.response_complete:
-            error: dict[str, Any] = {
+            error: JSON = {
                 "message": message,
                 "type": "invalid_request_error",
                 "param": None,

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from nbruns.text import JSON
+
 #: Seconds and bytes that a call may take.
 SECONDS = 5.0
 MEMORY_BYTES = 1024**3
@@ -77,14 +79,14 @@ async def _started(function: str) -> asyncio.subprocess.Process:
     return process
 
 
-async def _ask(process: asyncio.subprocess.Process, request: dict[str, Any]) -> dict[str, Any] | None:
+async def _ask(process: asyncio.subprocess.Process, request: JSON) -> JSON | None:
     """Return the answer, or None if the process has ended."""
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(ConnectionError):
         process.stdin.write(json.dumps(request).encode() + b"\n")
         await process.stdin.drain()
     line = await process.stdout.readline()
-    answer: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
+    answer: JSON | None = json.loads(line) if line.endswith(b"\n") else None
     return None if answer == {"memory": True} else answer
 
 
@@ -94,7 +96,7 @@ async def _killed(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def _requests() -> Iterator[dict[str, Any]]:
+def _requests() -> Iterator[JSON]:
     for line in sys.stdin.buffer:
         yield json.loads(line)
 

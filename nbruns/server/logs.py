@@ -6,7 +6,8 @@ import json
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any
+
+from nbruns.text import JSON
 
 #: By the names that `nbruns serve --log-level` takes.
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -57,7 +58,7 @@ class Json(Text):
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         message, error = self.said(record)
-        line: dict[str, Any] = {
+        line: JSON = {
             "time": f"{at}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -72,6 +73,6 @@ FORMATS = {"text": Text, "json": Json}
 _SHOWN = ("run_id", "request_id")
 
 
-def _known(record: logging.LogRecord) -> dict[str, Any]:
+def _known(record: logging.LogRecord) -> JSON:
     known = getattr(record, "known", None)
     return known if isinstance(known, dict) else {}

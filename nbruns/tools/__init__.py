@@ -15,7 +15,7 @@ from nbruns.tools.output_text import MAX_OUTPUT as MAX_OUTPUT
 from nbruns.tools.output_text import NoText, as_text
 
 if TYPE_CHECKING:
-    from nbruns.objects import JSON
+    from nbruns.text import JSON
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,7 +85,7 @@ class Tool:
         from pydantic.errors import PydanticUserError
 
         # pydantic reserves names (json, copy, model_…, _…), so the name of a parameter is the alias of its field.
-        fields: dict[str, Any] = {
+        fields: JSON = {
             f"p{i}": self._field(parameter) for i, parameter in enumerate(self._signature.parameters.values())
         }
         try:
@@ -154,7 +154,7 @@ class Tool:
         except BaseException as error:  # whatever a user's function raises, sys.exit() too, is an output
             raise ToolError(f"{self.name} raised {raised_words(error)}") from error
 
-    def _validated(self, arguments: str | Mapping[str, Any]) -> dict[str, Any]:
+    def _validated(self, arguments: str | Mapping[str, Any]) -> JSON:
         from pydantic import ValidationError
 
         try:
@@ -174,7 +174,7 @@ class Tool:
             raise ToolError(f"{self.name}: {excerpt(wrong, 500)}") from error
         return {name: getattr(model, f"p{i}") for i, name in enumerate(self._signature.parameters)}
 
-    def _checked(self, given: Any) -> dict[str, Any]:
+    def _checked(self, given: Any) -> JSON:
         from nbruns.tools.json_schema import problems
 
         if not isinstance(given, dict):
@@ -185,7 +185,7 @@ class Tool:
         return given
 
 
-def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+def _hints(function: Callable[..., Any], name: str) -> JSON:
     """The type hints of a function, a partial, or of what makes another object callable."""
     told: Any = function.func if isinstance(function, functools.partial) else function
     if not inspect.isroutine(told):

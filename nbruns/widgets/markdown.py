@@ -31,6 +31,7 @@ from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
+from nbruns.text import JSON
 from nbruns.widgets.blocks import Block, repair_surrogates
 from nbruns.widgets.highlight import GrowingMarks, coloured_html, lexer_for, marks
 
@@ -308,7 +309,7 @@ class MarkdownBlocks:
         self._text = ""
         self._start = 0  # of the open block
         self._finished: list[Block] = []
-        self._references: dict[str, Any] = {}  # link definitions, [name]: url, for later blocks
+        self._references: JSON = {}  # link definitions, [name]: url, for later blocks
         self._code: GrowingMarks | None = None
         #: The last rendering of the open block: start, length, blocks.
         self._shown: tuple[int, int, list[Block]] = (0, 0, [])
@@ -384,7 +385,7 @@ class MarkdownBlocks:
         htmls = [self._html(rest[begin:end], known) for begin, end in pairwise(cuts)]
         return [self._block("text", html, ahead=ahead) for ahead, html in enumerate(filter(None, htmls))]
 
-    def _html(self, markdown: str, references: dict[str, Any]) -> str:
+    def _html(self, markdown: str, references: JSON) -> str:
         if len(markdown) > MAX_BLOCK_LENGTH:
             return f"<pre>{escape(markdown, quote=False)}</pre>"
         html = sanitised(_RENDER.render(markdown, references)).strip() if markdown.strip() else ""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel
 
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterator
 
 from nbruns.server.models.endpoint import (
-    JSON,
     Endpoint,
     StreamedError,
     counted,
@@ -25,6 +24,7 @@ from nbruns.server.models.protocol import (
     TextDelta,
     ToolCallDelta,
 )
+from nbruns.text import JSON
 
 #: What the reasons to finish mean; unknown ones count as `stop`.
 REASONS: dict[str, FinishReason] = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nbruns.server.models import chat_completions, llama
 from nbruns.server.models.protocol import Prompt
 from nbruns.server.models.request import answer_schema, answered, functions_due, text_of
+from nbruns.text import JSON
 
 #: Key of the template in a GGUF file, followed by the type and length of its value.
 _TEMPLATE = re.compile(rb"tokenizer\.chat_template\x08\0\0\0(.{8})", re.DOTALL)
@@ -28,7 +28,7 @@ def knows_tools(path: Path) -> bool:
     return bool(_TOOLS.search(head, found.end(), min(found.end() + length, HEAD)))
 
 
-def request(prompt: Prompt) -> dict[str, Any]:
+def request(prompt: Prompt) -> JSON:
     """A request as llama.cpp takes it."""
     schema = answer_schema(prompt)
     if schema is not None and (answered(prompt) or not prompt.tools):
@@ -40,7 +40,7 @@ def request(prompt: Prompt) -> dict[str, Any]:
     return _body(prompt)
 
 
-def _body(prompt: Prompt) -> dict[str, Any]:
+def _body(prompt: Prompt) -> JSON:
     messages = [
         {**message, "content": text_of(message) if message["content"] is not None else None}
         for message in prompt.messages

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nbruns.server.models.protocol import Delta, Finish, Prompt, usage
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 
 class AnswerReader(Protocol):

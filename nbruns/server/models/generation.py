@@ -7,14 +7,14 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import aclosing
-from typing import Any
 
 from nbruns.server.models.protocol import FinishReason, ModelError
+from nbruns.text import JSON
 
-Chunk = dict[str, Any]
-Messages = list[dict[str, Any]]
+Chunk = JSON
+Messages = list[JSON]
 #: Starts a request in a thread; the function it is given takes the chunks, and returns True to stop it.
-Start = Callable[[dict[str, Any], Callable[[Chunk], bool]], "Future[None]"]
+Start = Callable[[JSON, Callable[[Chunk], bool]], "Future[None]"]
 
 
 class _TooLong(Exception):
@@ -27,7 +27,7 @@ class Generation:
     def __init__(
         self,
         start: Start,
-        request: dict[str, Any],
+        request: JSON,
         messages: Messages,
         shorter: Callable[[Messages], Messages],
     ) -> None:

@@ -26,6 +26,7 @@ from nbruns.server.models.protocol import (
     usage,
 )
 from nbruns.server.models.request import answer_schema, functions_due
+from nbruns.text import JSON
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -120,7 +121,7 @@ class GGUF:
                 yield TextDelta(piece)
         yield Finish(answer.reason, usage(answer.prompt_tokens, answer.completion_tokens))
 
-    async def _call(self, prompt: Prompt, functions: list[dict[str, Any]]) -> AsyncGenerator[Delta]:
+    async def _call(self, prompt: Prompt, functions: list[JSON]) -> AsyncGenerator[Delta]:
         names = [function["name"] for function in functions]
         choice = self._generation(
             prompt,
@@ -154,7 +155,7 @@ class GGUF:
         request = {**self._sampling(prompt), "grammar": grammar, **more}
         return Generation(self._start, request, messages, hermes.shorter)
 
-    def _sampling(self, prompt: Prompt) -> dict[str, Any]:
+    def _sampling(self, prompt: Prompt) -> JSON:
         return {
             "max_tokens": prompt.max_completion_tokens or self.limit or -1,  # -1: what the context holds
             "temperature": (1.0 if prompt.temperature is None else prompt.temperature) * self.warmth,
@@ -166,14 +167,14 @@ class GGUF:
             "stream_options": {"include_usage": True},
         }
 
-    def _start(self, request: dict[str, Any], on_chunk: Callable[[llama.Chunk], bool]) -> Future[None]:
+    def _start(self, request: JSON, on_chunk: Callable[[llama.Chunk], bool]) -> Future[None]:
         def run() -> None:
             llama.generate(llama.load(self.path, self.context, self.threads), request, on_chunk)
 
         return self._worker.submit(run)
 
 
-def _check_schemas(functions: list[dict[str, Any]], prompt: Prompt) -> None:
+def _check_schemas(functions: list[JSON], prompt: Prompt) -> None:
     """Refuse what no grammar can be made of: it would keep the model's only worker busy, or end this process."""
     named = [(f"of the function '{each['name']}'", each.get("parameters") or {}) for each in functions]
     named += [] if (schema := answer_schema(prompt)) is None else [("of the response format", schema)]
@@ -203,7 +204,7 @@ def smollm2() -> GGUF:
     return GGUF(weights, context=4096, warmth=0.1)
 
 
-def _takes_arguments(schema: dict[str, Any]) -> bool:
+def _takes_arguments(schema: JSON) -> bool:
     """Whether a function has parameters: for an object without properties, the model would invent some."""
     return any(schema.get(word) for word in ("properties", "required", "$ref", "allOf", "anyOf", "oneOf"))
 

@@ -7,10 +7,10 @@ model. Outputs are placed below the question as facts, which a model of 135M par
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from nbruns.server.models.protocol import Prompt
 from nbruns.server.models.request import text_of
+from nbruns.text import JSON
 
 Messages = list[dict[str, str]]
 
@@ -22,12 +22,12 @@ FACTS = "Answer in one or two short sentences, from the facts given."
 DEFAULT = "You are a helpful assistant."
 
 
-def naming(prompt: Prompt, functions: list[dict[str, Any]]) -> Messages:
+def naming(prompt: Prompt, functions: list[JSON]) -> Messages:
     """What leads the model to the name of one of the functions."""
     return _asking(prompt, functions, '{"name": "')
 
 
-def filling(prompt: Prompt, functions: list[dict[str, Any]], name: str) -> Messages:
+def filling(prompt: Prompt, functions: list[JSON], name: str) -> Messages:
     """What leads the model to the arguments of the function of this name; begins as `naming` does."""
     return _asking(prompt, functions, f'{{"name": {json.dumps(name)}, "arguments": ')
 
@@ -52,7 +52,7 @@ def shorter(messages: Messages) -> Messages:
     return [*messages[:longest], cut, *messages[longest + 1 :]]
 
 
-def _asking(prompt: Prompt, functions: list[dict[str, Any]], begun: str) -> Messages:
+def _asking(prompt: Prompt, functions: list[JSON], begun: str) -> Messages:
     instructions, messages = _plain(prompt)
     tools = TOOLS.format(tools="\n".join(json.dumps(function) for function in functions))
     call = {"role": "assistant", "content": f"<tool_call>\n{begun}"}

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
-Schema = dict[str, Any] | bool
-Node = dict[str, Any]
+from nbruns.text import JSON
+
+Schema = JSON | bool
+Node = JSON
 
 #: What a grammar may be made of: parts of a schema, options of its alternatives and of one enum, repetitions (those
 #: inside one another multiplied), characters of a pattern. llama.cpp takes minutes for more, or ends the process.

@@ -12,9 +12,9 @@ from typing import Any
 
 from nbruns.server.models.json_schemas import Schema
 from nbruns.server.models.protocol import ModelError
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 
-Chunk = dict[str, Any]
+Chunk = JSON
 
 #: For llguidance, which reads the JSON schemas: no endless whitespace, and keywords that it can't hold
 #: the output to (`not`, `uniqueItems`, …) are passed over instead of refused.
@@ -34,7 +34,7 @@ _engines: dict[tuple[Path, int, int], Any] = {}
 _loading = Lock()
 
 
-def generate(engine: Any, request: dict[str, Any], on_chunk: Callable[[Chunk], bool]) -> None:
+def generate(engine: Any, request: JSON, on_chunk: Callable[[Chunk], bool]) -> None:
     """Answer a Chat Completions request, chunk by chunk, until `on_chunk` returns True.
 
     A grammar that can't be followed is replaced by one for any JSON object.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
+
+from nbruns.text import JSON
 
 FinishReason = Literal["stop", "tool_calls", "length", "content_filter"]
 ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
@@ -19,11 +21,11 @@ class Prompt:
     """One turn to be answered: messages in Chat Completions shape, and the run's parameters."""
 
     model: str
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] = field(default_factory=list)
-    tool_choice: str | dict[str, Any] | None = None
+    messages: list[JSON]
+    tools: list[JSON] = field(default_factory=list)
+    tool_choice: str | JSON | None = None
     parallel_tool_calls: bool = True
-    response_format: str | dict[str, Any] | None = None
+    response_format: str | JSON | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_completion_tokens: int | None = None
@@ -62,7 +64,7 @@ class Finish:
 
     reason: FinishReason
     #: As returned by `usage()`; None if the model doesn't report it.
-    usage: dict[str, Any] | None
+    usage: JSON | None
 
 
 Delta = TextDelta | RefusalDelta | ToolCallDelta | Finish
@@ -92,9 +94,7 @@ class ModelError(Exception):
         self.message = message
 
 
-def usage(
-    prompt_tokens: int, completion_tokens: int, *, cached: int = 0, reasoning: int = 0
-) -> dict[str, Any]:
+def usage(prompt_tokens: int, completion_tokens: int, *, cached: int = 0, reasoning: int = 0) -> JSON:
     """Usage as the API states it; `cached` prompt tokens and `reasoning` tokens are counted in the others too."""
     return {
         "prompt_tokens": prompt_tokens,

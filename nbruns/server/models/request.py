@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nbruns.server.models.json_schemas import Schema
 from nbruns.server.models.protocol import ModelError, Prompt
+from nbruns.text import JSON
 
 
 class Answered(NamedTuple):
@@ -16,7 +17,7 @@ class Answered(NamedTuple):
     output: str
 
 
-def text_of(message: dict[str, Any]) -> str:
+def text_of(message: JSON) -> str:
     """The text of a message whose content is a string, a list of parts, or absent; images are named."""
     content = message.get("content") or ""
     if isinstance(content, str):
@@ -24,7 +25,7 @@ def text_of(message: dict[str, Any]) -> str:
     return "\n".join(part["text"] if part["type"] == "text" else _image(part) for part in content)
 
 
-def _image(part: dict[str, Any]) -> str:
+def _image(part: JSON) -> str:
     return f"[image {part['image_url']['url'][:200]}]"
 
 
@@ -45,7 +46,7 @@ def answered(prompt: Prompt) -> list[Answered]:
     ]
 
 
-def functions_due(prompt: Prompt) -> list[dict[str, Any]]:
+def functions_due(prompt: Prompt) -> list[JSON]:
     """The functions that may be called now, by `tool_choice`; none once calls of this run are answered."""
     if prompt.tool_choice == "none" or answered(prompt):
         return []

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nbruns.server.models.endpoint import JSON, Endpoint, StreamedError, counted, mapping, said, stated, text
+from nbruns.server.models.endpoint import Endpoint, StreamedError, counted, mapping, said, stated, text
 from nbruns.server.models.protocol import (
     Delta,
     Finish,
@@ -16,6 +16,7 @@ from nbruns.server.models.protocol import (
     TextDelta,
     ToolCallDelta,
 )
+from nbruns.text import JSON
 
 #: Why a response can be incomplete; anything else counts as `length`.
 INCOMPLETE: dict[str, FinishReason] = {"content_filter": "content_filter"}

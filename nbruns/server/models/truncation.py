@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-Messages = list[dict[str, Any]]
+from nbruns.text import JSON
+
+Messages = list[JSON]
 
 #: Estimate for when no tokenizer is available.
 CHARACTERS_PER_TOKEN = 4
@@ -42,7 +43,7 @@ def _droppable(messages: Messages) -> list[int]:
     return [at for at in range(question) if messages[at]["role"] in ("user", "assistant")]
 
 
-def _length(message: dict[str, Any]) -> int:
+def _length(message: JSON) -> int:
     said = message.get("content") or ""
     text = said if isinstance(said, str) else "".join(part.get("text", "") for part in said)
     return len(text) + (len(json.dumps(calls)) if (calls := message.get("tool_calls")) else 0)

@@ -20,7 +20,7 @@ from nbruns.server.models.endpoint import Endpoint, StreamedError
 from nbruns.server.models.failures import Failure, failure
 from nbruns.server.models.protocol import Delta, ModelError, Prompt
 from nbruns.server.models.responses import RESPONSES
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 
 #: Where the key is looked for, in this order; it is never given in any other way.
 KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
@@ -32,7 +32,7 @@ ENDPOINTS = {"chat": CHAT, "responses": RESPONSES}
 ABSENT = (404, 405, 501)
 
 #: Parameters that every run has, and their defaults. Some models refuse them, even so.
-DEFAULTS: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "parallel_tool_calls": True}
+DEFAULTS: JSON = {"temperature": 1.0, "top_p": 1.0, "parallel_tool_calls": True}
 
 LONGEST_PAUSE = 30.0
 CONNECT_SECONDS = 10.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from starlette.responses import Response
 
@@ -12,8 +11,7 @@ from nbruns.server.routes.openapi import document
 from nbruns.server.routes.operation import OPERATIONS, Call, operation
 from nbruns.server.schemas.base import Document, Health
 from nbruns.server.storage.database import encode
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 
 @operation("GET", "/health", Health)

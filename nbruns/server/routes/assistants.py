@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nbruns.server.models import UnknownModelError
 from nbruns.server.routes.operation import (
     Call,
@@ -23,8 +21,7 @@ from nbruns.server.schemas.assistants import (
 from nbruns.server.schemas.base import ListQuery, Page
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.storage import store
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 _ASSISTANT = "/v1/assistants/{assistant_id}"
 

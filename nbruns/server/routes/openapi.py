@@ -13,8 +13,8 @@ from pydantic_core import core_schema
 from nbruns.server.routes.operation import Operation
 from nbruns.server.schemas.base import ErrorResponse
 from nbruns.server.schemas.events import EVENTS
+from nbruns.text import JSON
 
-JSON = dict[str, Any]
 #: By model and mode.
 Refs = Mapping[Any, JSON]
 

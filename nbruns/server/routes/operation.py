@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Table
 from starlette.responses import Response
@@ -15,12 +15,11 @@ from nbruns.server.schemas.base import NoQuery, Object, Schema
 from nbruns.server.schemas.errors import not_found
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Database
+from nbruns.text import JSON
 
 if TYPE_CHECKING:
     from nbruns.server.runs.engine import Engine
     from nbruns.server.runs.streams import RunStreams
-
-JSON = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.responses import Response, StreamingResponse
 
 from nbruns.server.routes.assistants import check_model
@@ -26,8 +24,7 @@ from nbruns.server.schemas.runs import (
 from nbruns.server.schemas.threads import ModifyRequest
 from nbruns.server.storage import store
 from nbruns.server.storage.database import encode
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 #: Milliseconds between two polls of a run, as suggested to clients.
 POLL_AFTER_MS = "250"

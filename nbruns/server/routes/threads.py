@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nbruns.server.routes.operation import (
     Call,
     change_object,
@@ -27,8 +25,7 @@ from nbruns.server.schemas.threads import (
     ThreadObject,
 )
 from nbruns.server.storage import store
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 _THREAD = "/v1/threads/{thread_id}"
 _MESSAGES = _THREAD + "/messages"

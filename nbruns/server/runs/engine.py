@@ -13,7 +13,6 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
 
 from nbruns.errors import SetupError
 from nbruns.server.models import ModelError, Models, UnknownModelError
@@ -23,8 +22,7 @@ from nbruns.server.runs.turn import Turn
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Database
 from nbruns.server.storage.peers import Peers, PeerUpdate
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 #: Ten minutes after its creation, a run expires.
 LIFETIME_SECONDS = 600

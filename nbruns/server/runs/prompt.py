@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,8 +10,7 @@ from nbruns.server import hosted
 from nbruns.server.models import Prompt, truncation
 from nbruns.server.schemas import objects
 from nbruns.server.storage import store
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 
 def build(conn: sa.Connection, run: JSON) -> Prompt:

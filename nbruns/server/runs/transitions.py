@@ -17,8 +17,8 @@ from nbruns.server.schemas.errors import Refused, not_found
 from nbruns.server.schemas.runs import ACTIVE
 from nbruns.server.storage import peers, store
 from nbruns.server.storage.database import Transaction
+from nbruns.text import JSON
 
-JSON = dict[str, Any]
 Ending = Literal["completed", "incomplete", "failed", "cancelled", "expired"]
 
 

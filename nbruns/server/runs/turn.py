@@ -16,8 +16,7 @@ from nbruns.server.runs.transitions import Unfinished
 from nbruns.server.schemas import objects
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Database, Transaction
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 _CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
 _MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_progress")

@@ -29,8 +29,8 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
 from nbruns.server.schemas.errors import Refused
+from nbruns.text import JSON
 
-JSON = dict[str, Any]
 T = TypeVar("T")
 
 MAX_TEXT = 256_000
@@ -98,7 +98,7 @@ def parse(schema: type[Schema], body: Any) -> JSON:
 def parse_query(schema: type[Schema], given: Iterable[tuple[str, str]]) -> JSON:
     """Return the parameters of a query string, with defaults. Unknown ones are ignored, empty ones count as left out:
     programs write after=… with whatever they have."""
-    values: dict[str, Any] = {}
+    values: JSON = {}
     for name, value in given:
         if name.endswith("[]"):
             values.setdefault(name, []).append(value)

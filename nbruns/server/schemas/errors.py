@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from nbruns.text import JSON
 
 
 class Refused(Exception):
@@ -22,7 +22,7 @@ class Refused(Exception):
         self.error = {"message": message, "type": type, "param": param, "code": code}
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JSON:
         """The error object as it goes over the wire."""
         return {"error": self.error}
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import Any
 
 from nbruns.server.schemas.assistants import AssistantObject
 from nbruns.server.schemas.runs import RunObject, RunStepObject
 from nbruns.server.schemas.threads import MessageObject, ThreadObject, text_content
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 24

@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from nbruns.server.schemas.base import (
     BY_TYPE,
-    JSON,
     Chars,
     Filter,
     Id,
@@ -24,6 +23,7 @@ from nbruns.server.schemas.base import (
     refused,
 )
 from nbruns.server.schemas.tools import AttachmentTool, ToolResources, ToolResourcesObject
+from nbruns.text import JSON
 
 Detail = Literal["auto", "low", "high"]
 MessageStatus = Literal["in_progress", "incomplete", "completed"]

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from nbruns.server.hosted import TOOLS
 from nbruns.server.schemas.base import (
     BY_TYPE,
-    JSON,
     MAX_NUMBER,
     AnyObject,
     Id,
@@ -20,6 +19,7 @@ from nbruns.server.schemas.base import (
     refused,
     tag_of,
 )
+from nbruns.text import JSON
 
 #: Hosted tools of the original. Those that this server doesn't offer are refused with an explanation.
 HOSTED = ("code_interpreter", "file_search")

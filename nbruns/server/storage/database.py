@@ -21,6 +21,8 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, c
 
 import sqlalchemy as sa
 
+from nbruns.text import JSON
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ class Transaction:
     #: Runs whose worker has to stop.
     to_stop: set[str] = field(default_factory=set)
 
-    def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> None:
+    def emit(self, run_id: str, name: str, payload: JSON) -> None:
         """Log an event, and publish it when the transaction has been committed."""
         self.emitted.append((run_id, name, encode(payload)))
 
@@ -111,7 +113,7 @@ class Database:
         result: T = await asyncio.wrap_future(cast("Future[T]", job.done))
         return result
 
-    def emit(self, run_id: str, name: str, payload: dict[str, Any]) -> None:
+    def emit(self, run_id: str, name: str, payload: JSON) -> None:
         """Log an event after all previous writes, without waiting."""
         self._jobs.put(_Job(lambda transaction: transaction.emit(run_id, name, payload)))
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import sqlalchemy as sa
 
+from nbruns.text import JSON
+
 if TYPE_CHECKING:  # imported only for PostgreSQL: it takes a tenth of a second
     import psycopg
 
@@ -24,7 +26,7 @@ _CHANNEL = "nbruns"
 _RUNS_TOLD_AT_ONCE = 100
 _RECONNECT_SECONDS = 1.0
 #: A connection over a network that has gone away is noticed within a minute, on both sides.
-_KEEPALIVES: dict[str, Any] = {
+_KEEPALIVES: JSON = {
     "keepalives_idle": 20,
     "keepalives_interval": 10,
     "keepalives_count": 3,

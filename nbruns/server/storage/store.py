@@ -16,8 +16,7 @@ import sqlalchemy as sa
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.schemas.runs import ACTIVE, ENDED
 from nbruns.server.storage.database import Event, Transaction, encode
-
-JSON = dict[str, Any]
+from nbruns.text import JSON
 
 #: Events after which a run waits or has ended: streams end with them.
 LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *ENDED))

@@ -8,6 +8,7 @@ from typing import Any
 
 import ipywidgets
 
+from nbruns.text import JSON
 from nbruns.widgets.form.field import Field
 from nbruns.widgets.form.fields import field_for
 from nbruns.widgets.form.group_fields import ObjectField
@@ -41,12 +42,12 @@ class ArgumentsEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         control.add_class("nbruns-field").add_class("nbruns-json")
         return control
 
-    def read(self) -> dict[str, Any] | str:
+    def read(self) -> JSON | str:
         """Return the current arguments. Raises ValueError if one is invalid, and shows the message at its field."""
         if self._raw is not None:
             unchanged = self._raw.value == sendable(self._arguments)
             return self._arguments if unchanged else str(self._raw.value)
-        value: dict[str, Any] = {} if self._field is None else self._field.read()
+        value: JSON = {} if self._field is None else self._field.read()
         return value
 
     def on_change(self, callback: Callable[[], object]) -> None:

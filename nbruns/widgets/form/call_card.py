@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from nbruns.objects import ToolCall
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 from nbruns.tools import Tool
 from nbruns.tools.answers import Answer, answer
 from nbruns.widgets.form.approval_card import arguments_html, name_html
@@ -73,7 +73,7 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         return f"{self.call.name} ({self._place})" if self._place else str(self.call.name)
 
     @property
-    def arguments(self) -> dict[str, Any] | str:
+    def arguments(self) -> JSON | str:
         """The current arguments: those in the fields, or those of the model if they can't be edited.
 
         Raises ValueError if a field is invalid; the field shows the message as well.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import ipywidgets
 
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 from nbruns.tools.json_schema import FORMATS, problems
 from nbruns.widgets.html import plain_html, plain_label, sendable
 
@@ -192,7 +192,7 @@ class Field:
             return ""
         return unsent(self.spec) if meant is MISSING else "empty string" if meant == "" else short(meant)
 
-    def options(self, **more: Any) -> dict[str, Any]:
+    def options(self, **more: Any) -> JSON:
         """Return the common keyword arguments of controls."""
         title = plain_label(self.spec.title)
         return {"description": title, "tooltip": title, "layout": {"width": "auto"}, **more}

@@ -11,7 +11,7 @@ from typing import Any
 
 import ipywidgets
 
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 from nbruns.tools.json_schema import problems
 from nbruns.widgets.form.field import MAX_DEPTH, MISSING, Field, FieldSpec, close_all, unsent
 from nbruns.widgets.form.plain_schema import alternatives, mapping, name_of
@@ -283,7 +283,7 @@ class MapField(Rows):
         return self.child(f"{self.spec.label} {number}", pair, given, required=True)
 
     def inner(self) -> Any:
-        values: dict[str, Any] = {}
+        values: JSON = {}
         for number, pair in self.collected(self.fields()):
             if pair["name"] in values:
                 field = self.rows[number][0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from nbruns.text import JSON
 from nbruns.tools.json_schema import TYPES
 
 #: Maximum number of simplification steps; references may be circular.
@@ -18,13 +19,13 @@ _NULL = ({"type": "null"}, {"const": None}, {"enum": [None]})
 class PlainSchema(NamedTuple):
     """A simplified schema, and whether null is allowed too."""
 
-    schema: dict[str, Any]
+    schema: JSON
     nullable: bool = False
 
 
 def shape_of(schema: Any, root: Mapping[str, Any]) -> PlainSchema:
     """Return the shape of a schema whose references point into `root`."""
-    found: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else {}
+    found: JSON = dict(schema) if isinstance(schema, Mapping) else {}
     nullable = False
     for _ in range(_MAX_STEPS):
         before = found
@@ -60,12 +61,12 @@ def name_of(option: Any, root: Mapping[str, Any], number: int) -> str:
     return title or next(iter(tags), None) or TYPES.get(str(plain.get("type")), f"alternative {number}")
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> JSON:
     """Return the value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def _followed(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+def _followed(schema: JSON, root: Mapping[str, Any]) -> JSON:
     target = _definition(schema.get("$ref"), root)
     return schema if target is None else _merged(target, _without(schema, "$ref"))
 
@@ -80,7 +81,7 @@ def _definition(reference: Any, root: Mapping[str, Any]) -> Mapping[str, Any] | 
     return target if isinstance(target, Mapping) else None
 
 
-def _joined(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(schema: JSON, root: Mapping[str, Any]) -> JSON:
     """Merge the parts of `allOf` into one schema."""
     parts = schema.get("allOf")
     if not isinstance(parts, list) or len(parts) > _MAX_STEPS:
@@ -94,7 +95,7 @@ def _joined(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
     """Merge two schemas: the union of properties and required names; for other keys `over` wins."""
     properties = {**mapping(under.get("properties")), **mapping(over.get("properties"))}
     required = list(dict.fromkeys(map(str, [*_list(under.get("required")), *_list(over.get("required"))])))
@@ -106,11 +107,11 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     )
 
 
-def _without_null(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+def _without_null(schema: JSON) -> tuple[JSON, bool]:
     kinds, key = schema.get("type"), "anyOf" if "anyOf" in schema else "oneOf"
     if isinstance(kinds, list):
         left = [kind for kind in kinds if kind != "null"]
-        one: dict[str, Any] = {"type": left[0]} if len(left) == 1 else {}
+        one: JSON = {"type": left[0]} if len(left) == 1 else {}
         many = {"anyOf": [{"type": kind} for kind in left]} if len(left) > 1 else {}
         return {**_without(schema, "type"), **one, **many}, "null" in kinds
     options = schema.get(key)
@@ -126,7 +127,7 @@ def _without_null(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     return {**rest, key: left}, len(left) < len(options)
 
 
-def _typed(schema: dict[str, Any]) -> dict[str, Any]:
+def _typed(schema: JSON) -> JSON:
     """Add the type if the schema omits it but implies one."""
     if "type" in schema or alternatives(schema):
         return schema
@@ -138,7 +139,7 @@ def _typed(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _without(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _without(schema: Mapping[str, Any], key: str) -> JSON:
     return {name: value for name, value in schema.items() if name != key}
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import ipywidgets
 
+from nbruns.text import JSON
 from nbruns.widgets.form.field import MISSING, Field, FieldSpec, short, to_json, unsent
 from nbruns.widgets.form.plain_schema import choices
 from nbruns.widgets.html import plain_label, sendable
@@ -121,7 +122,7 @@ class DateField(Field):
     def hint(self) -> str:
         return self.spec.description
 
-    def options(self, **more: Any) -> dict[str, Any]:
+    def options(self, **more: Any) -> JSON:
         options = super().options(**more)
         if self.spec.default not in (MISSING, None):  # date pickers have no placeholder
             options["description"] += plain_label(f", {unsent(self.spec)}")

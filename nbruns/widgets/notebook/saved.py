@@ -6,6 +6,8 @@ import sys
 import uuid
 from typing import Any
 
+from nbruns.text import JSON
+
 #: The copy hides the output above it if that has no live view: JupyterLab shows "Error displaying widget" there
 #: once the kernel has stopped.
 _HIDE_BROKEN_WIDGET = (
@@ -32,9 +34,7 @@ class SavedDisplays:
     def __bool__(self) -> bool:
         return bool(self._ids)
 
-    def show(
-        self, bundle: dict[str, Any], *, copied: bool = False, metadata: dict[str, Any] | None = None
-    ) -> None:
+    def show(self, bundle: JSON, *, copied: bool = False, metadata: JSON | None = None) -> None:
         """Display a MIME bundle in the current cell's output; outside a notebook, print its text.
 
         With `copied`, also create an output for the copy.
@@ -63,7 +63,7 @@ class SavedDisplays:
         self._copies, self._filled = [], []
 
 
-def _displayed(display: Any, bundle: dict[str, Any], metadata: dict[str, Any] | None = None) -> str:
+def _displayed(display: Any, bundle: JSON, metadata: JSON | None = None) -> str:
     display_id = f"nbruns-{uuid.uuid4().hex}"
     display(bundle, metadata=metadata, raw=True, display_id=display_id)
     return display_id

@@ -14,6 +14,7 @@ from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
 from nbruns.errors import NbrunsError, TimeoutError, error_text
 from nbruns.objects import Assistant, Run
 from nbruns.snapshot import RunSnapshot
+from nbruns.text import JSON
 from nbruns.tools import Tool
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.form.form import ToolOutputsForm
@@ -182,8 +183,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._displays.show({**widget, **self._plain()}, copied=live)
             self._kept = (False, 0)
 
-    def _widget(self) -> dict[str, Any]:
-        bundle: dict[str, Any] = ipywidgets.VBox._repr_mimebundle_(self)
+    def _widget(self) -> JSON:
+        bundle: JSON = ipywidgets.VBox._repr_mimebundle_(self)
         return bundle
 
     def _plain(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from nbruns.client.pagination import iter_pages
 from nbruns.client.transport import Transport, path_of
 from nbruns.objects import Message, Run, RunStep, Usage, excerpt_json
 from nbruns.snapshot import RunSnapshot
+from nbruns.text import JSON
 from nbruns.widgets.html import duration
 from nbruns.widgets.json_text import pretty_json_html
 from nbruns.widgets.markdown import MarkdownBlocks
@@ -38,7 +39,7 @@ class Details:
     messages: Sequence[Message] = ()
     questions: Sequence[Message] = field(default=())
 
-    def to_wire(self) -> dict[str, Any]:
+    def to_wire(self) -> JSON:
         """Return the JSON for the page: id, head, and the sections as [name, HTML]."""
         sections = [[name, render(self)] for name, render in SECTIONS.items()]
         return {"id": self.run.id, "head": head_html(self._snapshot()), "sections": sections}

@@ -13,6 +13,7 @@ import pandas as pd
 
 from nbruns.frames import runs_frame
 from nbruns.objects import TERMINAL_STATUSES
+from nbruns.text import JSON
 from nbruns.widgets.html import duration
 
 Series = Any  # pd.Series of whatever a column holds
@@ -137,7 +138,7 @@ class Rows:
 
         Counts apply the other filters. Values with a count of 0 are included, so that they can be selected.
         """
-        others: dict[str, Any] = {name: ()}
+        others: JSON = {name: ()}
         values = self._whole[name].astype("string")
         counted = values.iloc[self.matching(replace(wanted, **others), now)].value_counts()
         absent = [(str(value), 0) for value in values.value_counts().index if value not in counted.index]
