@@ -14,13 +14,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## This list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' Makefile | column -t -s '|'
 
-demo: $(READY)  ## One run of each model in the terminal, with its tool call answered
+demo: $(READY)  ## Run each model once in the terminal, with a tool call
 	@$(BIN)/nbruns demo
 
-lab: $(READY)  ## The tour in JupyterLab, on copies of the notebooks (in nbruns-notebooks)
+lab: $(READY)  ## Open the tour in JupyterLab, with copies of the notebooks (in nbruns-notebooks)
 	@$(BIN)/nbruns lab
 
-serve: $(READY)  ## The server on its own: make serve ARGS="--port 8123"
+serve: $(READY)  ## Run the server: make serve ARGS="--port 8123"
 	@$(BIN)/nbruns serve $(ARGS)
 
 test: $(DEVELOP) $(NODE)  ## All tests: make test ARGS="tests/test_sse.py -k bom"
@@ -35,18 +35,18 @@ check: $(DEVELOP)  ## Lint, format, types, import layers, and the docs without a
 	@$(BIN)/python -m pytest -q tests/test_repository.py
 	@$(MAKE) --no-print-directory docs
 
-docs: $(DEVELOP)  ## The documentation, into docs/_build/html
+docs: $(DEVELOP)  ## Build the documentation into docs/_build/html
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 
-format: $(DEVELOP)  ## Sort imports, mend what can be mended, format
+format: $(DEVELOP)  ## Sort imports, apply fixes, format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-notebooks: $(DEVELOP)  ## Run the notebooks in JupyterLab and store them with their outputs (needs a Chromium)
+notebooks: $(DEVELOP)  ## Run the notebooks in JupyterLab and store their outputs (needs Chromium)
 	@NBRUNS_REQUIRE_BROWSER=1 NBRUNS_STORE_NOTEBOOKS=1 $(BIN)/python -m pytest -q \
 	  tests/browser/test_tour.py tests/browser/test_usage.py tests/browser/test_notebooks.py $(ARGS)
 
-bench: $(DEVELOP)  ## The measurements: make bench ARGS="-k stream"
+bench: $(DEVELOP)  ## Run the benchmarks: make bench ARGS="-k stream"
 	@$(BIN)/python -m pytest -s -q -o python_files='bench_*.py' -o python_functions='bench_*' tests/benchmarks $(ARGS)
 
 # Each part of the stack is named once, in pyproject.toml; requirements.txt is what its commands need, and
@@ -54,7 +54,7 @@ bench: $(DEVELOP)  ## The measurements: make bench ARGS="-k stream"
 # machine compiled them. Only wheels: nothing is compiled at installation.
 COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group build --group notebooks --group weights \
 	--generate-hashes --only-binary :all: --no-annotate --custom-compile-command "make requirements" --quiet
-requirements:  ## Compile both pinned lists anew (needs uv): make requirements ARGS="--upgrade-package NAME"
+requirements:  ## Compile both pinned lists (needs uv): make requirements ARGS="--upgrade-package NAME"
 	@$(COMPILE) --group dev --group docs --output-file requirements-dev.txt $(ARGS)
 	@$(COMPILE) --constraints requirements-dev.txt --output-file requirements.txt $(ARGS)
 

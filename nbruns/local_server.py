@@ -292,10 +292,10 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
 
     while (address := _address(folder)) is None or address["pid"] != process.pid:
         if process.poll() is not None:
-            told = (folder / "server.log").read_text(errors="replace").strip().splitlines() or [
+            lines = (folder / "server.log").read_text(errors="replace").strip().splitlines() or [
                 "server.log is empty; is the disk full?"
             ]
-            why = told[-1].removeprefix("nbruns: ")
+            why = lines[-1].removeprefix("nbruns: ")
             raise SetupError(f"The local server did not start: {excerpt(why, 500)}")
         if time.monotonic() > deadline:
             process.kill()
@@ -330,8 +330,8 @@ def _address(folder: Path) -> JSON | None:
     except (OSError, ValueError):
         return None
     # stop() signals this process, and a pid of 0 or below would mean many.
-    told = isinstance(address, dict) and isinstance(address.get("url"), str)
-    return address if told and type(address.get("pid")) is int and address["pid"] > 1 else None
+    is_valid = isinstance(address, dict) and isinstance(address.get("url"), str)
+    return address if is_valid and type(address.get("pid")) is int and address["pid"] > 1 else None
 
 
 def _pid(folder: Path) -> int | None:

@@ -96,8 +96,8 @@ def _is_listed(transport: Transport, path: str) -> bool:
 def _all_threads(transport: Transport) -> list[str]:
     if not _is_listed(transport, "/threads"):
         raise TypeError(
-            "This server lists neither all runs nor all threads (GET /runs and GET /threads are not there), so say "
-            "whose runs: export(folder, threads=[…])."
+            "This server can list neither all runs nor all threads (no GET /runs and GET /threads). Pass the threads: "
+            "export(folder, threads=[…])."
         )
     return [thread["id"] for thread in iter_pages(transport, "/threads", {"order": "asc"})]
 

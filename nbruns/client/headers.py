@@ -22,16 +22,16 @@ def seconds(text: str | None, unit: float = 1.0) -> float | None:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds after which to retry: the header contains a number or a date."""
-    told = seconds(headers.get("retry-after-ms"), 0.001)
-    told = seconds(headers.get("retry-after")) if told is None else told
-    until = _date(headers, "retry-after") if told is None else None
-    return told if until is None else max(0.0, until - server_time(headers))
+    delay = seconds(headers.get("retry-after-ms"), 0.001)
+    delay = seconds(headers.get("retry-after")) if delay is None else delay
+    until = _date(headers, "retry-after") if delay is None else None
+    return delay if until is None else max(0.0, until - server_time(headers))
 
 
 def server_time(headers: Mapping[str, str]) -> float:
     """Return the Unix time of the server's clock, which its timestamps use; otherwise that of this machine."""
-    told = _date(headers, "date")
-    return time.time() if told is None else told
+    date = _date(headers, "date")
+    return time.time() if date is None else date
 
 
 def _date(headers: Mapping[str, str], name: str) -> float | None:

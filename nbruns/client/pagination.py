@@ -62,7 +62,7 @@ def _backwards(transport: Transport, path: str, query: JSON, limit: int | None) 
 
 def _pages(transport: Transport, path: str, query: JSON, cursor: str) -> Iterator[list[JSON]]:
     """The objects of one page after the other, each object once, by the cursor `after` or `before`."""
-    last, told = (-1, "last_id") if cursor == "after" else (0, "first_id")
+    last, key = (-1, "last_id") if cursor == "after" else (0, "first_id")
     # Numbers in the place of ids, which can be long. Python's hash of a text has 64 bits and a secret key.
     seen: set[int] = set()
     while True:
@@ -77,7 +77,7 @@ def _pages(transport: Transport, path: str, query: JSON, cursor: str) -> Iterato
             more = "a page with nothing new that promises more: the list has no end, or can't be read to it"
             raise APIError(more, status=200, method="GET", path=path)
         # Some servers send a cursor that is none.
-        named = page.get(told)
+        named = page.get(key)
         query[cursor] = named if isinstance(named, str) and named in by_id else items[last]["id"]
 
 
@@ -93,9 +93,9 @@ def _page(transport: Transport, path: str, query: JSON) -> tuple[list[JSON], JSO
             query["limit"] = max(1, query["limit"] // 4)
     items = page.get("data")
     if not isinstance(items, list) or not all(map(_has_id, items)):
-        told = f"where a list of objects with ids was expected: {transport.redacted(page)}"
+        problem = f"where a list of objects with ids was expected: {transport.redacted(page)}"
         request_id = transport.request_id(headers)
-        raise APIError(told, status=200, request_id=request_id, method="GET", path=path)
+        raise APIError(problem, status=200, request_id=request_id, method="GET", path=path)
     return items, page
 
 

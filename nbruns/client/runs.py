@@ -438,8 +438,8 @@ class Runs(Resource):
                     return now
             elif now.is_terminal:
                 return now
-            told = seconds(headers.get("openai-poll-after-ms"), 0.001)
-            wanted = poll_interval if poll_interval is not None else pause if told is None else told
+            suggested = seconds(headers.get("openai-poll-after-ms"), 0.001)
+            wanted = poll_interval if poll_interval is not None else pause if suggested is None else suggested
             pause = min(pause * 1.5, _POLL_MOST)
             time.sleep(max(0.0, min(wanted, _PAUSE_MOST if left is None else left)))
 

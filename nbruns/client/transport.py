@@ -351,7 +351,7 @@ class Transport:
         """The typed error for a response, from its error object or from our own words."""
         fields = error if isinstance(error, Mapping) else {"message": error}
         given = {name: fields[name] for name in ("code", "type", "param") if fields.get(name) is not None}
-        told = {name: self.redacted(value) for name, value in given.items()}
+        details = {name: self.redacted(value) for name, value in given.items()}
         message = self.redacted(fields.get("message") or error, 1000)
         kind = errors.BY_STATUS.get(response.status_code)
         if kind is None:
@@ -362,7 +362,7 @@ class Transport:
         made = kind(
             message,
             status=response.status_code,
-            **told,
+            **details,
             request_id=self.request_id(response.headers),
             method=method,
             path=path,

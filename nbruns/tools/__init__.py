@@ -187,11 +187,11 @@ class Tool:
 
 def _hints(function: Callable[..., Any], name: str) -> JSON:
     """The type hints of a function, a partial, or of what makes another object callable."""
-    told: Any = function.func if isinstance(function, functools.partial) else function
-    if not inspect.isroutine(told):
-        told = told.__init__ if inspect.isclass(told) else type(told).__call__
+    annotated: Any = function.func if isinstance(function, functools.partial) else function
+    if not inspect.isroutine(annotated):
+        annotated = annotated.__init__ if inspect.isclass(annotated) else type(annotated).__call__
     try:
-        return get_type_hints(told, include_extras=True)
+        return get_type_hints(annotated, include_extras=True)
     except NameError as error:
         raise TypeError(
             f"{name}: its type hints name {error.name!r}, which is not there when the program runs."
