@@ -43,7 +43,9 @@ def start(server: ServerProcess, schema: JSON, through: str) -> JSON:
 @pytest.mark.parametrize("through", ["tools", "response_format"])
 def test_a_bomb_fails_and_nobody_else_waits(tmp_path: Path, through: str) -> None:
     server = ServerProcess(tmp_path / "db", *ARGUMENTS)
-    bombs = BOMBS if through == "tools" else {name: BOMBS[name] for name in ("pattern", "options")}
+    bombs = (
+        BOMBS if through == "tools" else {name: BOMBS[name] for name in ("pattern", "references", "options")}
+    )
     runs = {name: start(server, schema, through) for name, schema in bombs.items()}
     waits, going = [], dict(runs)
     while going:
@@ -54,8 +56,9 @@ def test_a_bomb_fails_and_nobody_else_waits(tmp_path: Path, through: str) -> Non
             runs[name] = server.api.get(server.api.run_path(run))
             if runs[name]["status"] not in ("queued", "in_progress"):
                 del going[name]
-    # In most cases 3 ms; a block by the schemas would be seconds.
-    assert sorted(waits)[len(waits) * 99 // 100] < 0.1, sorted(waits)[-5:]
+    # Each bomb would block the server for a second, so that it would answer once between two of them.
+    print(f"{len(waits)} answers in between, the slowest after {1000 * max(waits):.0f} ms")
+    assert len(waits) > 10
     for name in FAILING & bombs.keys():
         error = runs[name]["last_error"]
         assert runs[name]["status"] == "failed" and error["code"] == "invalid_prompt", name
