@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-import tempfile
 import types
 from pathlib import Path
 
@@ -21,8 +20,6 @@ NAMES = {
     *("nested_to_json", "nested_from_json"),
     *("Assistant", "Event", "Message", "Run", "RunSnapshot", "RunStep", "Thread", "Tool"),
 }
-#: Shared by the checks of types: each takes seconds without.
-CACHE = Path(tempfile.gettempdir()) / "nbruns-mypy-cache"
 ERRORS = {
     name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NbrunsError)
 }
@@ -95,6 +92,12 @@ def g(snapshot: RunSnapshot, tool: Tool) -> None:
 """
 
 
+@pytest.fixture(scope="module")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by the checks of types, which take seconds each without it."""
+    return tmp_path_factory.mktemp("mypy")
+
+
 @pytest.mark.parametrize(
     ("attribute", "problem"),
     [
@@ -109,7 +112,9 @@ def g(snapshot: RunSnapshot, tool: Tool) -> None:
         ("print(run.status, run.usage, event.data, message.text, step.tool_calls)", "Success"),
     ],
 )
-def test_a_misspelt_attribute_is_a_type_error(attribute: str, problem: str, tmp_path: Path) -> None:
+def test_a_misspelt_attribute_is_a_type_error(
+    attribute: str, problem: str, tmp_path: Path, mypy_cache: Path
+) -> None:
     (tmp_path / "user.py").write_text(TYPED.format(attribute=attribute))
-    out, _, _ = mypy.api.run(["--strict", "--cache-dir", str(CACHE), str(tmp_path / "user.py")])
+    out, _, _ = mypy.api.run(["--strict", "--cache-dir", str(mypy_cache), str(tmp_path / "user.py")])
     assert problem in out, out

@@ -54,9 +54,9 @@ async def _call(services: Services, operation: Operation, request: Request) -> C
     path = request.path_params
     if "\0" in "".join(path.values()):
         raise Refused("No id has the character NUL.", code="invalid_value")
-    asked = parse_query(operation.query, request.query_params.multi_items())
+    query = parse_query(operation.query, request.query_params.multi_items())
     params = parse(operation.body, _parse_json(await _read(request))) if operation.body else {}
-    return Call(services, path, asked, request.headers, params, request.scope["context"])
+    return Call(services, path, query, request.headers, params, request.scope["context"])
 
 
 async def _read(request: Request) -> bytes:

@@ -264,12 +264,6 @@ def _moment(timestamp: Any) -> float | None:
     return moment.timestamp() if moment else None
 
 
-def asks_approval(run: Run) -> bool:
-    """Whether a run requires approvals, as Azure AI Foundry does before it calls a tool of an MCP server."""
-    action = run.required_action
-    return isinstance(action, Mapping) and action.get("type") == "submit_tool_approval"
-
-
 def _functions(run: Run) -> dict[str, Mapping[str, Any]]:
     """Return the function definitions in the run's tools, by name."""
     declared = [tool.get("function") for tool in items_of(run.tools) if isinstance(tool, Mapping)]
