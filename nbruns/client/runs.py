@@ -16,7 +16,6 @@ import pandas as pd
 
 from nbruns import frames
 from nbruns.client.concurrent import fetch_all
-from nbruns.client.headers import seconds, server_time
 from nbruns.client.pagination import iter_pages
 from nbruns.client.resources import (
     AssistantArg,
@@ -33,6 +32,7 @@ from nbruns.client.stream import ACTION_DEADLINE, RunStream
 from nbruns.client.transport import Check, Transport, path_of
 from nbruns.errors import TimeoutError
 from nbruns.frames import accessor as accessor
+from nbruns.headers import seconds, server_time
 from nbruns.objects import Assistant, Run, RunStep, Thread, items_of, utc
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import JSON, excerpt

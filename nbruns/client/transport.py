@@ -18,8 +18,8 @@ import urllib3
 from nbruns import errors
 from nbruns.client.connections import Connections, Session
 from nbruns.client.credentials import Credentials, TokenProvider, checked_headers
-from nbruns.client.headers import REQUEST_IDS, retry_after
 from nbruns.errors import APIError
+from nbruns.headers import REQUEST_IDS, retry_after
 from nbruns.text import EXCERPT, JSON, MAX_VALUES, TooManyValues, excerpt, parse_json
 
 #: Asks the server whether a request that may have been carried out was; its result, or None if it was not.

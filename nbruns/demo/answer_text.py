@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from nbruns.server.models.request import Answered
+from nbruns.server.models.protocol import Answered
 from nbruns.text import JSON
 
 #: Maximum number of rows and characters shown of an output.

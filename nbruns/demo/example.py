@@ -13,15 +13,34 @@ from referencing import Registry
 
 from nbruns.demo import scalars
 from nbruns.demo.findings import Findings
-from nbruns.server.models.json_schemas import Node, Schema, alternatives, merged, resolved, types
+from nbruns.json_schema import Schema, load_jsonschema, merged, resolved
 from nbruns.text import JSON
-from nbruns.tools.json_schema import load_jsonschema
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 #: Below the first depth only required values are filled in, below the second none, because schemas can recurse.
 DEEP, DEEPEST = 4, 16
+#: Type that a keyword implies if a schema states none.
+_IMPLIED = {
+    "properties": "object",
+    "required": "object",
+    "additionalProperties": "object",
+    "minProperties": "object",
+    "items": "array",
+    "prefixItems": "array",
+    "minItems": "array",
+    "contains": "array",
+    "pattern": "string",
+    "format": "string",
+    "minLength": "string",
+    "maxLength": "string",
+    "minimum": "number",
+    "maximum": "number",
+    "exclusiveMinimum": "number",
+    "exclusiveMaximum": "number",
+    "multipleOf": "number",
+}
 #: Maximum number of array items taken from the messages.
 ITEMS = 5
 #: Schemas with more parts than this, or longer texts, are not quick.
@@ -86,12 +105,35 @@ _SLOW = {
 _LEAST = ("minItems", "minLength", "minProperties", "minContains")
 
 
+def _alternatives(node: JSON, root: Schema) -> Iterator[JSON]:
+    """Yield the node with each of its alternatives merged in."""
+    for word in ("anyOf", "oneOf"):
+        rest = {key: value for key, value in node.items() if key != word}
+        for part in node.get(word, ()):
+            yield resolved(merged(resolved(part, root), rest), root)
+    if "if" in node:
+        rest = {key: value for key, value in node.items() if key not in ("if", "then", "else")}
+        yield resolved(merged(merged(node["if"], node.get("then", {})), rest), root)
+        yield resolved(merged(node.get("else", {}), rest), root)
+
+
+def _types(node: JSON) -> list[str]:
+    """The types that a value may have, null last; guessed from the keywords where none is stated."""
+    stated = node.get("type")
+    if isinstance(stated, str):
+        return [stated]
+    if stated:
+        return sorted(stated, key=lambda kind: kind == "null")
+    guessed = list(dict.fromkeys(kind for word, kind in _IMPLIED.items() if word in node))
+    return guessed or ([] if {"anyOf", "oneOf", "const", "enum"} & node.keys() else ["string"])
+
+
 class _Filling:
     """One schema being filled in."""
 
     def __init__(self, validator: Validator, root: Schema, findings: Findings) -> None:
         self.validator, self.root, self.findings, self.nodes = validator, root, findings, NODES
-        self.of_type: dict[str, Callable[[Node, str, int], Iterable[Any]]] = {
+        self.of_type: dict[str, Callable[[JSON, str, int], Iterable[Any]]] = {
             "object": self._objects,
             "array": self._arrays,
             "string": lambda node, name, _: scalars.strings(node, name),
@@ -120,7 +162,7 @@ class _Filling:
         except Exception:  # a reference that leads nowhere, a pattern in another dialect: nothing can be said
             return True
 
-    def _candidates(self, node: Node, name: str, depth: int) -> Iterator[Any]:
+    def _candidates(self, node: JSON, name: str, depth: int) -> Iterator[Any]:
         self.nodes -= 1
         if depth > DEEPEST or self.nodes < 0:
             return
@@ -129,18 +171,18 @@ class _Filling:
         yield from [node["default"]] if "default" in node else []
         yield from node.get("examples", ())
         yield from node.get("enum", ())
-        branches = list(alternatives(node, self.root))
+        branches = list(_alternatives(node, self.root))
         if depth > DEEP:
-            branches.sort(key=lambda branch: types(branch) != ["null"])
+            branches.sort(key=lambda branch: _types(branch) != ["null"])
         for branch in branches:
             yield from self._candidates(branch, name, depth + 1)
-        for kind in types(node):
+        for kind in _types(node):
             yield from self.of_type[kind](node, name, depth)
 
-    def _found(self, node: Node, name: str) -> Iterator[Any]:
+    def _found(self, node: JSON, name: str) -> Iterator[Any]:
         """What the messages offer for this node, if it is a scalar or may be one."""
-        for option in (node, *alternatives(node, self.root)):
-            kinds, labels = types(option), (option.get("format", ""), name, option.get("description", ""))
+        for option in (node, *_alternatives(node, self.root)):
+            kinds, labels = _types(option), (option.get("format", ""), name, option.get("description", ""))
             if "enum" in option:
                 yield from (value for value in option["enum"] if self.findings.mentions(str(value)))
             elif "string" in kinds:
@@ -148,7 +190,7 @@ class _Filling:
             elif "integer" in kinds or "number" in kinds:
                 yield from self.findings.numbers()
 
-    def _objects(self, node: Node, _name: str, depth: int) -> Iterator[JSON]:
+    def _objects(self, node: JSON, _name: str, depth: int) -> Iterator[JSON]:
         properties = node.get("properties", {})
         value = {name: self._property(node, name, depth) for name in _required(node)}
         optional = [name for name in properties if name not in value and depth <= DEEP]
@@ -160,7 +202,7 @@ class _Filling:
             value = {**value, name: self._property(node, name, depth)}
         yield value
 
-    def _property(self, node: Node, name: str, depth: int) -> Any:
+    def _property(self, node: JSON, name: str, depth: int) -> Any:
         schema = node.get("properties", {}).get(name, node.get("additionalProperties", {}))
         return self.fill(schema, name, depth + 1)
 
@@ -173,7 +215,7 @@ class _Filling:
             True for _ in self._found(resolved(inner, self.root), name) if inner
         )
 
-    def _arrays(self, node: Node, name: str, depth: int) -> Iterator[list[Any]]:
+    def _arrays(self, node: JSON, name: str, depth: int) -> Iterator[list[Any]]:
         items = node.get("items", {})
         ordered = node.get("prefixItems", items if isinstance(items, list) else [])
         rest = node.get("additionalItems", {}) if isinstance(items, list) else items
@@ -191,7 +233,7 @@ class _Filling:
         yield value[: node.get("minItems", 0)]
 
 
-def _required(node: Node) -> list[str]:
+def _required(node: JSON) -> list[str]:
     names = list(node.get("required", ()))
     for name, needed in node.get("dependentRequired", {}).items():
         names += needed if name in names else []

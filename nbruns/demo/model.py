@@ -11,8 +11,8 @@ from typing import Any
 
 from nbruns.demo import answer_text
 from nbruns.demo.example import example, is_quick
+from nbruns.json_schema import Schema, merged
 from nbruns.server.limited_process import LimitExceeded, Processes
-from nbruns.server.models.json_schemas import Schema, merged
 from nbruns.server.models.protocol import (
     Delta,
     Finish,
@@ -21,9 +21,12 @@ from nbruns.server.models.protocol import (
     Prompt,
     TextDelta,
     ToolCallDelta,
+    answer_schema,
+    answered,
+    functions_due,
+    questions,
     usage,
 )
-from nbruns.server.models.request import answer_schema, answered, functions_due, questions
 
 #: Rule for counting tokens without a tokenizer.
 CHARACTERS_PER_TOKEN = 4

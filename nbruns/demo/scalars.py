@@ -10,29 +10,8 @@ from typing import Any
 
 import rstr
 
+from nbruns.json_schema import FORMATS
 from nbruns.text import JSON
-
-FORMATS = {
-    "date": "2026-01-15",
-    "date-time": "2026-01-15T09:30:00Z",
-    "time": "09:30:00Z",
-    "duration": "PT1H",
-    "email": "ada@example.com",
-    "idn-email": "ada@example.com",
-    "hostname": "example.com",
-    "idn-hostname": "example.com",
-    "ipv4": "192.0.2.1",
-    "ipv6": "2001:db8::1",
-    "uri": "https://example.com/",
-    "uri-reference": "/example",
-    "iri": "https://example.com/",
-    "iri-reference": "/example",
-    "uri-template": "https://example.com/{id}",
-    "uuid": "6f1d2c3e-8a4b-4c5d-9e6f-708192a3b4c5",
-    "json-pointer": "/example",
-    "relative-json-pointer": "0",
-    "regex": "^example$",
-}
 
 NAMED = {
     "city": "Oslo",
@@ -40,9 +19,9 @@ NAMED = {
     "place": "Oslo",
     "country": "Norway",
     "name": "Ada Lovelace",
-    "email": "ada@example.com",
-    "url": "https://example.com/",
-    "date": "2026-01-15",
+    "email": "ada@example.org",
+    "url": "https://example.org/",
+    "date": "2026-08-26",
     "time": "09:30",
     "language": "English",
     "currency": "EUR",

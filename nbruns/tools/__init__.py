@@ -175,7 +175,7 @@ class Tool:
         return {name: getattr(model, f"p{i}") for i, name in enumerate(self._signature.parameters)}
 
     def _checked(self, given: Any) -> JSON:
-        from nbruns.tools.json_schema import problems
+        from nbruns.json_schema import problems
 
         if not isinstance(given, dict):
             raise ToolError(f"{self.name}: the arguments are no object: {excerpt(given)}")
@@ -199,7 +199,7 @@ def _hints(function: Callable[..., Any], name: str) -> JSON:
 
 
 def _own_schema(parameters: Mapping[str, Any], name: str) -> JSON:
-    from nbruns.tools.json_schema import check_schema
+    from nbruns.json_schema import check_schema
 
     try:
         check_schema(parameters)

@@ -13,7 +13,7 @@ from socket_server import Received, SocketServer, answer, hang_up, stream
 
 import nbruns
 from nbruns.client import Client
-from nbruns.client.headers import retry_after
+from nbruns.headers import retry_after
 from nbruns.text import MAX_DEPTH, parse_json
 
 IDS = {"thread_id": "thread_1", "assistant_id": "asst_1"}

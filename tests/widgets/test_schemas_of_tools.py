@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from nbruns.tools.json_schema import check_schema, problems
+from nbruns.json_schema import check_schema, problems
 from nbruns.widgets.form.arguments import ArgumentsEditor
 from nbruns.widgets.form.field import Field
 from nbruns.widgets.form.scalar_fields import JSONField

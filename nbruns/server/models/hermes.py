@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 
-from nbruns.server.models.protocol import Prompt
-from nbruns.server.models.request import text_of
+from nbruns.server.models.protocol import Prompt, text_of
 from nbruns.text import JSON
 
 Messages = list[dict[str, str]]

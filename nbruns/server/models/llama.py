@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from contextlib import aclosing
+from math import prod
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from nbruns.server.models.json_schemas import Schema
-from nbruns.server.models.protocol import ModelError
+from nbruns.json_schema import Schema
+from nbruns.server.models.protocol import FinishReason, ModelError
 from nbruns.text import JSON, excerpt
 
 Chunk = JSON
+Messages = list[JSON]
+
+#: What a grammar may be made of: parts of a schema, options of its alternatives and of one enum, repetitions (those
+#: inside one another multiplied), characters of a pattern. llama.cpp takes minutes for more, or ends the process.
+MAX_PARTS, MAX_OPTIONS, MAX_REPEATS, MAX_PATTERN = 1_000, 200, 20_000, 500
+_REPEATS = ("minItems", "minLength", "minProperties", "minContains", "maxItems", "maxLength", "maxProperties")
 
 #: For llguidance, which reads the JSON schemas: no endless whitespace, and keywords that it can't hold
 #: the output to (`not`, `uniqueItems`, …) are passed over instead of refused.
@@ -31,7 +41,7 @@ GUIDANCE = {
 ANSWERS, TRIALS = 0, 1
 
 _engines: dict[tuple[Path, int, int], Any] = {}
-_loading = Lock()
+_loading = threading.Lock()
 
 
 def generate(engine: Any, request: JSON, on_chunk: Callable[[Chunk], bool]) -> None:
@@ -66,6 +76,48 @@ def object_grammar(schema: Schema) -> str:
     closed = {"additionalProperties": False} if "properties" in properties else {}
     grammar: str = json_schema_to_grammar({"type": "object", **closed, **properties, **GUIDANCE})
     return grammar
+
+
+class TooLarge(ValueError):
+    """A schema is too large for a grammar; the message names the limit."""
+
+
+def check_size(schema: Schema) -> None:
+    """Raise TooLarge for a schema of which no grammar can be made in good time."""
+    parts = 0
+    waiting: list[tuple[Any, int]] = [(schema, 1)]
+    while waiting:
+        item, repeated = waiting.pop()
+        parts += 1
+        if parts > MAX_PARTS:
+            raise TooLarge(f"it has over {MAX_PARTS:,} parts")
+        if isinstance(item, dict):
+            counts = [item[word] for word in _REPEATS if isinstance(item.get(word), int | float)]
+            repeated *= int(min(max([1, *counts]), MAX_REPEATS + 1))
+            if repeated > MAX_REPEATS:
+                raise TooLarge(f"it asks for over {MAX_REPEATS:,} repetitions")
+            if len(str(item.get("pattern", ""))) > MAX_PATTERN:
+                raise TooLarge(f"a pattern has over {MAX_PATTERN:,} characters")
+        inside = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        waiting += [(part, repeated) for part in inside]
+    if _options(schema) > MAX_OPTIONS:
+        raise TooLarge(f"its alternatives make over {MAX_OPTIONS:,} options")
+
+
+def _options(schema: Any) -> int:
+    """Count the options for one value: those of `allOf` multiply, otherwise the largest part counts."""
+    if isinstance(schema, list):
+        return max([1, *map(_options, schema)])
+    if not isinstance(schema, dict):
+        return 1
+    options = max(1, len(schema["enum"])) if isinstance(schema.get("enum"), list) else 1
+    for word in ("anyOf", "oneOf"):
+        if isinstance(schema.get(word), list):
+            options *= max(1, sum(map(_options, schema[word])))
+    if isinstance(schema.get("allOf"), list):
+        options *= prod(map(_options, schema["allOf"]))
+    inside = (part for word, part in schema.items() if word not in ("anyOf", "oneOf", "allOf", "enum"))
+    return max([options, *map(_options, inside)])
 
 
 def choice_grammar(texts: list[str]) -> str:
@@ -108,3 +160,94 @@ def _loaded(path: Path, context: int, threads: int) -> Any:
             raise ModelError(
                 "server_error", f"The weights {path.name} could not be loaded; are they a whole GGUF file?"
             ) from error
+
+
+#: Starts a request in a thread; the function it is given takes the chunks, and returns True to stop it.
+Start = Callable[[JSON, Callable[[Chunk], bool]], "Future[None]"]
+
+
+class _TooLong(Exception):
+    """The messages do not fit into the context."""
+
+
+class Generation:
+    """Pieces of an answer as they arrive; then why it ended, and its usage."""
+
+    def __init__(
+        self,
+        start: Start,
+        request: JSON,
+        messages: Messages,
+        shorter: Callable[[Messages], Messages],
+    ) -> None:
+        self.reason: FinishReason = "stop"
+        self.prompt_tokens = self.completion_tokens = 0
+        self._start, self._request, self._messages, self._shorter = start, request, messages, shorter
+
+    async def text(self) -> str:
+        """The whole answer."""
+        return "".join([piece async for piece in self.pieces()])
+
+    async def pieces(self) -> AsyncGenerator[str]:
+        """Yield the text as it comes."""
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                if piece := self._read(chunk):
+                    yield piece
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        """Yield the chunks as they come; messages that are too long are made shorter until they fit."""
+        while True:
+            try:
+                async with aclosing(self._chunks()) as chunks:
+                    async for chunk in chunks:
+                        yield _checked(chunk)
+                return
+            except _TooLong as too_long:
+                if (messages := self._shorter(self._messages)) == self._messages:
+                    raise ModelError("invalid_prompt", f"The model failed: {too_long}") from None
+                self._messages = messages
+
+    def _read(self, chunk: Chunk) -> str:
+        if "usage" in chunk:
+            self.prompt_tokens = chunk["usage"]["prompt_tokens"]
+            self.completion_tokens = chunk["usage"]["completion_tokens"]
+        text = ""
+        for choice in chunk["choices"]:
+            self.reason = choice.get("finish_reason") or self.reason
+            text += choice["delta"].get("content") or ""
+        return text
+
+    async def _chunks(self) -> AsyncGenerator[Chunk]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Chunk | BaseException | None] = asyncio.Queue()
+        stopped = threading.Event()
+
+        def on_chunk(chunk: Chunk) -> bool:
+            if not stopped.is_set():
+                loop.call_soon_threadsafe(arrived.put_nowait, chunk)
+            return stopped.is_set()
+
+        def on_end(job: Future[None]) -> None:
+            if not stopped.is_set():
+                loop.call_soon_threadsafe(arrived.put_nowait, job.exception())
+
+        job = self._start({**self._request, "messages": self._messages}, on_chunk)
+        job.add_done_callback(on_end)
+        try:
+            while isinstance(item := await arrived.get(), dict):
+                yield item
+            if item is not None:
+                raise item
+        finally:
+            stopped.set()
+            job.cancel()
+
+
+def _checked(chunk: Chunk) -> Chunk:
+    if "error" not in chunk:
+        return chunk
+    message = str(chunk["error"].get("message"))
+    if chunk["error"].get("type") == "exceed_context_size_error":
+        raise _TooLong(message)
+    raise ModelError("server_error", f"The model failed: {message}")

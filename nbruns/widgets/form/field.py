@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import ipywidgets
 
+from nbruns.json_schema import FORMATS, problems
 from nbruns.text import JSON, excerpt
-from nbruns.tools.json_schema import FORMATS, problems
 from nbruns.widgets.html import plain_html, plain_label, sendable
 
 

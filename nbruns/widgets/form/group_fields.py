@@ -11,8 +11,8 @@ from typing import Any
 
 import ipywidgets
 
+from nbruns.json_schema import problems
 from nbruns.text import JSON, excerpt
-from nbruns.tools.json_schema import problems
 from nbruns.widgets.form.field import MAX_DEPTH, MISSING, Field, FieldSpec, close_all, unsent
 from nbruns.widgets.form.plain_schema import alternatives, mapping, name_of
 from nbruns.widgets.html import plain_html, plain_label, sendable

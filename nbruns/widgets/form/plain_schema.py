@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from nbruns.json_schema import TYPES, resolved
 from nbruns.text import JSON
-from nbruns.tools.json_schema import TYPES
 
 #: Maximum number of simplification steps; references may be circular.
 _MAX_STEPS = 20
@@ -29,7 +29,7 @@ def shape_of(schema: Any, root: Mapping[str, Any]) -> PlainSchema:
     nullable = False
     for _ in range(_MAX_STEPS):
         before = found
-        found = _joined(_followed(found, root), root)
+        found = resolved(found, root)
         found, null_too = _without_null(found)
         nullable |= null_too
         if found == before:
@@ -66,47 +66,6 @@ def mapping(value: Any) -> JSON:
     return value if isinstance(value, dict) else {}
 
 
-def _followed(schema: JSON, root: Mapping[str, Any]) -> JSON:
-    target = _definition(schema.get("$ref"), root)
-    return schema if target is None else _merged(target, _without(schema, "$ref"))
-
-
-def _definition(reference: Any, root: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        return None
-    target: Any = root
-    for part in reference[1:].split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        target = target.get(key) if isinstance(target, Mapping) else None
-    return target if isinstance(target, Mapping) else None
-
-
-def _joined(schema: JSON, root: Mapping[str, Any]) -> JSON:
-    """Merge the parts of `allOf` into one schema."""
-    parts = schema.get("allOf")
-    if not isinstance(parts, list) or len(parts) > _MAX_STEPS:
-        return schema
-    joined = _without(schema, "allOf")
-    for part in parts:
-        plain = dict(part) if isinstance(part, Mapping) else {}
-        for _ in range(_MAX_STEPS):
-            plain = _followed(plain, root)
-        joined = _merged(plain, joined)
-    return joined
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
-    """Merge two schemas: the union of properties and required names; for other keys `over` wins."""
-    properties = {**mapping(under.get("properties")), **mapping(over.get("properties"))}
-    required = list(dict.fromkeys(map(str, [*_list(under.get("required")), *_list(over.get("required"))])))
-    both = {**under, **over}
-    return (
-        both
-        | ({"properties": properties} if properties else {})
-        | ({"required": required} if required else {})
-    )
-
-
 def _without_null(schema: JSON) -> tuple[JSON, bool]:
     kinds, key = schema.get("type"), "anyOf" if "anyOf" in schema else "oneOf"
     if isinstance(kinds, list):
@@ -141,7 +100,3 @@ def _typed(schema: JSON) -> JSON:
 
 def _without(schema: Mapping[str, Any], key: str) -> JSON:
     return {name: value for name, value in schema.items() if name != key}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

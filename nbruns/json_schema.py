@@ -1,7 +1,7 @@
-"""Problems of a value with a JSON Schema, as texts with their path.
+"""JSON Schemas from outside: resolve references, merge, and report the problems of a value.
 
-The schema can be hostile: references are not fetched, patterns run in Rust's linear-time engine (unsupported ones, such
-as look-ahead, are left to the tool), and an invalid schema reports no problems.
+The schema can be hostile: references are not fetched, merging is bounded, patterns run in Rust's linear-time engine
+(unsupported ones, such as look-ahead, are left to the tool), and an invalid schema reports no problems.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
 
 if TYPE_CHECKING:
     from jsonschema import FormatChecker, ValidationError
     from jsonschema.protocols import Validator
 
+Schema = JSON | bool
+
 #: Maximum number of reported problems.
 MOST = 20
+#: References to references are followed this far, and so many parts are merged into one schema.
+MAX_CHAIN, MAX_PARTS = 20, 500
 TYPES = {
     "integer": "a whole number",
     "number": "a number",
@@ -33,17 +37,27 @@ TYPES = {
     "object": "an object",
     "null": "null",
 }
-#: Formats with an example of each, for those who have to write one.
+#: An example of each format.
 FORMATS = {
     "date": "2026-08-26",
     "time": "09:30:00Z",
     "date-time": "2026-08-26T09:30:00Z",
     "duration": "P1DT12H",
     "email": "ada@example.org",
-    "uri": "https://example.org/",
-    "uuid": "3e4666bf-d5e5-4aa7-b8ce-cefe41c7568a",
+    "idn-email": "ada@example.org",
+    "hostname": "example.org",
+    "idn-hostname": "example.org",
     "ipv4": "192.0.2.1",
     "ipv6": "2001:db8::1",
+    "uri": "https://example.org/",
+    "uri-reference": "/example",
+    "iri": "https://example.org/",
+    "iri-reference": "/example",
+    "uri-template": "https://example.org/{id}",
+    "uuid": "3e4666bf-d5e5-4aa7-b8ce-cefe41c7568a",
+    "json-pointer": "/example",
+    "relative-json-pointer": "0",
+    "regex": "^example$",
 }
 
 
@@ -72,6 +86,74 @@ def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> 
     except Exception:  # a schema that is none raises anything: for the rest, the tool judges
         pass
     return list(dict.fromkeys(found))
+
+
+def resolved(schema: Any, root: Any) -> JSON:
+    """Return the schema with its references within `root` and its `allOf` merged in.
+
+    References that lead nowhere count as the empty schema; nothing is ever fetched.
+    """
+    node: JSON = dict(schema) if isinstance(schema, Mapping) else {}
+    merges = 0
+    for _ in range(MAX_CHAIN):
+        parts = [_target(node.pop("$ref"), root)] if "$ref" in node else []
+        all_of = node.pop("allOf", None)
+        parts += all_of if isinstance(all_of, list) else []
+        merges += len(parts)
+        if not parts or merges > MAX_PARTS:
+            break
+        for part in parts:
+            node = merged(part, node)
+    return node
+
+
+def _target(reference: Any, root: Any) -> Any:
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return {}
+    target = root
+    for step in reference.removeprefix("#").split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        target = target.get(step) if isinstance(target, Mapping) else None
+    return target if isinstance(target, Mapping | bool) else {}
+
+
+def merged(left: Any, right: Any) -> JSON:
+    """Merge two schemas. If they disagree, `right` wins."""
+    if not isinstance(left, Mapping) or not isinstance(right, Mapping):
+        return dict(left) if isinstance(left, Mapping) else dict(right) if isinstance(right, Mapping) else {}
+    both: JSON = {**left, **right}
+    for word in left.keys() & right.keys() & _JOINED.keys():
+        kinds, join = _JOINED[word]
+        if isinstance(left[word], kinds) and isinstance(right[word], kinds):
+            both[word] = join(left[word], right[word])
+    return both
+
+
+def _join_properties(left: JSON, right: JSON) -> JSON:
+    both = {name: merged(left[name], right[name]) for name in left.keys() & right.keys()}
+    return {**left, **right, **both}
+
+
+def _join_types(left: str | list[str], right: str | list[str]) -> str | list[str]:
+    one, other = ([kinds] if isinstance(kinds, str) else kinds for kinds in (left, right))
+    shared = [kind for kind in one if kind in other or (kind == "integer" and "number" in other)]
+    return right if left == right or not shared else shared
+
+
+#: How the values of a keyword that both schemas have are joined, if both are of these Python types.
+_JOINED: dict[str, tuple[type | types.UnionType, Callable[[Any, Any], Any]]] = {
+    "properties": (dict, _join_properties),
+    "required": (list, lambda left, right: left + [name for name in right if name not in left]),
+    "type": (str | list, _join_types),
+    "enum": (list, lambda left, right: [value for value in left if value in right] or right),
+    "minimum": (int | float, max),
+    "maximum": (int | float, min),
+    "minLength": (int | float, max),
+    "maxLength": (int | float, min),
+    "minItems": (int | float, max),
+    "maxItems": (int | float, min),
+    "allOf": (list, lambda left, right: [*left, *right]),
+}
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ pytest.importorskip("rfc3987_syntax")
 
 PROGRAM = """
 import sys
-from nbruns.tools.json_schema import problems
+from nbruns.json_schema import problems
 
 assert problems({"city": 1}, {"properties": {"city": {"type": "string"}}})
 print([name in sys.modules for name in ("jsonschema", "lark", "rfc3987_syntax")])

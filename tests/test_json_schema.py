@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nbruns.tools.json_schema import FORMATS, MOST, check_schema, problems
+from nbruns.json_schema import FORMATS, MOST, check_schema, problems
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,9 @@ def test_what_does_not_fit_is_said_in_words_at_its_place(schema: Any, value: Any
     assert [str(problem) for problem in problems(value, schema)] == [said]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", ["date", "time", "date-time", "duration", "email", "idn-email", "uri", "uuid", "ipv4", "ipv6"]
+)
 def test_formats_are_checked(name: str) -> None:
     schema = {"type": "string", "format": name}
     assert problems(FORMATS[name], schema) == []
