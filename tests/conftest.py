@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,14 @@ RECORDINGS = Path(__file__).parent.parent.parent / "shared" / "recordings"
 # Shells start what runs in the background with interrupts ignored, and what it starts inherits that: tests that
 # interrupt kernels and lists would wait forever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `nightly`, unless NBRUNS_NIGHTLY=1: variants of tests that run every time."""
+    if os.environ.get("NBRUNS_NIGHTLY") != "1":
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
 
 
 @pytest.fixture(scope="session")

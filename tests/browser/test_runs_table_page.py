@@ -15,8 +15,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 SETUP = """
 from datetime import datetime, timezone
 import nbruns
+from pathlib import Path
+is_new = not Path("table-data").exists()
 client = nbruns.local("table-data", idle_timeout=300)
-client.server.add_history(10_000, until=datetime(2026, 11, 20, 18, tzinfo=timezone.utc), seed=7)
+if is_new:  # the tests share it
+    client.server.add_history(10_000, until=datetime(2026, 11, 20, 18, tzinfo=timezone.utc), seed=7)
 """
 TABLE = """
 table = nbruns.RunsTable(client)
@@ -231,7 +234,7 @@ table
 """
 
 
-@pytest.mark.parametrize("width", [1500, 1200, 800])
+@pytest.mark.parametrize("width", [1500, pytest.param(1200, marks=pytest.mark.nightly), 800])
 def test_columns_are_straight_whatever_a_row_says(lab: Lab, notebook_page: OpenNotebook, width: int) -> None:
     page = notebook_page(lab.write_notebook("reasons.ipynb", [REASONS]))
     page.page.set_viewport_size({"width": width, "height": 900})

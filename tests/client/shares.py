@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-#: Cut after every single byte: NBRUNS_EVERY_BYTE=1, which takes minutes.
-EVERY_BYTE = os.environ.get("NBRUNS_EVERY_BYTE") == "1"
+#: Cut after every single byte: NBRUNS_NIGHTLY=1, which takes minutes.
+EVERY_BYTE = os.environ.get("NBRUNS_NIGHTLY") == "1"
 #: Otherwise so many positions, drawn from a seed, beside those around the end of each event.
 SAMPLE, SEED = 40, int(os.environ.get("NBRUNS_CUTS_SEED", "7"))
 _AT_ONCE = 4

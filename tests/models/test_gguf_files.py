@@ -94,7 +94,7 @@ def test_an_answer_can_be_json_of_a_schema(tooled: GGUF) -> None:
     assert json.loads(said.text)["it"] in ("north", "south")
 
 
-@pytest.mark.parametrize("knows_tools", [True, False])
+@pytest.mark.parametrize("knows_tools", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_a_conversation_is_made_to_fit_the_context_that_the_file_states(
     tooled: GGUF, tmp_path: Path, knows_tools: bool
 ) -> None:

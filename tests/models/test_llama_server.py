@@ -96,6 +96,7 @@ def test_it_refuses_a_question_that_is_too_long(model: Callable[[], Any]) -> Non
     assert caught.value.code == "invalid_prompt"
 
 
+@pytest.mark.nightly
 def test_a_conversation_that_is_too_long_is_shortened_until_it_fits(model: Callable[[], Any]) -> None:
     before = [{"role": role, "content": "4711 " * 50} for role in ("user", "assistant")] * 3
     last = {"role": "user", "content": "What is the capital of Norway?"}

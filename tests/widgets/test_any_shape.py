@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,8 @@ from nbruns.widgets.form.form import ToolOutputsForm
 from nbruns.widgets.run_view.transcript import Transcript, plain_text, to_html
 
 JSON = dict[str, Any]
+#: All odd values for every field; otherwise a sample of them, other ones for each field.
+NIGHTLY = os.environ.get("NBRUNS_NIGHTLY") == "1"
 ODD: list[Any] = [
     None,
     "text",
@@ -142,9 +146,9 @@ def changed(value: JSON, path: tuple[Any, ...], new: Any) -> JSON:
 
 @pytest.mark.parametrize(("name", "payload"), EVENTS, ids=[name for name, _ in EVENTS])
 def test_any_field_may_be_anything(name: str, payload: JSON) -> None:
-    tried = 0
+    tried, chosen = 0, random.Random(name)
     for path in paths(payload):
-        for new in [*ODD, MISSING]:
+        for new in [*(ODD if NIGHTLY else chosen.sample(ODD, 4)), None, MISSING]:
             odd = changed(payload, path, new)
             snapshot = RunSnapshot()
             if "run." not in name or "step" in name:
@@ -159,7 +163,7 @@ def test_any_field_may_be_anything(name: str, payload: JSON) -> None:
                 if run.status == "requires_action":
                     ToolOutputsForm(run).close()
             tried += 1
-    assert tried > 100
+    assert tried > 50
 
 
 def test_arguments_that_are_the_object_itself_are_json() -> None:
