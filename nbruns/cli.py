@@ -64,15 +64,20 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> int:
     from nbruns.server.main import serve
     from nbruns.server.models import Models
+    from nbruns.server.retrieval.embeddings import embedder
 
     folder = data_folder(args.data)
     _check(args)
     token = None if args.no_token else token_of(folder)
     configure(args.log_format, args.log_level, _secrets(args, token))
     models = Models(
-        files=dict(map(_named_file, args.model)), upstream=args.upstream, upstream_api=args.upstream_api
+        files=dict(map(_named_file, args.model)),
+        upstream=args.upstream,
+        upstream_api=args.upstream_api,
+        aliases=dict(map(_alias, args.alias)),
     )
     models.check()
+    embedding = embedder(args.embedding_model, args.upstream)
     with serving(folder) as address:
 
         def tell(url: str) -> None:
@@ -91,6 +96,9 @@ def _serve(args: argparse.Namespace) -> int:
             run_lifetime=args.run_lifetime,
             on_ready=tell,
             models=models,
+            allowed_origins=args.allow_origin,
+            blobs=args.blobs or folder / "files",
+            embedder=embedding,
         )
     return 0
 
@@ -131,6 +139,13 @@ def _named_file(text: str) -> tuple[str, Path]:
     if not (name and file.is_file() and _begins(file) == b"GGUF"):
         raise SetupError(f"--model {text}: Use NAME=FILE with a readable GGUF file.")
     return name, file.resolve()
+
+
+def _alias(text: str) -> tuple[str, str]:
+    alias, _, name = text.partition("=")
+    if not (alias and name):
+        raise SetupError(f"--alias {text}: Use ALIAS=NAME, for example gpt-4o=smollm2 or 'gpt-*=smollm2'.")
+    return alias, name
 
 
 def _begins(file: Path) -> bytes:
@@ -221,6 +236,12 @@ _SERVE: dict[str, dict[str, JSON]] = {
             "postgresql://USER@HOST/NAME; several servers can share a PostgreSQL database (default: "
             "NBRUNS_DATABASE_URL, or the file)",
         },
+        "--blobs": {
+            "metavar": "FOLDER|URL",
+            "default": os.environ.get("NBRUNS_BLOBS") or None,
+            "help": "where the bytes of files are stored: a folder, or for several servers a URL of fsspec such as "
+            "s3://BUCKET/PREFIX (default: NBRUNS_BLOBS, or the folder files in the data folder)",
+        },
         "--host": {
             "default": "127.0.0.1",
             "help": "address to listen on (default: %(default)s, this machine only; 0.0.0.0: all interfaces)",
@@ -237,6 +258,18 @@ _SERVE: dict[str, dict[str, JSON]] = {
             "default": [],
             "metavar": "NAME=FILE",
             "help": "serve a GGUF file as the model NAME, in addition to demo and smollm2; repeatable",
+        },
+        "--alias": {
+            "action": "append",
+            "default": [],
+            "metavar": "ALIAS=NAME",
+            "help": "let the model NAME answer to ALIAS, which can be a pattern such as gpt-*; repeatable",
+        },
+        "--embedding-model": {
+            "metavar": "MODEL",
+            "default": os.environ.get("NBRUNS_EMBEDDING_MODEL") or None,
+            "help": "embedding model of vector stores: a GGUF file, or a model of the upstream (default: "
+            "NBRUNS_EMBEDDING_MODEL, or all-MiniLM-L6-v2 if it is installed; without any, search by words alone)",
         },
         "--upstream": {
             "metavar": "URL",
@@ -260,6 +293,13 @@ _SERVE: dict[str, dict[str, JSON]] = {
             "metavar": "NAME",
             "help": "additional host name to accept, such as the public name of a proxy; repeatable (default: the "
             "names of this machine, and any name if --host is reachable from other machines)",
+        },
+        "--allow-origin": {
+            "action": "append",
+            "default": [],
+            "metavar": "ORIGIN",
+            "help": "web pages of this origin may use the server, such as https://app.example.org; repeatable "
+            "(default: none)",
         },
     },
     "lifetime and logging": {
@@ -295,12 +335,16 @@ environment:
                            users of this machine can see command lines
   NBRUNS_UPSTREAM_API_KEY  API key of the upstream (fallback: OPENAI_API_KEY); never leaves the server
   NBRUNS_UPSTREAM_API      default for --upstream-api
+  NBRUNS_EMBEDDING_MODEL   default for --embedding-model
+  NBRUNS_BLOBS             default for --blobs
 
 examples:
   nbruns serve
       serve the models demo and smollm2 on http://127.0.0.1:{DEFAULT_PORT}/v1
   NBRUNS_UPSTREAM_API_KEY=… nbruns serve --upstream https://api.openai.com/v1
       serve every model of the upstream
+  nbruns serve --upstream http://127.0.0.1:11434/v1 --alias 'gpt-*=qwen3'
+      answer old programs, which ask for gpt-4o and others, with a model of Ollama
   nbruns serve --model tiny=models/tiny.gguf --port 0
       serve a model from a file, on any free port
   nbruns serve --host 0.0.0.0 --allow-host runs.example.org --log-format json
@@ -308,7 +352,8 @@ examples:
   OPENAI_BASE_URL=http://127.0.0.1:{DEFAULT_PORT}/v1 OPENAI_API_KEY="$(cat FOLDER/token)" python your_program.py
       run a program written for the Assistants API
 
-API: assistants, threads, messages, runs and steps of the Assistants API, with streaming. In addition:
+API: assistants, threads, messages, runs, steps, files, uploads, vector stores and models of the Assistants API, with
+streaming and the hosted tool file_search. In addition:
   GET /health          {{"status": "ok"}} while the server is running; no token required
   GET /openapi.json    OpenAPI description of this server; no token required
   GET /v1/threads      all threads

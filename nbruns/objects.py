@@ -440,8 +440,77 @@ class RunStepDelta(APIObject):
     delta: JSON
 
 
+class File(APIObject):
+    """A file at the server."""
+
+    __slots__ = ()
+    _shown = ("id", "filename", "bytes", "purpose")
+    filename: str
+    bytes: int
+    purpose: str
+    created_at: int | None
+    expires_at: int | None
+    status: str | None
+
+    if TYPE_CHECKING:  # each timestamp as a datetime in UTC
+        created_at_utc: datetime | None
+        expires_at_utc: datetime | None
+
+
+class VectorStore(APIObject):
+    """Files that can be searched."""
+
+    __slots__ = ()
+    _shown = ("id", "name", "status", "file_counts")
+    name: str | None
+    description: str | None
+    status: str
+    file_counts: JSON
+    usage_bytes: int
+    created_at: int | None
+    last_active_at: int | None
+    expires_at: int | None
+    expires_after: JSON | None
+    metadata: dict[str, str]
+
+    if TYPE_CHECKING:  # each timestamp as a datetime in UTC
+        created_at_utc: datetime | None
+        last_active_at_utc: datetime | None
+        expires_at_utc: datetime | None
+
+
+class VectorStoreFile(APIObject):
+    """A file in a vector store."""
+
+    __slots__ = ()
+    _shown = ("id", "status", "vector_store_id")
+    vector_store_id: str
+    status: str
+    usage_bytes: int
+    created_at: int | None
+    last_error: JSON | None
+    chunking_strategy: JSON | None
+    attributes: JSON
+
+    if TYPE_CHECKING:  # each timestamp as a datetime in UTC
+        created_at_utc: datetime | None
+
+
+class Model(APIObject):
+    """A model that runs can name."""
+
+    __slots__ = ()
+    _shown = ("id", "owned_by")
+    created: int | None
+    owned_by: str
+
+
 _BY_OBJECT: dict[str, type[APIObject]] = {
     "assistant": Assistant,
+    "file": File,
+    "model": Model,
+    "vector_store": VectorStore,
+    "vector_store.file": VectorStoreFile,
     "thread": Thread,
     "thread.message": Message,
     "thread.message.delta": MessageDelta,

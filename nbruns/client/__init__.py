@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from nbruns.client.credentials import TokenProvider
+from nbruns.client.files import Files, ModelsOfServer, VectorStores
 from nbruns.client.resources import Assistants, MessagesOfThreads, Threads
 from nbruns.client.runs import Runs
 from nbruns.client.transport import Transport
@@ -70,6 +71,9 @@ class Client(Transport):
         self.threads = Threads(self)
         self.messages = MessagesOfThreads(self)
         self.runs = Runs(self)
+        self.files = Files(self)
+        self.vector_stores = VectorStores(self)
+        self.models = ModelsOfServer(self)
         #: The local server behind this client: see `nbruns.local`. None for every other.
         self.server: Any = None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json as jsonlib
 import random
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event, Timer, get_ident
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import IO, Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -169,6 +170,54 @@ class Transport:
 
         return self._repeat(once, method, found if check else None, deadline)
 
+    def upload(
+        self,
+        path: str,
+        fields: Mapping[str, str],
+        file: IO[bytes],
+        name: str,
+        size: int,
+        on_sent: Callable[[int], object],
+        field: str = "file",
+    ) -> JSON:
+        """Send a form with a file, which is read piece by piece, and return the JSON object of the answer.
+
+        Args:
+            fields: The other fields of the form.
+            file: The file, open for reading at its beginning.
+            name: Name of the file for the server.
+            size: Number of bytes to send.
+            on_sent: Called with the number of bytes of each piece that has been sent.
+            field: Name of the file's field.
+
+        Raises:
+            APIError, ConnectionError, TimeoutError: As `request` does. It is repeated only if no connection was made.
+        """
+        begin = file.tell() if file.seekable() else 0
+
+        def once() -> JSON:
+            if file.seekable():
+                file.seek(begin)
+            form = _Form(fields, file, name, size, on_sent, field)
+            response = self._send("POST", path, data=form, headers={"Content-Type": form.content_type})
+            with response:
+                return self._read_json(response)
+
+        return self._repeat(once, "POST", None)
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """Yield the bytes of an answer as they come. Raises as `request` does, and ConnectionError if it is cut off."""
+        response = self._repeat(lambda: self._send("GET", path), "GET", None)
+        expected, count = response.headers.get("Content-Length"), 0
+        with response:
+            for piece in iter_chunks(response):
+                count += len(piece)
+                yield piece
+        if expected is not None and expected.isdigit() and count < int(expected):
+            raise errors.ConnectionError(
+                f"GET {path}: the connection broke after {count:,} of {expected} bytes."
+            )
+
     def open_stream(
         self,
         method: str,
@@ -209,6 +258,7 @@ class Transport:
         *,
         params: Mapping[str, Any] | None = None,
         json: JSON | None = None,
+        data: _Form | None = None,
         headers: Mapping[str, str | bytes] | None = None,
         timeout: float | None = None,
     ) -> requests.Response:
@@ -225,6 +275,7 @@ class Transport:
                 self.base_url + path,
                 params=query,
                 json=json,
+                data=data,
                 headers=dict(headers or {}),
                 timeout=(seconds, seconds),
                 stream=True,
@@ -369,6 +420,47 @@ class Transport:
         )
         made.retry_after = retry_after(response.headers)
         return made
+
+
+class _Form:
+    """A form with a file as the body of a request, read while it is sent."""
+
+    def __init__(
+        self,
+        fields: Mapping[str, str],
+        file: IO[bytes],
+        name: str,
+        size: int,
+        on_sent: Callable[[int], object],
+        field: str,
+    ) -> None:
+        boundary = secrets.token_hex(16)
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        head = "".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{_in_quotes(key)}"\r\n\r\n{value}\r\n'
+            for key, value in fields.items()
+        )
+        head += f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{_in_quotes(name)}"\r\n'
+        self._head = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode("utf-8", "replace")
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self._file, self._size, self._on_sent = file, size, on_sent
+
+    def __len__(self) -> int:
+        return len(self._head) + self._size + len(self._tail)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        left = self._size  # a file that grows meanwhile is sent as large as it was
+        while left > 0 and (piece := self._file.read(min(left, 1 << 18))):
+            yield piece
+            left -= len(piece)
+            self._on_sent(len(piece))
+        yield self._tail
+
+
+def _in_quotes(text: str) -> str:
+    """Escape a text as browsers do in a form."""
+    return text.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
 
 
 def path_of(*parts: object) -> str:

@@ -22,6 +22,7 @@ from nbruns.frames.columns import (
     DURATION,
     FILLED_BY,
     NESTED,
+    NUMBER,
     TEXT,
     TIME,
     Column,
@@ -76,6 +77,13 @@ def _all_annotations(messages: list[JSON]) -> list[list[Any]]:
 def _annotations(message: JSON) -> list[Any]:
     parts = (part.get("text") for part in items_of(message.get("content")) if isinstance(part, Mapping))
     return [a for text in parts if isinstance(text, Mapping) for a in items_of(text.get("annotations"))]
+
+
+def _found_texts(results: list[JSON]) -> list[str]:
+    parts = (
+        [part for part in items_of(each.get("content")) if isinstance(part, Mapping)] for each in results
+    )
+    return ["\n".join(str(part.get("text") or "") for part in each) for each in parts]
 
 
 _USAGE: dict[str, tuple[str, Source]] = {
@@ -151,6 +159,36 @@ COLUMNS: dict[str, dict[str, tuple[str, Source]]] = {
     "thread": {
         **_columns(text="id", time="created_at"),
         "metadata": (NESTED, "metadata"),
+    },
+    "file": {
+        **_columns(text="id filename", category="purpose status"),
+        "bytes": (COUNT, "bytes"),
+        **_columns(time="created_at expires_at"),
+    },
+    "vector_store": {
+        **_columns(text="id name", category="status"),
+        "n_files": (COUNT, "file_counts.total"),
+        "n_completed": (COUNT, "file_counts.completed"),
+        "n_failed": (COUNT, "file_counts.failed"),
+        "usage_bytes": (COUNT, "usage_bytes"),
+        **_columns(time="created_at last_active_at expires_at"),
+        "metadata": (NESTED, "metadata"),
+    },
+    "vector_store_file": {
+        **_columns(text="id vector_store_id", category="status"),
+        "usage_bytes": (COUNT, "usage_bytes"),
+        **_columns(time="created_at"),
+        **_ERROR,
+        "attributes": (NESTED, "attributes"),
+    },
+    "search_result": {
+        "score": (NUMBER, "score"),
+        **_columns(text="filename file_id"),
+        "text": (TEXT, _found_texts),
+        "attributes": (NESTED, "attributes"),
+    },
+    "model": {
+        **_columns(text="id", category="owned_by"),
     },
 }
 

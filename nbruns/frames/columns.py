@@ -17,7 +17,7 @@ import pandas as pd
 
 from nbruns.objects import utc
 
-TEXT, CATEGORY, COUNT, NESTED = "string", "category", "Int64", "object"
+TEXT, CATEGORY, COUNT, NUMBER, NESTED = "string", "category", "Int64", "Float64", "object"
 TIME = "datetime64[ms, UTC]"
 DURATION = "timedelta64[ms]"
 
@@ -125,6 +125,14 @@ class Counts(Column):
         return pd.arrays.IntegerArray(np.where(known, np.rint(numbers), 0).astype("int64"), ~known)
 
 
+class Decimals(Counts):
+    """Numbers with a fraction; a number or its text."""
+
+    def array(self) -> Any:
+        numbers = _joined(self._numbers, "float64")
+        return pd.arrays.FloatingArray(np.where(np.isnan(numbers), 0, numbers), np.isnan(numbers))
+
+
 class Times(Counts):
     """Unix timestamps, seconds or milliseconds, a number or its text; or texts of ISO 8601."""
 
@@ -164,6 +172,7 @@ FILLED_BY: dict[str, Callable[[], Column]] = {
     TEXT: Texts,
     CATEGORY: Categories,
     COUNT: Counts,
+    NUMBER: Decimals,
     TIME: Times,
     NESTED: Nested,
 }

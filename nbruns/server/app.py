@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from nbruns.server.middleware import RequestContext
 from nbruns.server.routes.operation import Call, Operation, Services
@@ -22,6 +24,8 @@ from nbruns.server.storage.database import encode
 from nbruns.text import JSON
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+#: Of a form: all fields beside the file, and the lines between them.
+MAX_FIELD_BYTES = 64 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,12 @@ def create_app(services: Services, operations: Iterable[Operation]) -> Starlette
     """The ASGI app; the engine behind it is started and stopped by the server."""
     # "{" sorts after all letters, so /threads/runs is matched before /threads/{thread_id}.
     operations = sorted(operations, key=lambda operation: operation.path)
-    routes = [Route(each.path, _endpoint(services, each), methods=[each.method]) for each in operations]
+    # Names of models can have slashes in them.
+    paths = [each.path.replace("{model}", "{model:path}") for each in operations]
+    routes = [
+        Route(path, _endpoint(services, each), methods=[each.method])
+        for path, each in zip(paths, operations, strict=True)
+    ]
     handlers = {HTTPException: _http_error}
     return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
 
@@ -38,7 +47,12 @@ def create_app(services: Services, operations: Iterable[Operation]) -> Starlette
 def _endpoint(services: Services, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            answer = await operation.handler(await _call(services, operation, request))
+            call = await _call(services, operation, request)
+            try:
+                answer = await operation.handler(call)
+            finally:
+                for file in call.uploads.values():
+                    await file.close()
             return answer if isinstance(answer, Response) else _json(answer)
         except Refused as refusal:
             return _json(refusal.body, refusal.status)
@@ -55,8 +69,13 @@ async def _call(services: Services, operation: Operation, request: Request) -> C
     if "\0" in "".join(path.values()):
         raise Refused("No id has the character NUL.", code="invalid_value")
     query = parse_query(operation.query, request.query_params.multi_items())
-    params = parse(operation.body, _parse_json(await _read(request))) if operation.body else {}
-    return Call(services, path, query, request.headers, params, request.scope["context"])
+    uploads: Mapping[str, UploadFile] = {}
+    if operation.form is not None:
+        fields, uploads = await _read_form(request, operation.max_form_bytes)
+        params = parse(operation.form, fields)
+    else:
+        params = parse(operation.body, _parse_json(await _read(request))) if operation.body else {}
+    return Call(services, path, query, request.headers, params, uploads, request.scope["context"])
 
 
 async def _read(request: Request) -> bytes:
@@ -68,6 +87,31 @@ async def _read(request: Request) -> bytes:
                 f"The request is larger than {MAX_BODY_BYTES:,} bytes.", status=413, code="request_too_large"
             )
     return bytes(body)
+
+
+async def _read_form(request: Request, most: int) -> tuple[JSON, Mapping[str, UploadFile]]:
+    """Return the fields and the files of a form. Files larger than a megabyte are on disk, in temporary files."""
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        if size > most + MAX_FIELD_BYTES:
+            raise Refused(f"The file is larger than {most:,} bytes.", status=413, code="request_too_large")
+        return message
+
+    limits = {"max_files": 1, "max_fields": 20, "max_part_size": MAX_FIELD_BYTES}
+    form = await Request(request.scope, receive).form(**limits)
+    fields: JSON = {}
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            outer, _, inner = name.removesuffix("]").partition("[")  # expires_after[seconds]
+            if inner:
+                fields.setdefault(outer, {})[inner] = value
+            else:
+                fields[name] = value
+    return fields, {name: value for name, value in form.items() if isinstance(value, UploadFile)}
 
 
 def _parse_json(body: bytes) -> Any:

@@ -11,19 +11,26 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 import uvicorn
+from platformdirs import user_data_path
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nbruns.errors import SetupError
 from nbruns.server.app import create_app
 from nbruns.server.middleware import LOOPBACK, AccessMiddleware
 from nbruns.server.models import Models
+from nbruns.server.retrieval.embeddings import Embedder
+from nbruns.server.retrieval.index import Index
+from nbruns.server.retrieval.ingestion import Ingester
 from nbruns.server.routes import OPERATIONS, Services
 from nbruns.server.runs.engine import LIFETIME_SECONDS, Engine
 from nbruns.server.runs.streams import RunStreams
+from nbruns.server.runs.toolbox import Toolbox
 from nbruns.server.storage import migrations, store
+from nbruns.server.storage.blobs import Blobs
 from nbruns.server.storage.database import Database
 from nbruns.text import JSON
 
@@ -148,6 +155,12 @@ class Settings:
     #: Names that requests may come by, besides this machine's own. Without any, a server that is reached from other
     #: machines answers to every name.
     allowed_hosts: Collection[str] = ()
+    #: Origins of web pages that may use the server.
+    allowed_origins: Collection[str] = ()
+    #: Folder or fsspec URL for the bytes of files. Default: the folder `files` beside the SQLite file.
+    blobs: str | Path | None = None
+    #: The embedding model of vector stores: see `embeddings.embedder`.
+    embedder: Embedder | None = None
 
 
 def sqlite_path(database_url: str) -> str | None:
@@ -166,6 +179,11 @@ def sqlite_path(database_url: str) -> str | None:
     return None
 
 
+def _files_folder(database_url: str) -> Path:
+    file = sqlite_path(database_url)
+    return Path(file).resolve().parent / "files" if file else user_data_path("nbruns") / "files"
+
+
 class Server(uvicorn.Server):
     """uvicorn that reports when it is ready, closes streams when it stops, and stops when idle."""
 
@@ -178,8 +196,20 @@ class Server(uvicorn.Server):
             self._db.close()
             raise
         self.streams = RunStreams(self._db)
-        self.engine = Engine(self._db, settings.models, settings.run_lifetime, self.streams.catch_up)
-        app = create_app(Services(self._db, self.engine, self.streams, settings.models), OPERATIONS)
+        self._blobs = Blobs(settings.blobs or _files_folder(settings.database_url))
+        index = Index(self._db, settings.embedder)
+        self._ingester = Ingester(self._db, self._blobs, settings.embedder)
+        self.engine = Engine(
+            self._db,
+            settings.models,
+            settings.run_lifetime,
+            self.streams.catch_up,
+            Toolbox(index, self._ingester, self._blobs),
+        )
+        services = Services(
+            self._db, self.engine, self.streams, settings.models, self._blobs, index, self._ingester
+        )
+        app = create_app(services, OPERATIONS)
         host, port = listener.getsockname()[:2]
         # Inherited by its connections. asyncio sets it only on sockets that were made for TCP by number, and without
         # it each answer waits 40 ms for the acknowledgement of its head.
@@ -187,7 +217,12 @@ class Server(uvicorn.Server):
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         names = {*LOOPBACK, host, *(name.lower() for name in settings.allowed_hosts)}
         is_known_by_name = settings.allowed_hosts or ipaddress.ip_address(host).is_loopback
-        self._access = AccessMiddleware(app, token=settings.token, hosts=names if is_known_by_name else None)
+        self._access = AccessMiddleware(
+            app,
+            token=settings.token,
+            hosts=names if is_known_by_name else None,
+            origins=settings.allowed_origins,
+        )
         self._watching: asyncio.Task[None]
         super().__init__(
             uvicorn.Config(
@@ -206,7 +241,9 @@ class Server(uvicorn.Server):
         # Not in the app's lifespan, whose errors uvicorn turns into a traceback in the log.
         self.streams.connect()
         try:
+            await self._blobs.check()
             await self.engine.start()
+            await self._ingester.start()
         except sa.exc.DBAPIError as error:
             self._db.close()
             raise SetupError(
@@ -224,7 +261,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if not self.force_exit:
             await self.engine.stop()
+        await self._ingester.stop()
         await self._settings.models.close()
+        self._blobs.close()
         self._db.close()
 
     @contextlib.contextmanager

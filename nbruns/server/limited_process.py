@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -29,11 +30,27 @@ class LimitExceeded(Exception):
 
 
 class Processes:
-    """The processes of a server. They belong to the event loop that first uses them."""
+    """The processes of a server. They belong to the event loop that first uses them.
 
-    def __init__(self) -> None:
+    Args:
+        seconds: Time that a call may take. Default: SECONDS.
+        memory_bytes: Memory that a process may have.
+        count: Maximum number of processes.
+        is_background: Whether everything else goes first.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+        count: int = PROCESSES,
+        is_background: bool = False,
+    ) -> None:
+        self.seconds = SECONDS if seconds is None else seconds
+        self.memory_bytes, self.is_background = memory_bytes, is_background
         self._idle: list[asyncio.subprocess.Process] = []
-        self._free = asyncio.Semaphore(PROCESSES)
+        self._free = asyncio.Semaphore(count)
 
     async def call(self, function: str, *arguments: Any) -> Any:
         """Call `function` ("module:name") with JSON arguments, and return its JSON result.
@@ -41,19 +58,19 @@ class Processes:
         Raises LimitExceeded if it takes too much time or memory, RuntimeError if it raises.
         """
         async with self._free:
-            process = self._idle.pop() if self._idle else await _started(function)
+            process = self._idle.pop() if self._idle else await self._started(function)
             try:
-                async with asyncio.timeout(SECONDS):
+                async with asyncio.timeout(self.seconds):
                     answer = await _ask(process, {"function": function, "arguments": arguments})
             except TimeoutError:
-                raise LimitExceeded(f"over {SECONDS:g} s") from None
+                raise LimitExceeded(f"over {self.seconds:g} s") from None
             finally:
                 # On any error, including cancellation: a process that is still busy can't be reused.
                 if sys.exc_info()[0] is not None:
                     await _killed(process)
             if answer is None:
                 await _killed(process)
-                raise LimitExceeded(f"over {MEMORY_BYTES // 1024**2} MiB of memory")
+                raise LimitExceeded(f"over {self.memory_bytes // 1024**2} MiB of memory")
             self._idle.append(process)
         if "error" in answer:
             raise RuntimeError(answer["error"])
@@ -64,19 +81,20 @@ class Processes:
         while self._idle:
             await _killed(self._idle.pop())
 
-
-async def _started(function: str) -> asyncio.subprocess.Process:
-    """Start a process that has imported the module of the function: the import takes longer than most calls."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        limit=2**30,
-    )
-    async with asyncio.timeout(_START_SECONDS):
-        await _ask(process, {"function": function, "arguments": None})
-    return process
+    async def _started(self, function: str) -> asyncio.subprocess.Process:
+        """Start a process that has imported the module of the function: the import takes longer than most calls."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", __name__, str(self.memory_bytes), "19" if self.is_background else "0"),
+            # One thread: numerical libraries would take all cores from the server.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            limit=2**30,
+        )
+        async with asyncio.timeout(_START_SECONDS):
+            await _ask(process, {"function": function, "arguments": None})
+        return process
 
 
 async def _ask(process: asyncio.subprocess.Process, request: JSON) -> JSON | None:
@@ -106,8 +124,11 @@ def main() -> None:
     with contextlib.suppress(ImportError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        memory_bytes = int(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if hasattr(os, "nice"):
+        os.nice(int(sys.argv[2]))
     for request in _requests():
         module, _, name = request["function"].partition(":")
         try:

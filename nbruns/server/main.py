@@ -16,6 +16,7 @@ from nbruns.errors import SetupError, install_command
 
 if TYPE_CHECKING:
     from nbruns.server.models import Models
+    from nbruns.server.retrieval.embeddings import Embedder
 
 DEFAULT_PORT = 8765
 #: Objects made, and then collections, before Python looks for circles of them among ever older ones. By its own
@@ -34,6 +35,9 @@ def serve(
     models: Models | None = None,
     run_lifetime: int = 600,
     allowed_hosts: Collection[str] = (),
+    allowed_origins: Collection[str] = (),
+    blobs: str | Path | None = None,
+    embedder: Embedder | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until the server has been idle for `idle_timeout` seconds.
 
@@ -47,6 +51,10 @@ def serve(
         models: Models that runs can name. Default: the registered ones.
         run_lifetime: Seconds after its creation when a run expires.
         allowed_hosts: Host names to accept in addition to this machine's own, such as the public name of a proxy.
+        allowed_origins: Origins of web pages that may use the server, such as https://app.example.org.
+        blobs: Folder, or URL of fsspec such as s3://bucket/prefix, for the bytes of files. Default: the folder `files`
+            beside the SQLite file.
+        embedder: Embedding model of vector stores. Default: all-MiniLM-L6-v2, if it is installed.
 
     Raises:
         SetupError: The port is taken, the database can't be used, a package is missing, or the token is empty.
@@ -59,6 +67,7 @@ def serve(
         try:
             from nbruns.server import http
             from nbruns.server.models import Models
+            from nbruns.server.retrieval.embeddings import embedder as default_embedder
         except ModuleNotFoundError as error:
             raise SetupError(
                 f"The server needs the package {error.name!r}, which is not installed. Install what it needs with: "
@@ -66,7 +75,15 @@ def serve(
             ) from None
         with _only_server_of(http.sqlite_path(database_url)):
             settings = http.Settings(
-                database_url, token, models or Models(), idle_timeout, run_lifetime, allowed_hosts
+                database_url,
+                token,
+                models or Models(),
+                idle_timeout,
+                run_lifetime,
+                allowed_hosts,
+                allowed_origins,
+                blobs,
+                embedder or default_embedder(),
             )
             gc.set_threshold(*_GC_THRESHOLDS)
             http.Server(listener, settings, on_ready or print).run(sockets=[listener])

@@ -6,10 +6,12 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nbruns.server.schemas import objects
@@ -21,9 +23,20 @@ log = logging.getLogger(__name__)
 #: The words that paths are made of. Whatever else is in one may be a secret at the wrong place.
 _WORDS = {
     *("v1", "health", "openapi.json", "assistants", "threads", "messages", "runs", "steps"),
+    *(
+        "files",
+        "content",
+        "uploads",
+        "parts",
+        "complete",
+        "models",
+        "vector_stores",
+        "file_batches",
+        "search",
+    ),
     *("cancel", "submit_tool_outputs", "stream"),
 }
-_ID = re.compile(r"(?:asst|thread|msg|run|step)_[0-9A-Za-z]{24}")
+_ID = re.compile(r"(?:(?:asst|thread|msg|run|step|vs|vsfb|upload|part)_|file-)[0-9A-Za-z]{24}")
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
 
 
@@ -88,8 +101,16 @@ PUBLIC = ("/health", "/openapi.json")
 class AccessMiddleware:
     """Lets requests through to `app`, and knows when the last one was (`idle_since`)."""
 
-    def __init__(self, app: ASGIApp, *, token: str | None, hosts: Iterable[str] | None) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        hosts: Iterable[str] | None,
+        origins: Collection[str] = (),
+    ) -> None:
+        self._app = CORSMiddleware(app, **_CORS, allow_origins=[*origins]) if origins else app
+        self._origins = frozenset(origins)
         self._token = token
         self._hosts = None if hosts is None else frozenset(hosts)
         self._open = 0
@@ -107,7 +128,10 @@ class AccessMiddleware:
         context = RequestContext(scope, send)
         self._open += 1
         try:
-            self._check(scope["path"], Headers(scope=scope))
+            headers = Headers(scope=scope)
+            # A browser asks whether it may ask, without the token.
+            is_preflight = scope["method"] == "OPTIONS" and headers.get("origin") in self._origins
+            self._check(scope["path"], headers, is_preflight=is_preflight)
         except Refused as refusal:
             await _refuse(context.send, refusal)
         else:
@@ -117,7 +141,7 @@ class AccessMiddleware:
             self._last = time.monotonic()
             context.log()
 
-    def _check(self, path: str, headers: Headers) -> None:
+    def _check(self, path: str, headers: Headers, *, is_preflight: bool) -> None:
         host = headers.get("host", "")
         if self._hosts is not None and _name(host) not in self._hosts:
             raise Refused(
@@ -126,11 +150,12 @@ class AccessMiddleware:
                 code="host_refused",
             )
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        is_own = origin is None or origin.partition("://")[2].lower() == host.lower()
+        if not is_own and origin not in self._origins:
             raise Refused(
                 "Web pages of another origin may not use this server.", status=403, code="origin_refused"
             )
-        if self._token is not None and path not in PUBLIC and not self._admits(headers):
+        if self._token is not None and path not in PUBLIC and not is_preflight and not self._admits(headers):
             message = "The API key is missing or wrong. Pass the server's token as the API key."
             raise Refused(message, status=401, code="invalid_api_key")
 
@@ -140,6 +165,15 @@ class AccessMiddleware:
             given = headers.get("api-key", "")
         given = given.strip()
         return bool(given) and hmac.compare_digest(given.encode(), str(self._token).encode())
+
+
+#: What web pages of allowed origins may send and read.
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": ["*"],
+    "expose_headers": ["x-request-id", "openai-poll-after-ms"],
+    "max_age": 600,
+}
 
 
 def _name(host: str) -> str:

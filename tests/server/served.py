@@ -24,6 +24,7 @@ from slow_server import CALL, TOKEN
 
 from nbruns.server.http import Server, Settings
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, usage
+from nbruns.server.retrieval.embeddings import embedder
 from nbruns.sse import iter_events
 
 JSON = dict[str, Any]
@@ -163,7 +164,7 @@ def thread_server(folder: Path, models: Models) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(
             listener,
-            Settings(f"sqlite:///{folder / 'thread.sqlite'}", TOKEN, models),
+            Settings(f"sqlite:///{folder / 'thread.sqlite'}", TOKEN, models, embedder=embedder()),
             lambda url: ready.set(),
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

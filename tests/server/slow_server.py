@@ -12,7 +12,6 @@ from nbruns.server import hosted, limited_process
 from nbruns.server.main import serve
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
 from nbruns.server.runs import transitions
-from nbruns.server.schemas.base import Schema
 
 TOKEN = "correct horse"
 CALL = (
@@ -49,7 +48,7 @@ class Slow:
         yield Finish("stop", usage(10, self._words))
 
 
-class TallyTool(Schema):
+class TallyTool(hosted.ToolSchema):
     type: Literal["tally"]
 
 
@@ -67,7 +66,13 @@ class Tally:
     def describe(self, arguments: str) -> dict[str, Any]:
         return {"input": arguments, "outputs": []}
 
-    async def run(self, run: dict[str, Any], arguments: str) -> hosted.Result:
+    def complete(self, tool: dict[str, Any]) -> dict[str, Any]:
+        return tool
+
+    def without_content(self, details: dict[str, Any]) -> dict[str, Any]:
+        return details
+
+    async def run(self, run: dict[str, Any], arguments: str, context: hosted.Context) -> hosted.Result:
         with self._file.open("a") as file:
             file.write(f"{arguments}\n")
         if self._file.read_text().split().count("slow") == 1 and arguments == "slow":
@@ -89,6 +94,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.05)
     parser.add_argument("--attempts", type=int, default=3)
     parser.add_argument("--seconds-for-schemas", type=float, default=limited_process.SECONDS)
+    parser.add_argument("--blobs", type=Path)
     parser.add_argument("--tally", type=Path, default=Path("/dev/null"))
     asked = parser.parse_args()
     transitions.MAX_ATTEMPTS = asked.attempts
@@ -104,6 +110,7 @@ def main() -> None:
         on_ready=lambda url: print(url, flush=True),
         models=models,
         run_lifetime=asked.lifetime,
+        blobs=asked.blobs,
     )
 
 

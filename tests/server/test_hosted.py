@@ -16,13 +16,12 @@ from test_kills import assert_same_state
 from nbruns.server import hosted
 from nbruns.server.hosted import Result
 from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
-from nbruns.server.schemas.base import Schema
 
 JSON = dict[str, Any]
 ABACUS: JSON = {"type": "abacus"}
 
 
-class AbacusTool(Schema):
+class AbacusTool(hosted.ToolSchema):
     type: Literal["abacus"]
 
 
@@ -44,7 +43,13 @@ class Abacus:
     def describe(self, arguments: str) -> JSON:
         return {"input": arguments, "outputs": []}
 
-    async def run(self, run: JSON, arguments: str) -> Result:
+    def complete(self, tool: JSON) -> JSON:
+        return tool
+
+    def without_content(self, details: JSON) -> JSON:
+        return details
+
+    async def run(self, run: JSON, arguments: str, context: hosted.Context) -> Result:
         self.runs.append(arguments)
         try:
             await asyncio.to_thread(self.go.wait, 30)
@@ -243,5 +248,7 @@ def test_a_hosted_tool_checks_its_own_entry_and_others_are_refused(api: Api, aba
     body = {"model": "demo", "tools": [{"type": "abacus", "beads": 9}]}
     status, error = api.refused("POST", "/assistants", body)
     assert (status, error["param"]) == (400, "tools[0].beads")
-    status, error = api.refused("POST", "/assistants", {"model": "demo", "tools": [{"type": "file_search"}]})
+    status, error = api.refused(
+        "POST", "/assistants", {"model": "demo", "tools": [{"type": "code_interpreter"}]}
+    )
     assert (status, error["code"]) == (400, "unsupported_tool")

@@ -12,12 +12,13 @@ from described import DOCUMENT
 from jsonschema import Draft202012Validator
 from served import Api
 
+from nbruns.server.hosted import TOOLS
 from nbruns.server.routes import OPERATIONS
 from nbruns.server.schemas.tools import HOSTED
 
 JSON = dict[str, Any]
 
-REFERENCE = Path(__file__).parent.parent.parent.parent / "shared" / "reference" / "assistants-openapi.yaml"
+REFERENCES = Path(__file__).parent.parent.parent.parent / "shared" / "reference"
 #: What the original lacks.
 EXTRAS = {
     ("GET", "/health"),
@@ -29,21 +30,28 @@ EXTRAS = {
 LIMITS = ("minimum", "maximum", "maxLength", "minItems", "maxItems", "enum", "default")
 #: Limits of the reference that are not ours: left out, the model decides how hard it thinks, as was recorded.
 OTHERS = {"reasoning_effort.default"}
+#: Deleting a fine-tuned model: there are none.
+MISSING = {("DELETE", "/v1/models/{model}")}
 
 
 @pytest.fixture(scope="session")
 def reference() -> JSON:
-    if not REFERENCE.exists():
-        pytest.skip(f"no OpenAPI description of the Assistants API at {REFERENCE}")
+    files = [REFERENCES / f"{name}-openapi.yaml" for name in ("assistants", "files")]
+    if not all(file.exists() for file in files):
+        pytest.skip(f"no OpenAPI description of the Assistants API in {REFERENCES}")
     yaml = pytest.importorskip("yaml")
-    read: JSON = yaml.safe_load(REFERENCE.read_text())
-    return read
+    read, more = (yaml.safe_load(file.read_text()) for file in files)
+    read["paths"] |= more["paths"]
+    read["components"]["schemas"] = {**more["components"]["schemas"], **read["components"]["schemas"]}
+    reference: JSON = read
+    return reference
 
 
 def operations(document: JSON, prefix: str = "") -> Iterator[tuple[str, str, JSON]]:
     for path, methods in document["paths"].items():
         for method, described in methods.items():
-            yield method.upper(), prefix + path, described
+            if (method.upper(), prefix + path) not in MISSING:
+                yield method.upper(), prefix + path, described
 
 
 def resolved(document: JSON, schema: JSON) -> JSON:
@@ -60,7 +68,8 @@ def resolved(document: JSON, schema: JSON) -> JSON:
 def body_of(document: JSON, described: JSON) -> JSON:
     if "requestBody" not in described:
         return {}
-    return resolved(document, described["requestBody"]["content"]["application/json"]["schema"])
+    [content] = described["requestBody"]["content"].values()
+    return resolved(document, content["schema"])
 
 
 def test_every_operation_is_in_it() -> None:
@@ -71,9 +80,10 @@ def test_every_operation_is_in_it() -> None:
         in_query = {each["name"] for each in described["parameters"] if each["in"] == "query"}
         assert in_query == {field.alias or name for name, field in operation.query.model_fields.items()}
         body = body_of(DOCUMENT, described)
-        assert body.get("properties", {}).keys() == (
-            operation.body.model_fields.keys() if operation.body else set()
-        )
+        fields = {*operation.body.model_fields} if operation.body else set()
+        if operation.form is not None:
+            fields = {*operation.form.model_fields, operation.form_file}
+        assert {*body.get("properties", {})} == fields
 
 
 def test_its_schemas_are_schemas_and_refer_to_what_is_there() -> None:
@@ -107,7 +117,9 @@ def test_it_has_the_operations_of_the_reference(reference: JSON) -> None:
 def test_its_parameters_are_those_of_the_reference(reference: JSON) -> None:
     for method, path, theirs in operations(reference, "/v1"):
         ours = {each["name"]: each for each in DOCUMENT["paths"][path][method.lower()]["parameters"]}
-        assert ours.keys() == {each["name"] for each in theirs.get("parameters", ())}, path
+        its = {each["name"] for each in theirs.get("parameters", ())}
+        # The content of results is asked for where a thread is made with its run, too.
+        assert its <= ours.keys() and ours.keys() - its <= {"include[]", "before"}, path
         for each in theirs.get("parameters", ()):
             mine = ours[each["name"]]
             assert (mine["in"], mine["required"]) == (each["in"], bool(each.get("required"))), path
@@ -120,7 +132,9 @@ def test_its_bodies_are_those_of_the_reference(reference: JSON) -> None:
         # The reference's own prose and its SDKs tell of one more: create-thread-and-run takes what a run does. Azure's
         # clients and others send two that have no effect on the original.
         more = ours.get("properties", {}).keys() - its.get("properties", {}).keys()
-        assert more <= {"reasoning_effort", "tool_resources", "stream_options"}, path
+        assert more <= {"reasoning_effort", "tool_resources", "stream_options", "description", "file_ids"}, (
+            path
+        )
         assert its.get("properties", {}).keys() <= ours.get("properties", {}).keys(), path
         assert ours.get("required", []) == its.get("required", []), path
         for name, schema in its.get("properties", {}).items():
@@ -132,7 +146,13 @@ def agree(reference: JSON, ours: JSON, theirs: JSON, name: str) -> None:
     mine, its = resolved(DOCUMENT, ours), resolved(reference, theirs)
     for limit in LIMITS:
         if limit in its and f"{name}.{limit}" not in OTHERS and (limit != "default" or its[limit] != []):
-            assert mine.get(limit) == its[limit], f"{name}.{limit}"
+            given, wanted = mine.get(limit), its[limit]
+            if limit == "enum":
+                given, wanted = sorted(given or ()), sorted(wanted)
+                # Uploads are for whatever files are for, and searches name the rankers of assistants, too.
+                if name in ("purpose", "ranking_options.ranker"):
+                    given = [each for each in given if each in wanted]
+            assert given == wanted, f"{name}.{limit}"
     for inner in its.get("properties", {}).keys() & mine.get("properties", {}).keys():
         agree(reference, mine["properties"][inner], its["properties"][inner], f"{name}.{inner}")
     if "items" in its and "oneOf" not in resolved(reference, its["items"]):
@@ -141,17 +161,22 @@ def agree(reference: JSON, ours: JSON, theirs: JSON, name: str) -> None:
 
 def test_its_answers_have_what_the_reference_requires(reference: JSON) -> None:
     for method, path, theirs in operations(reference, "/v1"):
-        ours = DOCUMENT["paths"][path][method.lower()]["responses"]["200"]["content"]["application/json"]
+        ours = DOCUMENT["paths"][path][method.lower()]["responses"]["200"]["content"].get("application/json")
+        if ours is None:  # the bytes of a file
+            continue
         mine = resolved(DOCUMENT, ours["schema"])
         its = resolved(reference, theirs["responses"]["200"]["content"]["application/json"]["schema"])
         assert {*its["required"]} <= {*mine["required"]}, path
         for name, schema in its["properties"].items():
             enum = resolved(reference, schema).get("enum")
             if enum is not None:
-                assert resolved(DOCUMENT, mine["properties"][name])["enum"] == enum, f"{path} {name}"
+                given = {*resolved(DOCUMENT, mine["properties"][name])["enum"]}
+                # Files can have been uploaded for evals, and the description of batches misspells its own example.
+                assert {*enum} - given <= {"vector_store.files_batch"}, f"{path} {name}"
+                assert given - {*enum} <= {"evals", "vector_store.file_batch"}, f"{path} {name}"
 
 
-@pytest.mark.parametrize("kind", HOSTED)
+@pytest.mark.parametrize("kind", [kind for kind in HOSTED if kind not in TOOLS])
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [

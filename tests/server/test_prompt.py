@@ -12,8 +12,9 @@ import pytest
 from nbruns.server.runs import prompt, transitions
 from nbruns.server.runs.transitions import Unfinished
 from nbruns.server.schemas import objects
+from nbruns.server.schemas.files import FileObject
 from nbruns.server.schemas.threads import text_content
-from nbruns.server.storage import migrations, store
+from nbruns.server.storage import files, migrations, store
 from nbruns.server.storage.database import Database
 
 JSON = dict[str, Any]
@@ -78,13 +79,16 @@ async def assert_asked_again(db: Database, run: JSON, turn: int) -> list[JSON]:
 
 def test_what_is_no_text_is_named(db: Database) -> None:
     async def scenario() -> None:
-        content = [
-            {"type": "image_file", "image_file": {"file_id": "file_1", "detail": "auto"}},
-            text_content("What is this?"),
-        ]
+        image = {"type": "image_file", "image_file": {"file_id": "file_1", "detail": "auto"}}
+        content = [image, text_content("What is this?")]
+        for id, name in (("file_1", "cat.png"), ("file_2", "guide.md")):
+            file = FileObject.new(id=id, purpose="assistants", filename=name, bytes=1, created_at=1)
+            await db.write(lambda tx, file=file: store.add(tx.conn, files.files, file))
         attached = [{"file_id": "file_2", "tools": []}]
         run = await run_in_progress(db, [{"role": "user", "content": content, "attachments": attached}])
         [message] = (await db.read(prompt.build, run)).messages
-        assert message["content"] == "[image_file file_1]\nWhat is this?\n[attached file file_2]"
+        # The turn reads the image's bytes, which the database doesn't have.
+        note = {"type": "text", "text": "[attached file guide.md]"}
+        assert message["content"] == [image, {"type": "text", "text": "What is this?"}, note]
 
     asyncio.run(scenario())

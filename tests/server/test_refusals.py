@@ -53,7 +53,7 @@ def run(**params: Any) -> JSON:
         (A, demo(reasoning_effort="huge"), "reasoning_effort", WRONG_VALUE, "'xhigh'"),
         (A, demo(response_format="json"), "response_format", WRONG_VALUE, "'auto'"),
         (A, hosted("code_interpreter"), "tools[0].type", "unsupported_tool", "function tools"),
-        (A, hosted("file_search"), "tools[0].type", "unsupported_tool", "file_search"),
+        (A, hosted("code_interpreter"), "tools[0].type", "unsupported_tool", "code_interpreter"),
         (A, hosted("web"), "tools[0].type", WRONG_VALUE, "'function'"),
         (A, demo(tools=[WEATHER] * 129), "tools", TOO_MANY, "128"),
         (A, demo(tools=[BADLY_NAMED]), "tools[0].function.name", WRONG_VALUE, "pattern"),

@@ -217,14 +217,6 @@ def test_a_limit_of_prompt_tokens_shortens_the_conversation(upstream: Upstreams)
     assert [message["content"][:3] for message in sent["messages"]] == ["0 w", "9 w", "And"]
 
 
-def test_images_in_files_are_refused_because_there_are_no_files(api: Api) -> None:
-    part = {"type": "image_file", "image_file": {"file_id": "file-1"}}
-    body = {"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}
-    status, error = api.refused("POST", f"/threads/{api.thread_with()}/messages", body)
-    assert (status, error["code"], error["param"]) == (400, "unsupported_content", "content[1].type")
-    assert error["message"].startswith("'content[1]': this server keeps no files.")
-
-
 @pytest.mark.parametrize("endpoint", ["chat", "responses"])
 def test_usage_that_nobody_told_is_missing_not_zero(
     upstream: Callable[..., Assistant], endpoint: str

@@ -7,53 +7,25 @@ doesn't require action. `TOOLS` is the registry: nothing outside this package kn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from pydantic import BaseModel
-
+from nbruns.server.hosted.file_search import FileSearch
+from nbruns.server.hosted.protocol import Context, Found, HostedTool, Result, ToolSchema
 from nbruns.text import JSON
 
-
-@dataclass(frozen=True)
-class Result:
-    """Result of a call of a hosted tool: `output` is the text for the model, `details` is shown in the run
-    step's entry of the call, under the tool's type.
-    """
-
-    output: str
-    details: JSON
-
-
-class HostedTool(Protocol):
-    """A tool that the server runs."""
-
-    #: What an entry of `tools` may be.
-    schema: type[BaseModel]
-
-    def declare(self, tool: JSON) -> JSON:
-        """Return the function that the model sees for an entry of `tools`: name, description, parameters."""
-        ...
-
-    def describe(self, arguments: str) -> JSON:
-        """Return what the step's entry shows under the tool's type while the model writes the arguments; `arguments`
-        is the JSON text as far as it has come."""
-        ...
-
-    async def run(self, run: JSON, arguments: str) -> Result:
-        """Execute a call. What goes wrong within the call is a Result that the model can read, not an exception.
-
-        A call that a kill has cut off is executed again; one whose result was stored is not. Cancelling the coroutine
-        stops the call."""
-        ...
-
-    def cite(self, text: str, details: Sequence[JSON]) -> list[JSON]:
-        """Return the annotations of a message of the run; `details` are those of the tool's results in it."""
-        ...
-
+__all__ = [
+    "TOOLS",
+    "Context",
+    "Found",
+    "HostedTool",
+    "Result",
+    "ToolSchema",
+    "citations",
+    "declared",
+    "without_content",
+]
 
 #: The tools that this server offers, by type.
-TOOLS: dict[str, HostedTool] = {}
+TOOLS: dict[str, HostedTool] = {"file_search": FileSearch()}
 
 
 def declared(tools: Sequence[JSON]) -> tuple[list[JSON], dict[str, str]]:
@@ -80,3 +52,17 @@ def citations(text: str, details: Mapping[str, Sequence[JSON]]) -> list[JSON]:
     return [
         mark for type, found in details.items() if type in TOOLS for mark in TOOLS[type].cite(text, found)
     ]
+
+
+def without_content(step: JSON) -> JSON:
+    """Return a step without the content of hosted tools' results, as it is shown unless `include` asks for it."""
+    calls = step["step_details"].get("tool_calls")
+    if not calls or all(call["type"] not in TOOLS for call in calls):
+        return step
+    shown = [
+        {**call, call["type"]: TOOLS[call["type"]].without_content(call[call["type"]])}
+        if call["type"] in TOOLS
+        else call
+        for call in calls
+    ]
+    return {**step, "step_details": {**step["step_details"], "tool_calls": shown}}

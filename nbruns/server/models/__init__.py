@@ -6,8 +6,10 @@ value a class or function that takes no arguments and returns a `Model`. nbruns 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from threading import Lock
@@ -61,6 +63,7 @@ class Models:
         upstream: Base URL of an endpoint that serves all other names.
         upstream_api: API of the upstream: "chat" (Chat Completions) or "responses". Default: detected for each
             model.
+        aliases: Names of models by the name or pattern (`gpt-*`) that programs ask for. The first that fits counts.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class Models:
         files: Mapping[str, str | Path] | None = None,
         upstream: str | None = None,
         upstream_api: str | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
+        self._aliases = dict(aliases or {})
         self._builders = _registered()
         self._builders |= {name: _gguf_builder(path) for name, path in (files or {}).items()}
         self._built: dict[str, Model] = {}
@@ -87,9 +92,32 @@ class Models:
         with self._lock:
             self._built[name] = model
 
+    def real_name(self, name: str) -> str:
+        """Return the name of the model that answers to `name`: another one if that is an alias."""
+        if name in self._aliases:
+            return self._aliases[name]
+        if name in self._builders or name in self._built:
+            return name
+        return next((real for alias, real in self._aliases.items() if fnmatchcase(name, alias)), name)
+
     def knows(self, name: str) -> bool:
-        """Tell whether `resolve(name)` finds a model, without building it."""
+        """Tell whether a model answers to `name`, without building it."""
+        name = self.real_name(name)
         return bool(self._upstream_url) or name in self._builders or name in self._built
+
+    def check_name(self, name: str) -> None:
+        """Raise UnknownModelError if no model answers to `name`."""
+        if not self.knows(name):
+            raise UnknownModelError(self._unknown(name))
+
+    async def listed(self) -> list[tuple[str, str]]:
+        """Return the names that runs can use, each with who provides it: `nbruns`, `alias` or `upstream`."""
+        found = dict.fromkeys(self.names, "nbruns")
+        found |= {alias: "alias" for alias in self._aliases if not set(alias) & set("*?[")}
+        if self._upstream_url:
+            upstream = await asyncio.to_thread(self._upstream_for, "")
+            found = dict.fromkeys(await upstream.names(), "upstream") | found  # type: ignore[attr-defined]
+        return sorted(found.items())
 
     def resolve(self, name: str) -> Model:
         """Return the model of that name. Raises UnknownModelError, or SetupError if a package is missing."""
@@ -103,6 +131,9 @@ class Models:
         """Create the upstream now, so that errors in its settings appear at the start (SetupError)."""
         if self._upstream_url:
             self._upstream_for("")
+        for alias, name in self._aliases.items():
+            if not self._upstream_url and name not in self.names:
+                raise SetupError(f"The alias {alias!r} stands for {name!r}. {self._unknown(name)}")
 
     async def close(self) -> None:
         """Close the models that hold resources, such as the connections of the upstream."""
@@ -125,7 +156,7 @@ class Models:
         return (
             f"The model {name!r} does not exist here; there are {known}. To add others, start the "
             f"server with `nbruns serve --upstream URL` (any Chat Completions or Responses endpoint) or "
-            "`--model NAME=FILE.gguf`."
+            f"`--model NAME=FILE.gguf`, or let one of these answer: `--alias '{name[:100]}=demo'`."
         )
 
 

@@ -68,6 +68,17 @@ def load(path: Path, context: int, threads: int) -> Any:
         return _engines[key]
 
 
+def embed(path: Path, texts: list[str]) -> list[list[float]]:
+    """Return the vectors of texts, by an embedding model. Raises RuntimeError."""
+    with _loading:
+        if (key := (path, 0, 0)) not in _engines:
+            _engines[key] = _loaded_embedder(path)
+    answer = _engines[key].handle_embeddings({"input": texts})
+    if "data" not in answer:
+        raise RuntimeError(str(answer.get("error", {}).get("message", "it has no vectors for this text")))
+    return [each["embedding"] for each in sorted(answer["data"], key=lambda each: int(each["index"]))]
+
+
 def object_grammar(schema: Schema) -> str:
     """The grammar of JSON objects under a schema."""
     from xllamacpp import json_schema_to_grammar
@@ -133,21 +144,39 @@ def _binds(engine: Any, grammar: str) -> bool:
 
 
 def _loaded(path: Path, context: int, threads: int) -> Any:
+    params = _parameters(path, context, threads)
+    params.n_parallel, params.kv_unified = 2, True
+    # A thread may end with an assistant's message. It is followed by an answer, not continued.
+    params.prefill_assistant = False
+    return _engine(params, path)
+
+
+def _loaded_embedder(path: Path) -> Any:
+    params = _parameters(path, 2048, max(1, (os.cpu_count() or 1) // 2))
+    params.embedding = True
+    params.n_batch = params.n_ubatch = 2048  # a text is read at once
+    return _engine(params, path)
+
+
+def _parameters(path: Path, context: int, threads: int) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx = context
-    params.n_parallel, params.kv_unified = 2, True
     params.verbosity = -1
     params.warmup = params.ui = False
     params.offline = True
     params.cache_ram_mib = 0
-    # A thread may end with an assistant's message. It is followed by an answer, not continued.
-    params.prefill_assistant = False
     for cpu in (params.cpuparams, params.cpuparams_batch):
         # Waiting threads sleep instead of spinning, to leave the cores to other programs.
         cpu.n_threads, cpu.poll = threads, 0
+    return params
+
+
+def _engine(params: Any, path: Path) -> Any:
+    import xllamacpp
+
     with tempfile.TemporaryDirectory(prefix="nbruns-") as folder:
         # The engine insists on listening. It gets a key that nobody knows and, where there are such, a socket
         # in a folder of our own, which is gone as soon as the engine is up.

@@ -123,7 +123,8 @@ def text_of(message: JSON) -> str:
 
 
 def _image(part: JSON) -> str:
-    return f"[image {part['image_url']['url'][:200]}]"
+    url: str = part["image_url"]["url"]
+    return "[image]" if url.startswith("data:") else f"[image {url[:200]}]"
 
 
 def questions(prompt: Prompt) -> list[str]:

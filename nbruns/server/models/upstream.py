@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from nbruns.errors import SetupError, install_command
 from nbruns.server.models import truncation
 from nbruns.server.models.chat_completions import CHAT
-from nbruns.server.models.endpoint import Endpoint, StreamedError
+from nbruns.server.models.endpoint import Endpoint, StreamedError, items, mapping, text
 from nbruns.server.models.failures import Failure, failure
 from nbruns.server.models.protocol import Delta, ModelError, Prompt
 from nbruns.server.models.responses import RESPONSES
@@ -36,6 +36,8 @@ DEFAULTS: JSON = {"temperature": 1.0, "top_p": 1.0, "parallel_tool_calls": True}
 
 LONGEST_PAUSE = 30.0
 CONNECT_SECONDS = 10.0
+#: Seconds to wait for the list of its models.
+LIST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,18 @@ class Upstream:
     async def close(self) -> None:
         """Close its connections."""
         await self._client.close()
+
+    async def names(self) -> list[str]:
+        """Return the names of the upstream's models; none if it doesn't say."""
+        from openai import OpenAIError
+
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                listed = await self._client.get("/models", cast_to=object)
+        except (OpenAIError, ModelError, TimeoutError, ValueError):
+            return []
+        models = items(mapping(listed).get("data"))[:1000]
+        return [name[:256] for model in models if (name := text(model.get("id")))]
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the upstream's answer as it comes."""

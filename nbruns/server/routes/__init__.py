@@ -1,6 +1,17 @@
 """The routes: parse, call, serialise. Importing this defines all operations."""
 
-from nbruns.server.routes import about, assistants, runs, threads
+from nbruns.server.routes import about, assistants, files, runs, threads, vector_stores
 from nbruns.server.routes.operation import OPERATIONS, Call, Operation, Services
 
-__all__ = ["OPERATIONS", "Call", "Operation", "Services", "about", "assistants", "runs", "threads"]
+__all__ = [
+    "OPERATIONS",
+    "Call",
+    "Operation",
+    "Services",
+    "about",
+    "assistants",
+    "files",
+    "runs",
+    "threads",
+    "vector_stores",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nbruns.server.models import UnknownModelError
+from nbruns.server.retrieval import resources
 from nbruns.server.routes.operation import (
     Call,
     change_object,
@@ -21,6 +22,7 @@ from nbruns.server.schemas.assistants import (
 from nbruns.server.schemas.base import ListQuery, Page
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.storage import store
+from nbruns.server.storage.database import Transaction
 from nbruns.text import JSON
 
 _ASSISTANT = "/v1/assistants/{assistant_id}"
@@ -29,9 +31,16 @@ _ASSISTANT = "/v1/assistants/{assistant_id}"
 @operation("POST", "/v1/assistants", AssistantObject, CreateAssistantRequest)
 async def create_assistant(call: Call) -> JSON:
     check_model(call, call.params["model"])
-    assistant = objects.assistant(call.params, store.now())
-    await call.db.write(lambda tx: store.add(tx.conn, store.assistants, assistant))
-    return assistant
+
+    def create(tx: Transaction) -> JSON:
+        resolved = {"tool_resources": resources.resolve(tx, call.params.get("tool_resources"))}
+        assistant = objects.assistant(call.params | resolved, store.now())
+        store.add(tx.conn, store.assistants, assistant)
+        return assistant
+
+    created = await call.db.write(create)
+    call.services.ingester.wake()
+    return created
 
 
 @operation("GET", "/v1/assistants", Page[AssistantObject], query=ListQuery)
@@ -67,8 +76,7 @@ async def delete_assistant(call: Call) -> JSON:
 
 def check_model(call: Call, name: str) -> None:
     """Refuse the name of a model that isn't there."""
-    if not call.services.models.knows(name):
-        try:
-            call.services.models.resolve(name)
-        except UnknownModelError as error:
-            raise Refused(str(error), param="model", code="model_not_found") from None
+    try:
+        call.services.models.check_name(name)
+    except UnknownModelError as error:
+        raise Refused(str(error), param="model", code="model_not_found") from None

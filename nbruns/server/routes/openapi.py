@@ -18,6 +18,7 @@ from nbruns.text import JSON
 #: By model and mode.
 Refs = Mapping[Any, JSON]
 
+_BYTES: JSON = {"type": "string", "format": "binary"}
 _REFUSALS = {
     "4XX": "Refused: the error says why, and names the parameter that is at fault.",
     "5XX": "The server had an error; its log says more.",
@@ -51,6 +52,7 @@ def document(operations: Iterable[Operation], version: str) -> JSON:
     used += [(each.answer, "serialization") for each in operations if each.answer is not None]
     used += [(model, "serialization") for model in EVENTS.values()]
     used += [(each.body, "validation") for each in operations if each.body is not None]
+    used += [(each.form, "validation") for each in operations if each.form is not None]
     used += [(each.query, "validation") for each in operations]
     refs, schemas = models_json_schema(
         list(dict.fromkeys(used)), ref_template="#/components/schemas/{model}", schema_generator=_Generator
@@ -88,7 +90,8 @@ def _described(operation: Operation, refs: Refs, named: Mapping[str, JSON]) -> J
     if operation.answer is not None:
         content["application/json"] = {"schema": refs[operation.answer, "serialization"]}
     if operation.answer is None or operation.streams:
-        content["text/event-stream"] = {"schema": _stream(refs)}
+        schema = _stream(refs) if operation.media_type == "text/event-stream" else _BYTES
+        content[operation.media_type] = {"schema": schema}
     error = {"application/json": {"schema": refs[ErrorResponse, "serialization"]}}
     described: JSON = {
         "operationId": words[0] + "".join(map(str.capitalize, words[1:])),
@@ -104,6 +107,12 @@ def _described(operation: Operation, refs: Refs, named: Mapping[str, JSON]) -> J
         required = any(field.is_required() for field in operation.body.model_fields.values())
         schema = refs[operation.body, "validation"]
         described["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
+    if operation.form is not None:
+        file = operation.form_file
+        form = named[refs[operation.form, "validation"]["$ref"].rpartition("/")[2]]
+        schema = {**form, "properties": {file: _BYTES, **form.get("properties", {})}}
+        schema["required"] = [file, *form.get("required", [])]
+        described["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     return described
 
 
@@ -115,7 +124,7 @@ def _parameters(operation: Operation, refs: Refs, named: Mapping[str, JSON]) -> 
         options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
         schema = options[0] if len(options) == 1 else schema
         yield {"name": name, "in": "query", "required": False, "schema": schema}
-    if operation.answer is None:
+    if operation.answer is None and operation.media_type == "text/event-stream":
         about = "The id of the last event that was received; the stream begins behind it."
         yield {"name": "Last-Event-ID", "in": "header", "description": about, "schema": {"type": "string"}}
 

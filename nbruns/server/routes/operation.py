@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Table
+from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from nbruns.server.middleware import RequestContext
 from nbruns.server.models import Models
+from nbruns.server.retrieval import resources
 from nbruns.server.schemas.base import NoQuery, Object, Schema
-from nbruns.server.schemas.errors import not_found
+from nbruns.server.schemas.errors import Refused, not_found
 from nbruns.server.storage import store
-from nbruns.server.storage.database import Database
+from nbruns.server.storage.blobs import Blobs
+from nbruns.server.storage.database import Database, Transaction
 from nbruns.text import JSON
 
 if TYPE_CHECKING:
+    from nbruns.server.retrieval.index import Index
+    from nbruns.server.retrieval.ingestion import Ingester
     from nbruns.server.runs.engine import Engine
     from nbruns.server.runs.streams import RunStreams
 
@@ -30,6 +35,9 @@ class Services:
     engine: Engine
     streams: RunStreams
     models: Models
+    blobs: Blobs
+    index: Index
+    ingester: Ingester
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class Call:
     query: JSON
     headers: Mapping[str, str]
     params: JSON
+    #: Files that came with a form, by the name of their field.
+    uploads: Mapping[str, UploadFile]
     context: RequestContext
 
     @property
@@ -50,6 +60,12 @@ class Call:
     @property
     def thread_id(self) -> str:
         return self.path["thread_id"]
+
+    def file(self, name: str) -> UploadFile:
+        """Return the file in this field of the form."""
+        if name not in self.uploads:
+            raise Refused(f"'{name}' is a required property", param=name)
+        return self.uploads[name]
 
     @property
     def run_id(self) -> str:
@@ -69,10 +85,16 @@ class Operation:
     method: str
     path: str
     handler: Handler
-    #: None for an event stream.
+    #: None for a stream.
     answer: type[Object] | None
     body: type[Schema] | None = None
     query: type[Schema] = NoQuery
+    #: For a request that is a form: its fields beside one file, the name of that one's field, and its maximum size.
+    form: type[Schema] | None = None
+    form_file: str = "file"
+    max_form_bytes: int = 0
+    #: Of a stream.
+    media_type: str = "text/event-stream"
 
     @property
     def streams(self) -> bool:
@@ -90,11 +112,18 @@ def operation(
     answer: type[Object] | None,
     body: type[Schema] | None = None,
     query: type[Schema] = NoQuery,
+    *,
+    form: type[Schema] | None = None,
+    form_file: str = "file",
+    max_form_bytes: int = 0,
+    media_type: str = "text/event-stream",
 ) -> Callable[[Handler], Handler]:
     """Make a function the handler of an operation; its name is the operation's."""
 
     def register(handler: Handler) -> Handler:
-        OPERATIONS.append(Operation(method, path, handler, answer, body, query))
+        OPERATIONS.append(
+            Operation(method, path, handler, answer, body, query, form, form_file, max_form_bytes, media_type)
+        )
         return handler
 
     return register
@@ -124,9 +153,18 @@ async def get_object(call: Call, table: Table, noun: str, id: str, **owner: str)
 
 async def change_object(call: Call, table: Table, noun: str, id: str, change: JSON, **owner: str) -> JSON:
     """Change fields of an object, and answer with it."""
-    changed = await call.db.write(lambda tx: store.patch(tx.conn, table, id, change, **owner))
+
+    def patch(tx: Transaction) -> JSON | None:
+        resolved = change
+        if change.get("tool_resources"):
+            resolved = change | {"tool_resources": resources.resolve(tx, change["tool_resources"])}
+        return store.patch(tx.conn, table, id, resolved, **owner)
+
+    changed = await call.db.write(patch)
     if changed is None:
         raise not_found(noun, id)
+    if change.get("tool_resources"):
+        call.services.ingester.wake()
     return changed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response, StreamingResponse
 
+from nbruns.server.hosted import without_content
 from nbruns.server.routes.assistants import check_model
 from nbruns.server.routes.operation import Call, get_object, list_objects, operation
 from nbruns.server.routes.threads import changed_fields, get_thread
@@ -36,13 +37,20 @@ _RUN = _RUNS + "/{run_id}"
 @operation("POST", _RUNS, RunObject, CreateRunRequest, IncludeQuery)
 async def create_run(call: Call) -> JSON | Response:
     await _check_run(call)
-    return _started(call, await call.services.engine.create(call.thread_id, call.params))
+    includes_content = bool(call.query["include"])
+    started = await call.services.engine.create(
+        call.thread_id, call.params, includes_content=includes_content
+    )
+    return _started(call, started)
 
 
-@operation("POST", "/v1/threads/runs", RunObject, CreateThreadAndRunRequest)
+@operation("POST", "/v1/threads/runs", RunObject, CreateThreadAndRunRequest, IncludeQuery)
 async def create_thread_and_run(call: Call) -> JSON | Response:
     await _check_run(call)
-    return _started(call, await call.services.engine.create_thread_and_run(call.params))
+    started = await call.services.engine.create_thread_and_run(
+        call.params, includes_content=bool(call.query["include"])
+    )
+    return _started(call, started)
 
 
 @operation("GET", _RUNS, Page[RunObject], query=ListQuery)
@@ -94,13 +102,15 @@ async def rejoin_run(call: Call) -> Response:
 @operation("GET", _RUN + "/steps", Page[RunStepObject], query=ListRunStepsQuery)
 async def list_steps(call: Call) -> JSON:
     await _get_run(call)
-    return await list_objects(call, store.steps, {"run_id": call.run_id})
+    page = await list_objects(call, store.steps, {"run_id": call.run_id})
+    return page if call.query["include"] else page | {"data": list(map(without_content, page["data"]))}
 
 
 @operation("GET", _RUN + "/steps/{step_id}", RunStepObject, query=IncludeQuery)
 async def get_step(call: Call) -> JSON:
     owner = {"thread_id": call.thread_id, "run_id": call.run_id}
-    return await get_object(call, store.steps, "run step", call.path["step_id"], **owner)
+    step = await get_object(call, store.steps, "run step", call.path["step_id"], **owner)
+    return step if call.query["include"] else without_content(step)
 
 
 async def _get_run(call: Call) -> JSON:

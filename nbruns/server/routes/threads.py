@@ -34,7 +34,9 @@ _MESSAGE = _MESSAGES + "/{message_id}"
 
 @operation("POST", "/v1/threads", ThreadObject, CreateThreadRequest)
 async def create_thread(call: Call) -> JSON:
-    return await call.db.write(transitions.create_thread, call.params)
+    thread = await call.db.write(transitions.create_thread, call.params)
+    call.services.ingester.wake()
+    return thread
 
 
 @operation("GET", "/v1/threads", Page[ThreadObject], query=ListQuery)
@@ -64,7 +66,9 @@ async def delete_thread(call: Call) -> JSON:
 
 @operation("POST", _MESSAGES, MessageObject, CreateMessageRequest)
 async def create_message(call: Call) -> JSON:
-    return await call.db.write(transitions.add_message, call.thread_id, call.params)
+    message = await call.db.write(transitions.add_message, call.thread_id, call.params)
+    call.services.ingester.wake()
+    return message
 
 
 @operation("GET", _MESSAGES, Page[MessageObject], query=ListMessagesQuery)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Collection
 from nbruns.errors import SetupError
 from nbruns.server.models import ModelError, Models, UnknownModelError
 from nbruns.server.runs import transitions
+from nbruns.server.runs.toolbox import Toolbox
 from nbruns.server.runs.transitions import StartedRun
 from nbruns.server.runs.turn import Turn
 from nbruns.server.storage import store
@@ -45,8 +46,10 @@ class Engine:
         models: Models,
         lifetime: int = LIFETIME_SECONDS,
         catch_up: Callable[[Collection[str] | None], None] = lambda runs: None,
+        toolbox: Toolbox | None = None,
     ) -> None:
         self._db, self._models, self._lifetime, self._catch_up = db, models, lifetime, catch_up
+        self._toolbox = toolbox
         self._peers = Peers(db.engine.url, db.worker, self._take_update) if db.shared else None
         #: The turns that this server works on, by run and number.
         self._turns: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -79,13 +82,19 @@ class Engine:
         if self._peers is not None:
             await self._peers.leave()
 
-    async def create(self, thread_id: str, params: JSON) -> StartedRun:
+    async def create(self, thread_id: str, params: JSON, *, includes_content: bool = False) -> StartedRun:
         """Put a run on a thread and start it."""
-        return await self._started(self._db.write(transitions.create, thread_id, params, self._lifetime))
+        write = self._db.write(
+            transitions.create, thread_id, params, self._lifetime, includes_content=includes_content
+        )
+        return await self._started(write)
 
-    async def create_thread_and_run(self, params: JSON) -> StartedRun:
+    async def create_thread_and_run(self, params: JSON, *, includes_content: bool = False) -> StartedRun:
         """Create a thread, put a run on it and start it."""
-        return await self._started(self._db.write(transitions.create_thread_and_run, params, self._lifetime))
+        write = self._db.write(
+            transitions.create_thread_and_run, params, self._lifetime, includes_content=includes_content
+        )
+        return await self._started(write)
 
     async def submit(self, thread_id: str, run_id: str, outputs: list[JSON]) -> StartedRun:
         """Give a run the outputs of its tool calls and start its next turn."""
@@ -107,6 +116,8 @@ class Engine:
     async def _started(self, write: Awaitable[StartedRun]) -> StartedRun:
         started = await write
         assert started.turn is not None
+        if self._toolbox is not None:
+            self._toolbox.ingester.wake()  # messages may have brought files
         self._begin(started.run["id"], started.turn)
         return started
 
@@ -125,7 +136,8 @@ class Engine:
             run = await self._db.write(transitions.begin_turn, run_id, number)
             if (
                 run is not None
-                and (following := await self._work(run, Turn(self._db, run, number))) is not None
+                and (following := await self._work(run, Turn(self._db, run, number, self._toolbox)))
+                is not None
             ):
                 self._begin(run_id, following)
         except Exception:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 
 from nbruns.server import hosted
 from nbruns.server.models import Prompt, truncation
 from nbruns.server.schemas import objects
-from nbruns.server.storage import store
+from nbruns.server.storage import files, store
 from nbruns.text import JSON
 
 
@@ -17,15 +18,20 @@ def build(conn: sa.Connection, run: JSON) -> Prompt:
     """The prompt for a run's next turn."""
     system = [{"role": "system", "content": run["instructions"]}] if run["instructions"] else []
     last = (run["truncation_strategy"] or {}).get("last_messages")
-    thread = [_message(message) for message in store.conversation(conn, run, last)]
+    conversation = store.conversation(conn, run, last)
+    named = {
+        each["file_id"] for message in conversation for each in message["attachments"] if "file_id" in each
+    }
+    names = files.filenames(conn, named)
+    thread = [_message(message, names) for message in conversation]
     so_far = _turns(conn, run)
     messages = [*system, *(message for message in thread if message["content"]), *so_far]
-    tools, names = hosted.declared(run["tools"])
+    tools, types = hosted.declared(run["tools"])
     return Prompt(
         model=run["model"],
         messages=_within_limit(conn, run, messages),
         tools=tools,
-        tool_choice=_tool_choice(run, names, begun=bool(so_far)),
+        tool_choice=_tool_choice(run, types, begun=bool(so_far)),
         parallel_tool_calls=run["parallel_tool_calls"],
         response_format=run["response_format"],
         temperature=run["temperature"],
@@ -84,28 +90,31 @@ def _tool_turns(ids: list[str], calls: list[JSON], before: list[JSON]) -> list[J
     return [{"role": "assistant", "content": said, "tool_calls": asked}, *answered]
 
 
-def _message(message: JSON) -> JSON:
-    has_image = any(part["type"] == "image_url" for part in message["content"])
+def _message(message: JSON, names: Mapping[str, str]) -> JSON:
+    has_image = any(part["type"] in ("image_url", "image_file") for part in message["content"])
     shown = (
         has_image and message["role"] == "user"
     )  # models look at what users show, and take only text of others
-    return {"role": message["role"], "content": _parts(message) if shown else text_of(message)}
+    return {"role": message["role"], "content": _parts(message, names) if shown else text_of(message, names)}
 
 
-def _parts(message: JSON) -> list[JSON]:
+def _parts(message: JSON, names: Mapping[str, str]) -> list[JSON]:
     """A message's parts, the images as such; what can't be passed on is named."""
-    notes = [f"[attached file {attachment.get('file_id')}]" for attachment in message["attachments"]]
     parts = [
-        part if part["type"] == "image_url" else {"type": "text", "text": _part(part)}
+        part if part["type"] in ("image_url", "image_file") else {"type": "text", "text": _part(part)}
         for part in message["content"]
     ]
-    return [*parts, *({"type": "text", "text": note} for note in notes)]
+    return [*parts, *({"type": "text", "text": note} for note in _notes(message, names))]
 
 
-def text_of(message: JSON) -> str:
-    """Return the text of a message, with a note for parts that are not text."""
-    notes = [f"[attached file {attachment.get('file_id')}]" for attachment in message["attachments"]]
-    return "\n".join([*(_part(part) for part in message["content"]), *notes])
+def text_of(message: JSON, names: Mapping[str, str] | None = None) -> str:
+    """Return the text of a message, with a note for parts that are not text. `names` are those of files, by id."""
+    return "\n".join([*(_part(part) for part in message["content"]), *_notes(message, names or {})])
+
+
+def _notes(message: JSON, names: Mapping[str, str]) -> list[str]:
+    ids = dict.fromkeys(str(attachment.get("file_id")) for attachment in message["attachments"])
+    return [f"[attached file {names.get(id, id)}]" for id in ids]
 
 
 def _part(part: JSON) -> str:

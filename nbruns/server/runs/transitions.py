@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 
 from nbruns.server import hosted
+from nbruns.server.retrieval import resources
 from nbruns.server.schemas import objects
 from nbruns.server.schemas.errors import Refused, not_found
 from nbruns.server.schemas.runs import ACTIVE
@@ -67,23 +68,30 @@ class StartedRun(NamedTuple):
 
 
 def create(
-    tx: Transaction, thread_id: str, params: JSON, lifetime: int, *, new_thread: JSON | None = None
+    tx: Transaction,
+    thread_id: str,
+    params: JSON,
+    lifetime: int,
+    *,
+    new_thread: JSON | None = None,
+    includes_content: bool = False,
 ) -> StartedRun:
     """Put a run on a thread, with its additional messages."""
     assistant = store.get(tx.conn, store.assistants, params["assistant_id"])
     if assistant is None:
         raise not_found("assistant", params["assistant_id"])
-    check_unlocked(tx, thread_id)
+    thread = check_unlocked(tx, thread_id)
     now = store.now()
-    for message in params.get("additional_messages") or []:
-        store.add(tx.conn, store.messages, objects.message(message, thread_id, now))
+    if params.get("tool_resources"):
+        params = params | {"tool_resources": resources.resolve(tx, params["tool_resources"])}
+    _add_messages(tx, thread, params.get("additional_messages") or [], now)
     run = objects.run(assistant, params, thread_id, now, lifetime)
     if not run["instructions"] and not store.has_question(tx.conn, thread_id):
         raise Refused(
             "Run creation requires a Thread with a user message or an assistant with instructions.",
             code="invalid_thread",
         )
-    store.add(tx.conn, store.runs, run, worker=tx.worker)
+    store.add(tx.conn, store.runs, run, worker=tx.worker, includes_content=includes_content)
     if new_thread is not None:
         tx.emit(run["id"], "thread.created", new_thread)
     tx.emit(run["id"], "thread.run.created", run)
@@ -94,26 +102,38 @@ def create(
 def create_thread(tx: Transaction, params: JSON) -> JSON:
     """Create a thread with its first messages."""
     now = store.now()
-    thread = objects.thread(params, now)
+    thread = objects.thread(
+        params | {"tool_resources": resources.resolve(tx, params.get("tool_resources"))}, now
+    )
     store.add(tx.conn, store.threads, thread)
-    for message in params.get("messages") or []:
-        store.add(tx.conn, store.messages, objects.message(message, thread["id"], now))
+    return _add_messages(tx, thread, params.get("messages") or [], now)
+
+
+def _add_messages(tx: Transaction, thread: JSON, given: Sequence[JSON], now: int) -> JSON:
+    """Put messages on a thread, with what they attach; return the thread."""
+    messages = [objects.message(each, thread["id"], now) for each in given]
+    thread = resources.attach(tx, thread, messages)
+    for message in messages:
+        store.add(tx.conn, store.messages, message)
     return thread
 
 
-def create_thread_and_run(tx: Transaction, params: JSON, lifetime: int) -> StartedRun:
+def create_thread_and_run(
+    tx: Transaction, params: JSON, lifetime: int, *, includes_content: bool = False
+) -> StartedRun:
     """Create a thread and put a run on it."""
     thread = create_thread(tx, params.get("thread") or {})
-    return create(tx, thread["id"], params, lifetime, new_thread=thread)
+    return create(tx, thread["id"], params, lifetime, new_thread=thread, includes_content=includes_content)
 
 
 def add_message(tx: Transaction, thread_id: str, params: JSON) -> JSON:
     """Put a message on a thread that no run is working on."""
-    if store.lock_thread(tx.conn, thread_id) is None:
+    if (thread := store.lock_thread(tx.conn, thread_id)) is None:
         raise not_found("thread", thread_id)
     if (active := store.active_run(tx.conn, thread_id)) is not None:
         raise Refused(f"Can't add messages to {thread_id} while a run {active['id']} is active.")
     message = objects.message(params, thread_id, store.now())
+    resources.attach(tx, thread, [message])
     store.add(tx.conn, store.messages, message)
     return message
 
@@ -130,12 +150,13 @@ def update(tx: Transaction, thread_id: str, run_id: str, change: JSON) -> JSON:
     return run
 
 
-def check_unlocked(tx: Transaction, thread_id: str) -> None:
-    """Refuse what an active run on the thread forbids."""
-    if store.lock_thread(tx.conn, thread_id) is None:
+def check_unlocked(tx: Transaction, thread_id: str) -> JSON:
+    """Return a thread; refuse what an active run on it forbids."""
+    if (thread := store.lock_thread(tx.conn, thread_id)) is None:
         raise not_found("thread", thread_id)
     if (active := store.active_run(tx.conn, thread_id)) is not None:
         raise Refused(f"Thread {thread_id} already has an active run {active['id']}.")
+    return thread
 
 
 #: A turn that was cut off so often ends its run.
@@ -188,7 +209,13 @@ def _save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str)
         store.put(tx.conn, table, body, **({} if usage is None else {"usage": usage}))
     bodies = {body["object"]: body for _, body, _ in made}
     for name in names:
-        tx.emit(run_id, name, bodies[name.rpartition(".")[0]])
+        body = bodies[name.rpartition(".")[0]]
+        tx.emit(run_id, name, _shown(tx, body) if body["object"] == "thread.run.step" else body)
+
+
+def _shown(tx: Transaction, step: JSON) -> JSON:
+    """Return a step as the stream of its run shows it."""
+    return step if store.includes_content(tx.conn, step["run_id"]) else hosted.without_content(step)
 
 
 def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
@@ -252,7 +279,10 @@ def answer_hosted(
     calls = step["step_details"]["tool_calls"]
     index = next(index for index, call in enumerate(calls) if call["id"] == call_id)
     type = calls[index]["type"]
-    shown = objects.newly_shown(calls[index][type], result.details)
+    details = result.details
+    if not store.includes_content(tx.conn, run_id):
+        details = hosted.TOOLS[type].without_content(details)
+    shown = objects.newly_shown(calls[index][type], details)
     calls[index][type] = result.details
     asked = store.hosted_calls(tx.conn, run_id)
     of_step = {call["id"]: asked[call["id"]] for call in calls if call["id"] in asked}
@@ -417,7 +447,7 @@ def _close_unfinished(
             if become.step == "failed":
                 body["last_error"] = _of_step(error or CUT_OFF)
             store.put(tx.conn, store.steps, body, usage=used)
-            tx.emit(run["id"], f"thread.run.step.{become.step}", body)
+            tx.emit(run["id"], f"thread.run.step.{become.step}", _shown(tx, body))
 
 
 def _of_step(error: JSON) -> JSON:

@@ -7,14 +7,18 @@ objects are replaced, and `created` events tell streams to start them again.
 from __future__ import annotations
 
 import asyncio
+import base64
+import mimetypes
+from dataclasses import replace
 from typing import Any
 
 from nbruns.server import hosted
 from nbruns.server.models import Delta, Finish, ModelError, Models, RefusalDelta, TextDelta, ToolCallDelta
 from nbruns.server.runs import prompt, transitions
+from nbruns.server.runs.toolbox import HostedContext, Toolbox
 from nbruns.server.runs.transitions import Unfinished
 from nbruns.server.schemas import objects
-from nbruns.server.storage import store
+from nbruns.server.storage import files, store
 from nbruns.server.storage.database import Database, Transaction
 from nbruns.text import JSON
 
@@ -24,6 +28,8 @@ _MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_prog
 _FLUSH_EVERY = 64
 #: The most that is kept of one answer, about twice what the longest models write, and of its tool calls.
 MAX_ANSWER_CHARS, MAX_CALLS = 1_000_000, 128
+#: Larger images are named to the model instead of shown. The original's limit.
+MAX_IMAGE_BYTES = 20 * 1024**2
 #: Number of pieces after which a text is joined: small strings take four times their size.
 _MAX_PIECES = 256
 
@@ -31,8 +37,8 @@ _MAX_PIECES = 256
 class Turn:
     """What the model has produced so far in one turn of a run."""
 
-    def __init__(self, db: Database, run: JSON, number: int) -> None:
-        self._db, self._run, self._number = db, run, number
+    def __init__(self, db: Database, run: JSON, number: int, toolbox: Toolbox | None = None) -> None:
+        self._db, self._run, self._number, self._toolbox = db, run, number, toolbox
         self._said: dict[str, list[str]] = {}
         self._message: JSON | None = None
         self._message_step: JSON = {}
@@ -53,6 +59,11 @@ class Turn:
             await self._end("incomplete", incomplete_details={"reason": reason})
             return None
         question = await self._db.read(prompt.build, self._run)
+        question = replace(
+            question,
+            model=models.real_name(question.model),
+            messages=[await self._with_images(message) for message in question.messages],
+        )
         # In a thread: the first question to a model may import what takes a second, and others stream meanwhile.
         model = await asyncio.to_thread(models.resolve, question.model)
         async for delta in model.answer(question):
@@ -85,10 +96,36 @@ class Turn:
         asked = await self._db.read(store.hosted_calls, run_id)
         for call in step["step_details"]["tool_calls"]:
             if call["id"] in asked and asked[call["id"]]["output"] is None:
-                result = await hosted.TOOLS[call["type"]].run(self._run, asked[call["id"]]["arguments"])
+                context = HostedContext(
+                    self._db, self._toolbox, self._run, await self._answered(call["type"])
+                )
+                result = await hosted.TOOLS[call["type"]].run(
+                    self._run, asked[call["id"]]["arguments"], context
+                )
                 if await self._db.write(transitions.answer_hosted, run_id, id, call["id"], result) is None:
                     return False
         return await self._db.write(transitions.complete_hosted, run_id)
+
+    async def _with_images(self, message: JSON) -> JSON:
+        """Return a message with the bytes of its image files, which models take as URLs."""
+        if not isinstance(message["content"], list):
+            return message
+        parts = [
+            await self._image(part["image_file"]) if part["type"] == "image_file" else part
+            for part in message["content"]
+        ]
+        return {**message, "content": parts}
+
+    async def _image(self, image: JSON) -> JSON:
+        file = await self._db.read(store.get, files.files, image["file_id"])
+        if file is None or self._toolbox is None:
+            return {"type": "text", "text": f"[image {image['file_id']}, which was deleted]"}
+        if file["bytes"] > MAX_IMAGE_BYTES:
+            return {"type": "text", "text": f"[image {file['filename']}, which is too large]"}
+        data = b"".join([piece async for piece in self._toolbox.blobs.read(file["id"])])
+        kind = mimetypes.guess_type(file["filename"])[0] or "image/png"
+        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        return {"type": "image_url", "image_url": {"url": url, "detail": image.get("detail") or "auto"}}
 
     async def _take(self, delta: Delta) -> None:
         if isinstance(delta, TextDelta | RefusalDelta):
@@ -178,6 +215,12 @@ class Turn:
             message = await self._cited(message)
         await self._db.write(transitions.complete, run_id, message, step, used)
         return None
+
+    async def _answered(self, type: str) -> int:
+        """Return how many calls of a hosted tool have been answered in this run."""
+        calls = await self._db.read(store.hosted_calls, self._run["id"])
+        names = [name for name, each in self._types.items() if each == type]
+        return sum(call["name"] in names and call["output"] is not None for call in calls.values())
 
     async def _cited(self, message: JSON) -> JSON:
         """The message with the marks that the run's hosted tools make to its text."""

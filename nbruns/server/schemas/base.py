@@ -111,7 +111,7 @@ def _validated(schema: type[Schema], value: Any) -> Schema:
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def wrong(what: str, expected: str, got: str, code: str) -> PydanticCustomError:
     return PydanticCustomError("wrong", "", {"wrong": what, "expected": expected, "got": got, "code": code})
 
 
-def refused(message: str, code: str, within: str = "") -> PydanticCustomError:
+def refused(message: str, code: str | None, within: str = "") -> PydanticCustomError:
     """An error in our own words. Raise it in a validator; `{name}` in it becomes the name of the parameter, to which
     `within` is added."""
     return PydanticCustomError("refused", "", {"message": message, "code": code, "within": within})
@@ -176,7 +176,8 @@ def _at_most_16(pairs: dict[str, str]) -> dict[str, str]:
     return pairs
 
 
-def _whole_number(text: Any) -> Any:
+def whole_number(text: Any) -> Any:
+    """Return the number that a query or a form spells; anything else stays as it is, to be refused."""
     # Longer numbers are beyond every limit; reading them would take its time.
     return int(text) if isinstance(text, str) and re.fullmatch("-?[0-9]{1,4000}", text) else text
 
@@ -212,7 +213,7 @@ class ListQuery(Schema):
 
     model_config = ConfigDict(extra="ignore")
 
-    limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole_number)] = 20
+    limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole_number)] = 20
     order: Literal["asc", "desc"] = "desc"
     after: Filter | None = None
     before: Filter | None = None
@@ -298,8 +299,8 @@ _EXPECTED = {
 }
 
 
-def _refusal(error: ValidationError) -> Refused:
-    """The refusal for one of pydantic's errors: the first of the most basic ones."""
+def refusal(error: ValidationError) -> Refused:
+    """Return the refusal for one of pydantic's errors: the first of the most basic ones."""
     details = min(error.errors(include_url=False), key=_rank)
     name = ""
     for part in details["loc"]:

@@ -21,9 +21,9 @@ _USAGE_DETAILS: dict[str, JSON] = {
 }
 
 
-def new_id(prefix: str) -> str:
+def new_id(prefix: str, separator: str = "_") -> str:
     """Return a new id that can't be guessed: about 143 random bits."""
-    return prefix + "_" + "".join(_secret.choices(_ALPHABET, k=_ID_LENGTH))
+    return prefix + separator + "".join(_secret.choices(_ALPHABET, k=_ID_LENGTH))
 
 
 def derived_id(prefix: str, *path: object) -> str:

@@ -20,7 +20,6 @@ from nbruns.server.schemas.base import (
     empty,
     given,
     plain,
-    refused,
 )
 from nbruns.server.schemas.tools import AttachmentTool, ToolResources, ToolResourcesObject
 from nbruns.text import JSON
@@ -55,7 +54,7 @@ def _image(part: ImageUrlPart) -> JSON:
 
 
 class ImageFile(Schema):
-    file_id: str
+    file_id: Id
     detail: Detail | None = None
 
 
@@ -64,15 +63,15 @@ class ImageFilePart(Schema):
     image_file: ImageFile
 
 
-def _no_files(part: ImageFilePart) -> JSON:
-    message = "'{name}': this server keeps no files. Pass the image's address, as an 'image_url'."
-    raise refused(message, "unsupported_content", ".type")
+def _image_file(part: ImageFilePart) -> JSON:
+    part.image_file.detail = part.image_file.detail or "auto"
+    return plain(part)
 
 
 Part = Annotated[
     Annotated[TextPart, AfterValidator(lambda part: text_content(part.text)), Tag("<text>")]
     | Annotated[ImageUrlPart, AfterValidator(_image), Tag("<image_url>")]
-    | Annotated[ImageFilePart, AfterValidator(_no_files), Tag("<image_file>")],
+    | Annotated[ImageFilePart, AfterValidator(_image_file), Tag("<image_file>")],
     BY_TYPE,
 ]
 

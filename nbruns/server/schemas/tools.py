@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from nbruns.server.hosted import TOOLS
 from nbruns.server.schemas.base import (
@@ -12,13 +12,17 @@ from nbruns.server.schemas.base import (
     MAX_NUMBER,
     AnyObject,
     Id,
+    Metadata,
     Name,
     Schema,
     Text,
+    given,
     plain,
+    refusal,
     refused,
     tag_of,
 )
+from nbruns.server.schemas.vector_stores import ChunkingStrategy
 from nbruns.text import JSON
 
 #: Hosted tools of the original. Those that this server doesn't offer are refused with an explanation.
@@ -48,14 +52,31 @@ def _offered(tool: HostedTool) -> HostedTool:
 
 
 def _checked(tool: HostedTool) -> JSON:
-    return plain(TOOLS[tool.type].schema.model_validate(tool.model_dump()))
+    hosted = TOOLS[tool.type]
+    try:
+        return hosted.complete(plain(hosted.schema.model_validate(tool.model_dump())))
+    except ValidationError as error:
+        problem = refusal(error).error
+        message = str(problem["message"]).replace(f"'{problem['param']}", f"'{{name}}.{problem['param']}", 1)
+        raise refused(message, problem["code"], f".{problem['param']}") from None
+
+
+def _today(tool: Any) -> Any:
+    """The first version of the API called file_search retrieval."""
+    return (
+        {**tool, "type": "file_search"}
+        if isinstance(tool, dict) and tool.get("type") == "retrieval"
+        else tool
+    )
 
 
 def _named(tool: HostedTool) -> JSON:
     return {"type": tool.type}
 
 
-class FunctionObject(Schema):
+class FunctionObject(Schema, extra="ignore"):
+    """A function. Programs send more with it than the API has, such as its module."""
+
     name: Name
     description: Text | None = None
     parameters: AnyObject | None = None
@@ -79,9 +100,12 @@ Tool = Annotated[
     Annotated[AssistantToolsFunction, AfterValidator(_filled), Tag("<function>")]
     | Annotated[HostedTool, AfterValidator(_offered), AfterValidator(_checked), Tag("(hosted)")],
     _BY_TOOL,
+    BeforeValidator(_today),
 ]
 #: A tool of a message's attachment: hosted, without settings.
-AttachmentTool = Annotated[HostedTool, AfterValidator(_offered), AfterValidator(_named)]
+AttachmentTool = Annotated[
+    HostedTool, BeforeValidator(_today), AfterValidator(_offered), AfterValidator(_named)
+]
 
 
 class FunctionName(Schema):
@@ -134,8 +158,19 @@ class CodeInterpreterResources(Schema):
     file_ids: Annotated[list[Id], Field(max_length=20)] | None = None
 
 
+class NewVectorStore(Schema):
+    """A vector store that is made with an assistant or a thread."""
+
+    file_ids: Annotated[list[Id], Field(max_length=100_000_000)] | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+    metadata: Metadata | None = None
+
+
 class FileSearchResources(Schema):
     vector_store_ids: Annotated[list[Id], Field(max_length=1)] | None = None
+    vector_stores: (
+        Annotated[list[Annotated[NewVectorStore, AfterValidator(given)]], Field(max_length=1)] | None
+    ) = None
 
 
 class ToolResourcesObject(Schema):

@@ -25,13 +25,16 @@ LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action",
 metadata = sa.MetaData()
 
 
-def _kind(name: str, *columns: sa.Column[Any] | sa.Index) -> sa.Table:
+def kind(
+    name: str, *columns: sa.Column[Any] | sa.Index | sa.UniqueConstraint, unique_id: bool = True
+) -> sa.Table:
+    """Return the table of a kind of object."""
     seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     return sa.Table(
         name,
         metadata,
         sa.Column("seq", seq, sa.Identity(), primary_key=True),
-        sa.Column("id", sa.String(64), nullable=False, unique=True),
+        sa.Column("id", sa.String(64), nullable=False, unique=unique_id),
         *columns,
         sa.Column("body", sa.JSON, nullable=False),
         sqlite_autoincrement=True,
@@ -42,16 +45,16 @@ def _owner(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.String(64), nullable=True)
 
 
-assistants = _kind("assistants")
-threads = _kind("threads")
-messages = _kind(
+assistants = kind("assistants")
+threads = kind("threads")
+messages = kind(
     "messages",
     _owner("thread_id"),
     _owner("run_id"),
     sa.Index("messages_of_thread", "thread_id", "seq"),
     sa.Index("messages_of_run", "run_id", "seq"),
 )
-runs = _kind(
+runs = kind(
     "runs",
     _owner("thread_id"),
     _owner("assistant_id"),
@@ -63,6 +66,8 @@ runs = _kind(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     # The server that works on the run, or did so last.
     sa.Column("worker", sa.String(64)),
+    # Whether its stream shows the content of what hosted tools have found.
+    sa.Column("includes_content", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("runs_of_thread", "thread_id", "seq"),
     sa.Index("runs_of_assistant", "assistant_id", "seq"),
     sa.Index("runs_of_model", "model", "seq"),
@@ -76,7 +81,7 @@ sa.Index(
     "one_active_run", runs.c.thread_id, unique=True, sqlite_where=_is_active, postgresql_where=_is_active
 )
 sa.Index("runs_to_expire", runs.c.expires_at, sqlite_where=_is_active, postgresql_where=_is_active)
-steps = _kind(
+steps = kind(
     "steps",
     _owner("thread_id"),
     _owner("run_id"),
@@ -124,7 +129,7 @@ def get(conn: sa.Connection, /, table: sa.Table, id: str, *, lock: bool = False,
     """The object with that id, if it is there and `owner` (thread_id=…, run_id=…) is right.
 
     With `lock` it is held against other servers until the transaction ends."""
-    query = sa.select(table.c.body).where(table.c.id == id, *_matches(table, owner))
+    query = sa.select(table.c.body).where(table.c.id == id, *matches(table, owner))
     if lock:
         query = query.with_for_update()
     body: JSON | None = conn.scalar(query)
@@ -147,17 +152,19 @@ def patch(
     conn: sa.Connection, table: sa.Table, id: str, change: Mapping[str, Any], **owner: str
 ) -> JSON | None:
     """Change fields of an object and return it; None if it is not there."""
-    query = sa.select(table.c.body).where(table.c.id == id, *_matches(table, owner)).with_for_update()
+    query = sa.select(table.c.body).where(table.c.id == id, *matches(table, owner)).with_for_update()
     body: JSON | None = conn.scalar(query)
     if body is not None:
         body |= change
-        conn.execute(sa.update(table).where(table.c.id == id).values(_row(table, body, {})))
+        conn.execute(
+            sa.update(table).where(table.c.id == id, *matches(table, owner)).values(_row(table, body, {}))
+        )
     return body
 
 
 def delete(conn: sa.Connection, table: sa.Table, id: str, **owner: str) -> bool:
     """Delete an object; whether it was there."""
-    return conn.execute(sa.delete(table).where(table.c.id == id, *_matches(table, owner))).rowcount > 0
+    return conn.execute(sa.delete(table).where(table.c.id == id, *matches(table, owner))).rowcount > 0
 
 
 def delete_thread(tx: Transaction, thread_id: str) -> bool:
@@ -176,12 +183,12 @@ def listed(
     conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str] | None = None
 ) -> tuple[list[JSON], bool]:
     """Return a page of objects, and whether more follow."""
-    query = sa.select(table.c.body).where(*_matches(table, where or {}))
+    query = sa.select(table.c.body).where(*matches(table, where or {}))
     newest_first = page.order == "desc"
     if page.after:
-        query = query.where(_beyond(conn, table, page.after, "after", older=newest_first))
+        query = query.where(_beyond(conn, table, page.after, "after", where, older=newest_first))
     if page.before:
-        query = query.where(_beyond(conn, table, page.before, "before", older=not newest_first))
+        query = query.where(_beyond(conn, table, page.before, "before", where, older=not newest_first))
     # With `before` alone, the page is the one that ends there, so it is read backwards.
     backwards = page.before is not None and page.after is None
     query = query.order_by(table.c.seq.desc() if newest_first != backwards else table.c.seq.asc())
@@ -191,9 +198,17 @@ def listed(
 
 
 def _beyond(
-    conn: sa.Connection, table: sa.Table, id: str, param: str, *, older: bool
+    conn: sa.Connection,
+    table: sa.Table,
+    id: str,
+    param: str,
+    where: Mapping[str, str] | None,
+    *,
+    older: bool,
 ) -> sa.ColumnElement[bool]:
-    seq = conn.scalar(sa.select(table.c.seq).where(table.c.id == id))
+    # Ids are unique, but for those of files in vector stores; other filters may have ceased to hold for the cursor.
+    owner = {name: value for name, value in (where or {}).items() if name == "vector_store_id"}
+    seq = conn.scalar(sa.select(table.c.seq).where(table.c.id == id, *matches(table, owner)))
     if seq is None:
         raise Refused(f"'{param}' names nothing that is here: '{id}'.", param=param, code="invalid_value")
     column: sa.ColumnElement[int] = table.c.seq
@@ -254,6 +269,11 @@ def count_attempt(conn: sa.Connection, run_id: str, change: int = 1) -> int:
     attempts = runs.c.attempts + change
     conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempts=attempts))
     return conn.scalar(sa.select(runs.c.attempts).where(runs.c.id == run_id)) or 0
+
+
+def includes_content(conn: sa.Connection, run_id: str) -> bool:
+    """Whether a run's stream shows the content of what hosted tools have found."""
+    return bool(conn.scalar(sa.select(runs.c.includes_content).where(runs.c.id == run_id)))
 
 
 def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:
@@ -389,7 +409,8 @@ def now() -> int:
     return int(time.time())
 
 
-def _matches(table: sa.Table, owner: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+def matches(table: sa.Table, owner: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that columns have these values."""
     return [table.c[name] == value for name, value in owner.items()]
 
 

@@ -1,0 +1,1 @@
+"""Retrieval: text of files -> passages -> vectors and words -> search."""

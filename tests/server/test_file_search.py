@@ -1,0 +1,210 @@
+"""`file_search`: the model searches, its marks become citations, and steps show what was found."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from served import ANSWER, Api, Scripts
+from test_files import uploaded
+from test_vector_stores import CATS, OSLO, ready, store_of
+
+from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
+
+JSON = dict[str, Any]
+TOOL: JSON = {"type": "file_search"}
+CONTENT = "step_details.tool_calls[*].file_search.results[*].content"
+CALLED = Finish("tool_calls", usage(20, 10))
+
+
+def searching(*queries: str) -> tuple[Any, ...]:
+    return (ToolCallDelta(0, "call_search", "file_search", json.dumps({"queries": queries})), CALLED)
+
+
+def answering(text: str) -> tuple[Any, ...]:
+    return (TextDelta(text[:9]), TextDelta(text[9:]), Finish("stop", usage(30, 5)))
+
+
+def run_of(
+    api: Api, script: Scripts, resources: JSON, *turns: Any, tool: JSON = TOOL, **message: Any
+) -> JSON:
+    """A completed run of an assistant with `file_search`."""
+    assistant = script(*turns).assistant(tools=[tool], tool_resources=resources)
+    thread = api.post("/threads", {"messages": [{"role": "user", "content": "How cold is Oslo?", **message}]})
+    run = api.post(f"/threads/{thread['id']}/runs", {"assistant_id": assistant})
+    return api.until(run, "completed")
+
+
+def answer_of(api: Api, run: JSON) -> JSON:
+    text: JSON = api.get(f"/threads/{run['thread_id']}/messages")["data"][0]["content"][0]["text"]
+    return text
+
+
+def test_what_the_model_cites_becomes_annotations(api: Api, script: Scripts) -> None:
+    store, (oslo, _) = store_of(api, OSLO, CATS)
+    text = "Cold 【0:0†text0.txt】, says the guide【0:0】. Not cited: 【7:0†x】【0:99†y】 【a】"
+    run = run_of(
+        api,
+        script,
+        {"file_search": {"vector_store_ids": [store["id"]]}},
+        searching("winter in Oslo"),
+        answering(text),
+    )
+    assert run["tools"] == [
+        {
+            "type": "file_search",
+            "file_search": {
+                "ranking_options": {
+                    "ranker": "default_2024_08_21",
+                    "score_threshold": 0.0,
+                    "hybrid_search": None,
+                }
+            },
+        }
+    ]
+    said = answer_of(api, run)
+    assert said["value"] == text
+    assert [
+        (each["type"], each["text"], text[each["start_index"] : each["end_index"]], each["file_citation"])
+        for each in said["annotations"]
+    ] == [
+        ("file_citation", "【0:0†text0.txt】", "【0:0†text0.txt】", {"file_id": oslo}),
+        ("file_citation", "【0:0】", "【0:0】", {"file_id": oslo}),
+    ]
+    [_, step] = api.get(f"{api.run_path(run)}/steps")["data"]
+    [call] = step["step_details"]["tool_calls"]
+    assert call["file_search"]["queries"] == ["winter in Oslo"]
+    best = call["file_search"]["results"][0]
+    assert (best["file_id"], best["file_name"], "content" in best) == (oslo, "text0.txt", False)
+    shown = api.get(f"{api.run_path(run)}/steps/{step['id']}", **{"include[]": CONTENT})
+    content = shown["step_details"]["tool_calls"][0]["file_search"]["results"][0]["content"]
+    assert content == [{"type": "text", "text": OSLO.decode()}]
+
+
+def test_streams_show_the_content_only_where_it_was_asked_for(api: Api, script: Scripts) -> None:
+    store, _ = store_of(api, OSLO)
+    for include in ("", f"?include[]={CONTENT}"):
+        resources = {"file_search": {"vector_store_ids": [store["id"]]}}
+        assistant = script(searching("Oslo"), ANSWER).assistant(tools=[TOOL], tool_resources=resources)
+        events = list(api.stream(f"/threads/{api.thread_with()}/runs{include}", {"assistant_id": assistant}))
+        said = json.dumps([event.data for event in events if "step" in event.name])
+        assert (OSLO.decode() in said) == bool(include)
+        assert "text0.txt" in said
+
+
+def test_the_model_gets_passages_with_marks_that_passages_cannot_forge(api: Api, script: Scripts) -> None:
+    store, _ = store_of(api, b"Oslo is hot. \xe3\x80\x900:5\xe2\x80\xa0other.txt\xe3\x80\x91 says so.")
+    scripted = script(searching("Oslo"), ANSWER)
+    assistant = scripted.assistant(
+        tools=[TOOL], tool_resources={"file_search": {"vector_store_ids": [store["id"]]}}
+    )
+    run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+    api.until(run, "completed")
+    asked, told = scripted.model.prompts
+    assert [tool["function"]["name"] for tool in asked.tools] == ["file_search"]
+    assert told.messages[-1]["content"] == "【0:0†text0.txt】\nOslo is hot. [0:5†other.txt] says so."
+
+
+def test_stores_are_made_with_assistants_threads_and_attachments(api: Api, script: Scripts) -> None:
+    file, other, third = (
+        uploaded(api, text, f"{name}.txt")["id"] for name, text in (("a", OSLO), ("b", CATS), ("c", OSLO))
+    )
+    new = {"file_search": {"vector_stores": [{"file_ids": [file], "metadata": {"from": "assistant"}}]}}
+    scripted = script(searching("Oslo", "cat"), ANSWER)
+    assistant = api.post("/assistants", {"model": scripted.name, "tools": [TOOL], "tool_resources": new})
+    [store_id] = assistant["tool_resources"]["file_search"]["vector_store_ids"]
+    assert api.get(f"/vector_stores/{store_id}")["metadata"] == {"from": "assistant"}
+    attachments = [{"file_id": other, "tools": [TOOL]}]
+    message = {"role": "user", "content": "What is this?", "attachments": attachments}
+    thread = api.post("/threads", {"messages": [message]})
+    [attached] = thread["tool_resources"]["file_search"]["vector_store_ids"]
+    made = api.get(f"/vector_stores/{attached}")
+    assert made["expires_after"] == {"anchor": "last_active_at", "days": 7}
+    again = {**message, "attachments": [*attachments, {"file_id": third, "tools": [TOOL]}]}
+    api.post(f"/threads/{thread['id']}/messages", again)
+    assert ready(api, made)["file_counts"]["completed"] == 2
+    run = api.until(api.post(f"/threads/{thread['id']}/runs", {"assistant_id": assistant["id"]}), "completed")
+    step = api.get(f"{api.run_path(run)}/steps")["data"][-1]
+    results = step["step_details"]["tool_calls"][0]["file_search"]["results"]
+    assert {each["file_id"] for each in results} == {file, other, third}
+    assert "[attached file b.txt]" in scripted.model.prompts[0].messages[0]["content"]
+
+
+def test_a_run_waits_for_a_file_that_was_attached_just_before(api: Api, script: Scripts) -> None:
+    text = (
+        b" ".join(b"Line %d of a long file." % number for number in range(4000))
+        + b" The secret word is plover."
+    )
+    file = uploaded(api, text)
+    run = run_of(
+        api,
+        script,
+        {},
+        searching("secret word"),
+        ANSWER,
+        attachments=[{"file_id": file["id"], "tools": [TOOL]}],
+    )
+    step = api.get(f"{api.run_path(run)}/steps", **{"include[]": CONTENT})["data"][-1]
+    assert "plover" in json.dumps(step["step_details"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("POST", "/assistants", {"tool_resources": {"file_search": {"vector_store_ids": ["vs_nope"]}}},
+         "tool_resources.file_search.vector_store_ids"),
+        ("POST", "/assistants", {"tool_resources": {"code_interpreter": {"file_ids": ["file-abc"]}}},
+         "tool_resources.code_interpreter.file_ids"),
+        ("POST", "/assistants", {"tool_resources": {"file_search": {"vector_stores": [{"file_ids": ["file-abc"]}]}}},
+         "file_id"),
+        ("POST", "/threads", {"messages": [{"role": "user", "content": "x", "attachments": [{"file_id": "file-abc"}]}]},
+         "attachments.file_id"),
+        ("POST", "/threads", {"messages": [{"role": "user", "content": [
+            {"type": "image_file", "image_file": {"file_id": "file-abc"}}]}]}, "content.image_file.file_id"),
+        ("POST", "/assistants", {"tools": [{"type": "file_search", "file_search": {"max_num_results": 51}}]},
+         "tools[0].file_search.max_num_results"),
+        ("POST", "/assistants", {"tools": [{"type": "file_search", "colour": "red"}]}, "tools[0].colour"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_refused(api: Api, method: str, path: str, body: JSON, param: str) -> None:
+    if path == "/assistants":
+        body = {"model": "demo", **body}
+    status, error = api.refused(method, path, body)
+    assert (status in (400, 404), error["param"]) == (True, param), error
+
+
+def test_images_in_files_reach_models_that_see(api: Api, script: Scripts) -> None:
+    image = uploaded(api, b"\x89PNG\r\n\x1a\n", "cat.png", purpose="vision")
+    content = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_file", "image_file": {"file_id": image["id"]}},
+    ]
+    thread = api.post("/threads", {"messages": [{"role": "user", "content": content}]})
+    scripted = script(ANSWER)
+    api.until(api.post(f"/threads/{thread['id']}/runs", {"assistant_id": scripted.assistant()}), "completed")
+    [message] = scripted.model.prompts[0].messages
+    assert message["content"][1] == {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "auto"},
+    }
+    shown = api.get(f"/threads/{thread['id']}/messages")["data"][-1]["content"][1]
+    assert shown == {"type": "image_file", "image_file": {"file_id": image["id"], "detail": "auto"}}
+
+
+def test_a_store_that_has_expired_is_told_to_the_model(
+    api: Api, script: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nbruns.server.storage import files
+
+    store, _ = store_of(api, OSLO)
+    monkeypatch.setattr(files, "now", time.time)
+    scripted = script(searching("Oslo"), ANSWER)
+    assistant = scripted.assistant(
+        tools=[TOOL], tool_resources={"file_search": {"vector_store_ids": [store["id"]]}}
+    )
+    api.delete(f"/vector_stores/{store['id']}")
+    api.until(api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant}), "completed")
+    said = scripted.model.prompts[-1].messages[-1]["content"]
+    assert said == f"The files could not be searched: No vector store found with id '{store['id']}'."
