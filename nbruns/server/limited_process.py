@@ -23,6 +23,8 @@ MEMORY_BYTES = 1024**3
 #: So many processes at most; other calls wait for one. The first call may wait for the process to start.
 PROCESSES = 2
 _START_SECONDS = 30.0
+#: Behind everything else, but not starved: at 19, work in the background stands still on a busy machine.
+_BACKGROUND_NICE = 5
 
 
 class LimitExceeded(Exception):
@@ -36,7 +38,7 @@ class Processes:
         seconds: Time that a call may take. Default: SECONDS.
         memory_bytes: Memory that a process may have.
         count: Maximum number of processes.
-        is_background: Whether everything else goes first.
+        is_background: Whether the rest of the server goes first.
     """
 
     def __init__(
@@ -84,7 +86,13 @@ class Processes:
     async def _started(self, function: str) -> asyncio.subprocess.Process:
         """Start a process that has imported the module of the function: the import takes longer than most calls."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __name__, str(self.memory_bytes), "19" if self.is_background else "0"),
+            *(
+                sys.executable,
+                "-m",
+                __name__,
+                str(self.memory_bytes),
+                str(_BACKGROUND_NICE if self.is_background else 0),
+            ),
             # One thread: numerical libraries would take all cores from the server.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             stdin=asyncio.subprocess.PIPE,

@@ -134,7 +134,7 @@ def test_stores_are_made_with_assistants_threads_and_attachments(api: Api, scrip
 
 def test_a_run_waits_for_a_file_that_was_attached_just_before(api: Api, script: Scripts) -> None:
     text = (
-        b" ".join(b"Line %d of a long file." % number for number in range(4000))
+        b" ".join(b"Line %d of a long file." % number for number in range(400))
         + b" The secret word is plover."
     )
     file = uploaded(api, text)
@@ -208,3 +208,30 @@ def test_a_store_that_has_expired_is_told_to_the_model(
     api.until(api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant}), "completed")
     said = scripted.model.prompts[-1].messages[-1]["content"]
     assert said == f"The files could not be searched: No vector store found with id '{store['id']}'."
+
+
+def test_the_shapes_of_the_first_version_are_read(api: Api, script: Scripts) -> None:
+    file, other = uploaded(api, OSLO, "a.txt")["id"], uploaded(api, CATS, "b.txt")["id"]
+    scripted = script(searching("Oslo", "cat"), ANSWER)
+    made = api.post(
+        "/assistants", {"model": scripted.name, "tools": [{"type": "retrieval"}], "file_ids": [file]}
+    )
+    assert made["tools"][0]["type"] == "file_search" and "file_ids" not in made
+    message = {"role": "user", "content": "Where?", "file_ids": [other]}
+    thread = api.post("/threads", {"messages": [message]})
+    [asked] = api.get(f"/threads/{thread['id']}/messages")["data"]
+    assert asked["attachments"] == [{"file_id": other, "tools": [{"type": "file_search"}]}]
+    run = api.until(api.post(f"/threads/{thread['id']}/runs", {"assistant_id": made["id"]}), "completed")
+    step = api.get(f"{api.run_path(run)}/steps")["data"][-1]
+    results = step["step_details"]["tool_calls"][0]["file_search"]["results"]
+    assert {each["file_id"] for each in results} == {file, other}
+    assert api.post("/assistants", {"model": "demo", "file_ids": []})["tool_resources"] == {}
+    api.post(f"/threads/{thread['id']}/messages", {"role": "user", "content": "x", "file_ids": []})
+    status, error = api.refused("POST", f"/assistants/{made['id']}", {"file_ids": ["file-abc"]})
+    assert (status, error["param"]) == (400, "file_ids")
+
+
+def test_more_of_a_function_than_the_api_has_is_left_out(api: Api) -> None:
+    function = {"name": "f", "module": "somewhere", "parameters": {"type": "object", "properties": {}}}
+    made = api.post("/assistants", {"model": "demo", "tools": [{"type": "function", "function": function}]})
+    assert made["tools"][0]["function"].keys() == {"name", "parameters", "strict"}
