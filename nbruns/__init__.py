@@ -24,6 +24,7 @@ _MODULES = {
         "BadRequestError",
         "ConflictError",
         "ConnectionError",
+        "ForkError",
         "InvalidIdError",
         "LimitError",
         "NbrunsError",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from nbruns.errors import BadRequestError as BadRequestError
     from nbruns.errors import ConflictError as ConflictError
     from nbruns.errors import ConnectionError as ConnectionError
+    from nbruns.errors import ForkError as ForkError
     from nbruns.errors import InvalidIdError as InvalidIdError
     from nbruns.errors import LimitError as LimitError
     from nbruns.errors import NbrunsError as NbrunsError

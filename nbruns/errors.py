@@ -15,6 +15,7 @@ NbrunsError
 ├── StreamError                 a broken or unfinished stream; carries the snapshot so far
 ├── LimitError                  a limit against endless answers, lists, streams or rounds of tool calls was reached
 ├── InvalidIdError              an id that can't be part of a path; it is a ValueError too
+├── ForkError                   a run has no such point, or no such call, to fork it at; it is a ValueError too
 ├── RunFailed                   the caller asked for success, and the run ended otherwise
 ├── ToolError                   a tool's arguments were refused, or its function raised
 └── SetupError                  this machine lacks something: a server, an extra, a port, a writable database
@@ -180,6 +181,10 @@ class LimitError(NbrunsError):
 
 class InvalidIdError(NbrunsError, ValueError):
     """An id can't be part of a path: it is empty, or would point elsewhere. Nothing was sent."""
+
+
+class ForkError(NbrunsError, ValueError):
+    """A run has no such point, or no such call, to fork it at. Nothing was created."""
 
 
 class RunFailed(NbrunsError):

@@ -326,8 +326,9 @@ def _expanded(sources: Source | Iterable[Source]) -> list[Source]:
 
 
 def _is_source(source: object) -> bool:
-    kinds = (str, os.PathLike, bytes, bytearray, io.IOBase, File, tuple)
-    return isinstance(source, kinds) or hasattr(source, "to_csv") or hasattr(source, "read")
+    kinds = (str, os.PathLike, bytes, bytearray, io.IOBase, File)
+    is_pair = isinstance(source, tuple) and len(source) == 2
+    return is_pair or isinstance(source, kinds) or hasattr(source, "to_csv") or hasattr(source, "read")
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from nbruns import frames
 from nbruns.client.concurrent import fetch_all
+from nbruns.client.fork import ForkStream, Point, copy_of, discard
 from nbruns.client.pagination import iter_pages
 from nbruns.client.resources import (
     AssistantArg,
@@ -30,7 +31,7 @@ from nbruns.client.resources import (
 )
 from nbruns.client.stream import ACTION_DEADLINE, RunStream
 from nbruns.client.transport import Check, Transport, path_of
-from nbruns.errors import TimeoutError
+from nbruns.errors import APIError, TimeoutError
 from nbruns.frames import accessor as accessor
 from nbruns.headers import seconds, server_time
 from nbruns.objects import Assistant, Run, RunStep, Thread, items_of, utc
@@ -443,12 +444,85 @@ class Runs(Resource):
             pause = min(pause * 1.5, _POLL_MOST)
             time.sleep(max(0.0, min(wanted, _PAUSE_MOST if left is None else left)))
 
+    def fork(self, run: RunArg, thread: ThreadArg | None = None, **changes: Any) -> Run:
+        """Copy the conversation of a run into a new thread, change what is given, and run from there.
+
+            client.runs.fork(run, model="another-model")
+            client.runs.fork(run, message="And in Bergen?")              # instead of the run's question
+            client.runs.fork(run, outputs={call.id: "Heavy snow"})       # instead of what was submitted
+
+        The original stays as it is. For the arguments and for what is copied exactly, see `fork_stream`.
+
+        Returns:
+            The new run, when it has ended or requires action that the original's record doesn't answer. Its thread is
+            `run.thread_id`; the metadata of both name the original.
+        """
+        with self.fork_stream(run, thread, **changes) as stream:
+            return stream.until_done()
+
+    def fork_stream(
+        self,
+        run: RunArg,
+        thread: ThreadArg | None = None,
+        *,
+        at: Point | None = None,
+        message: Any = None,
+        outputs: Outputs = (),
+        assistant: AssistantArg | None = None,
+        replay: bool = True,
+        **params: Any,
+    ) -> ForkStream:
+        """Fork a run as `fork` does, and stream the events of the new run.
+
+            view = client.runs.watch(run=client.runs.fork_stream(run, model="another-model"))
+
+        The copy contains the messages up to `at`, in order: text, images, attachments and metadata. Files are shared,
+        not copied. The API can't copy tool calls. So the new run asks the model again, and wherever the model makes a
+        call that is on record (the same function with the same arguments), the recorded output answers it. Tools that
+        the server runs itself, such as `code_interpreter`, run again. Ids and times are new, refusals become text,
+        and citations lose their links.
+
+        Args:
+            run: The run to fork.
+            thread: The thread, if `run` is a bare id.
+            at: The point to fork at, as an object or its id. A message: the copy ends with it. A tool call, or a step
+                with tool calls: the calls before it are answered from the record, it and later ones are not. Default:
+                what the run was given, to the end.
+            message: New text of the message at which the copy ends, by default that of the run's question; images and
+                attachments stay. Or new content, as the API's list of parts.
+            outputs: New outputs of the original's function calls, as for `submit_tool_outputs`. A warning tells
+                if the new run has ended without such a call.
+            assistant: Another assistant to run, with its own settings.
+            replay: Whether recorded outputs answer. The record is only used for forks at the question of the run, or
+                at one of its calls.
+            **params: Parameters of the new run, such as `model`, `instructions` or `tools`. The others are those of
+                the original, unless there is another assistant.
+
+        Raises:
+            ForkError: The conversation has no such point, or the run no such call. Nothing was created.
+            APIError: The server refused the copy or the run, for example because a file was deleted. What was copied
+                was deleted.
+        """
+        copied = copy_of(
+            self._transport, self.retrieve(run, thread), at=at, message=message, outputs=outputs_json(outputs, run),
+            assistant=None if assistant is None else id_of(assistant), replay=replay, params=params,
+        )  # fmt: skip
+        path, query, body, check = self._creation(copied.thread, copied.assistant, copied.params)
+        body |= {"stream": True}
+        try:
+            opened = self._transport.open_stream("POST", path, params=query, json=body, check=check)
+        except APIError:
+            discard(self._transport, copied.thread)
+            raise
+        submit = self.submit_tool_outputs_stream
+        return ForkStream(self._transport, opened, copied.record, submit, check)
+
     def watch(
         self,
         thread: ThreadArg | None = None,
         assistant: AssistantArg | None = None,
         *,
-        run: RunArg | None = None,
+        run: RunArg | RunStream | None = None,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         auto: bool = False,
         max_rounds: int = MAX_ROUNDS,
@@ -463,7 +537,7 @@ class Runs(Resource):
 
         Args:
             thread, assistant: Where to start a run.
-            run: An existing run to display instead.
+            run: An existing run to display instead, or an open stream of one, such as that of `fork_stream`.
             tools: Python functions that can answer tool calls. A form offers to run them.
             auto: Let the functions answer without asking.
             max_rounds: With `auto`, how often the functions answer at most. After that, `view.wait()` raises
@@ -482,9 +556,11 @@ class Runs(Resource):
         self,
         thread: ThreadArg | None,
         assistant: AssistantArg | None,
-        run: RunArg | None,
+        run: RunArg | RunStream | None,
         params: Mapping[str, Any],
     ) -> RunStream:
+        if isinstance(run, RunStream):
+            return run
         if run is not None:
             return self.retrieve_stream(run, thread)
         if thread is None or assistant is None:
