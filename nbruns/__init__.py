@@ -52,6 +52,7 @@ _MODULES = {
     "objects": ("Assistant", "Message", "Run", "RunStep", "Thread"),
     "snapshot": ("RunSnapshot",),
     "tools": ("Tool", "tool"),
+    "widgets.compare": ("Comparison", "compare"),
     "widgets.run_view.view": ("RunView",),
     "widgets.runs_table.table": ("RunsTable",),
     "widgets.form.form": ("ToolOutputsForm",),
@@ -99,6 +100,8 @@ if TYPE_CHECKING:
     from nbruns.snapshot import RunSnapshot as RunSnapshot
     from nbruns.tools import Tool as Tool
     from nbruns.tools import tool as tool
+    from nbruns.widgets.compare import Comparison as Comparison
+    from nbruns.widgets.compare import compare as compare
     from nbruns.widgets.form.form import ToolOutputsForm as ToolOutputsForm
     from nbruns.widgets.run_view.view import RunView as RunView
     from nbruns.widgets.runs_table.table import RunsTable as RunsTable

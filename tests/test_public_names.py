@@ -16,6 +16,7 @@ from nbruns import errors
 
 NAMES = {
     *("Client", "local", "tool", "RunStream", "RunView", "RunsTable", "ToolOutputsForm"),
+    *("Comparison", "compare"),
     *("runs_frame", "steps_frame", "messages_frame", "tool_calls_frame", "to_jsonl"),
     *("nested_to_json", "nested_from_json"),
     *("Assistant", "Event", "Message", "Run", "RunSnapshot", "RunStep", "Thread", "Tool"),

@@ -129,7 +129,12 @@ def plain_text(snapshot: RunSnapshot) -> str:
     """Return the run as text for a terminal: status, calls and messages, without control characters."""
     calls = [f"{call.name}({call.arguments})" for call in snapshot.tool_calls]
     lines = [repr(snapshot.run), *calls, *snapshot.text.split("\n")]
-    return "\n".join(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", line) for line in lines if line or not calls)
+    return printable("\n".join(line for line in lines if line or not calls))
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal, without the characters that it would take for commands."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def head_html(snapshot: RunSnapshot, assistant: str = "") -> str:

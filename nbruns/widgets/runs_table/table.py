@@ -21,8 +21,9 @@ from nbruns.errors import APIError, NotFoundError, TimeoutError, error_text
 from nbruns.frames import runs_frame
 from nbruns.objects import Run, Thread
 from nbruns.text import excerpt
+from nbruns.widgets.run_view.exchange import fetch_exchange
 from nbruns.widgets.runs_table import saved
-from nbruns.widgets.runs_table.details import fetch
+from nbruns.widgets.runs_table.details import to_wire
 from nbruns.widgets.runs_table.poll import Poller
 from nbruns.widgets.runs_table.rows import COLUMNS, Filter, Rows, complete, moment_text, updated
 
@@ -387,9 +388,9 @@ class RunsTable(anywidget.AnyWidget):
 
     def _fetch(self, run_id: str) -> None:
         try:
-            details = fetch(self._runs, self._transport, run_id, self._thread_of(run_id))
-            wire = {"state": "ready", **details.to_wire()}
-            self._merge([details.run])
+            exchange = fetch_exchange(self._runs, self._transport, run_id, self._thread_of(run_id))
+            wire = {"state": "ready", **to_wire(exchange)}
+            self._merge([exchange.run])
         except Exception as error:  # shown in the page
             wire = {"id": run_id, "state": "error", "words": error_text(error)}
         with self._lock:
