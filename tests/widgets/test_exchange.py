@@ -8,6 +8,7 @@ from typing import Any
 from scripted import call_json, needs, run_is, says, step_is
 from test_transcript import folded
 
+import nbruns
 from nbruns.objects import Message
 from nbruns.widgets.markdown import markdown_html
 from nbruns.widgets.run_view.exchange import exchange_of, to_json, to_markdown
@@ -72,4 +73,19 @@ def test_as_json() -> None:
     assert told["questions"] == [ASKED.to_dict()]
     assert [told["steps"], told["messages"]] == [
         [each.to_dict() for each in objects] for objects in (snapshot.steps, snapshot.messages)
+    ]
+
+
+def test_a_view_writes_its_conversation(client: nbruns.Client) -> None:
+    assistant = client.assistants.create("demo", name="Wardrobe")
+    thread = client.threads.create("Hello")
+    view = client.runs.watch(thread, assistant, response_format={"type": "json_object"})
+    run = view.wait(timeout=20)
+    text = view.to_markdown()
+    assert text.startswith("## User\n\nHello\n\n## Wardrobe\n\n{") and text.endswith(f"{run.id}*\n")
+    assert view.snapshot.text in text
+    (told,) = json.loads(view.to_json())
+    assert told["run"] == client.runs.retrieve(run).to_dict()
+    assert [told["questions"], told["messages"]] == [
+        [each.to_dict()] for each in client.messages.iter(thread)
     ]

@@ -54,11 +54,16 @@ def fetch_exchange(runs: Runs, transport: Transport, run_id: str, thread_id: str
     path = path_of("threads", thread_id, "messages")
     own = [Message(m) for m in iter_pages(transport, path, {"order": "asc", "run_id": run_id})]
     own = [message for message in own if message.run_id == run_id]  # some servers ignore run_id
+    return Exchange(run, steps, own, fetch_questions(transport, run, own))
+
+
+def fetch_questions(transport: Transport, run: Run, own: Sequence[Message]) -> list[Message]:
+    """Fetch the user messages that a run responds to. `own` are the messages that it has written."""
+    path = path_of("threads", run.thread_id, "messages")
     query = {"order": "desc"} | ({"after": own[0].id} if own else {})
     before = [Message(m) for m in iter_pages(transport, path, query, _MAX_EARLIER_MESSAGES)]
     earlier = [m for m in before if own or (m.created_at or 0) <= (run.created_at or 0)]
-    questions = list(takewhile(lambda message: message.role == "user", earlier))[::-1]
-    return Exchange(run, steps, own, questions)
+    return list(takewhile(lambda message: message.role == "user", earlier))[::-1]
 
 
 def exchange_of(snapshot: RunSnapshot, questions: Sequence[Message] = ()) -> Exchange:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import ipywidgets
 
 from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
 from nbruns.errors import NbrunsError, TimeoutError, error_text
-from nbruns.objects import Assistant, Run
+from nbruns.objects import Assistant, Message, Run
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import JSON
 from nbruns.tools import Tool
@@ -21,6 +23,7 @@ from nbruns.widgets.form.form import ToolOutputsForm
 from nbruns.widgets.notebook.saved import SavedDisplays, in_notebook
 from nbruns.widgets.notebook.threads import start_thread
 from nbruns.widgets.notebook.waiting import usable_widgets, wait_for
+from nbruns.widgets.run_view.exchange import Exchange, exchange_of, fetch_questions, to_json, to_markdown
 from nbruns.widgets.run_view.transcript import Transcript, plain_text, to_html
 from nbruns.widgets.run_view.transcript_view import TranscriptView
 from nbruns.widgets.session import Action, RunSession
@@ -73,6 +76,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._runs = runs
         self._assistant = assistant
         self._name_requested = False
+        self._question: list[Message] | None = None  # the messages that the run responds to, once fetched
         self._lock = threading.RLock()
         self._transcript = Transcript()
         self._notes: list[tuple[str, str]] = []
@@ -159,10 +163,30 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         with self._lock:
             return to_html(self._blocks(self._unfinished()))
 
+    def to_markdown(self) -> str:
+        """Return the transcript as Markdown: the question, tool calls with their outputs, and answers.
+
+        The question is fetched from the server, if it can be reached.
+        """
+        return to_markdown([self._exchange()], self._name())
+
+    def to_json(self) -> str:
+        """Return the question, the run, its steps and its messages as JSON text, as the server sent them."""
+        return to_json([self._exchange()])
+
+    def _exchange(self) -> Exchange:
+        known = exchange_of(self.snapshot)
+        if self._question is None:
+            with suppress(NbrunsError):
+                self._question = fetch_questions(self._runs._transport, known.run, known.messages)
+        return replace(known, questions=self._question or ())
+
+    def _name(self) -> str:
+        return str((self._assistant.name if self._assistant is not None else None) or "")
+
     def _blocks(self, notes: list[tuple[str, str]]) -> list[Block]:
-        name = self._assistant.name if self._assistant is not None else None
         with self.snapshot.lock:
-            return self._transcript.blocks(self.snapshot, self._notes + notes, str(name or ""))
+            return self._transcript.blocks(self.snapshot, self._notes + notes, self._name())
 
     def _unfinished(self) -> list[tuple[str, str]]:
         """Notes for readers of the HTML of an active run."""
