@@ -30,7 +30,7 @@ _STATUS_COLOURS = {
     "requires_action": "#f57c00",
     "cancelling": "#fbb36b",
     "failed": "#d32f2f",
-    "incomplete": "#e98080",
+    "incomplete": "#a85800",
     "expired": "#8e1f1f",
     "cancelled": _OTHER,
 }

@@ -14,7 +14,7 @@ class Block:
     """One block of a transcript: safe HTML, or plain code with separate color marks."""
 
     key: str
-    kind: str  # head, text, code, call, note or error; a CSS class suffix
+    kind: str  # head, text, code, call, refusal, note, caution or error; a CSS class suffix
     content: str  # HTML; for kind "code", the plain code
     marks: str = ""
     language: str = ""

@@ -5,7 +5,7 @@ it starts another block: later text can't change it, so it is rendered only once
 rendered at each update. The split depends only on the text, not on the chunks in which it arrived, so a saved
 transcript equals the live view.
 
-The text is untrusted. HTML is escaped, images are named but never loaded, and links must be http(s) addresses with a
+The text is untrusted. HTML is escaped, images are links and never loaded, and links must be http(s) addresses with a
 host, or mail addresses. The output is sanitized as well, and rendering time is bounded by the length of the text.
 Formulas become MathML, which browsers render natively.
 """
@@ -159,10 +159,13 @@ def _pre(code: str, language: str) -> str:
 def _named_image(
     renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
 ) -> str:
-    """Render a placeholder: loading the image would reveal the reader to a third party."""
-    token = tokens[index]
-    name = renderer.renderInlineAsText(token.children, options, env) or str(token.attrGet("src") or "")
-    return f'<span class="nbruns-file">[image: {escape(name[:200])}]</span>'
+    """Render a link to the image: loading it would reveal the reader to a third party."""
+    token, url = tokens[index], str(tokens[index].attrGet("src") or "")
+    name = (renderer.renderInlineAsText(token.children, options, env) or url)[:200]
+    links = [other.type for other in tokens[:index] if other.type in ("link_open", "link_close")]
+    is_linked = links[-1:] == ["link_open"]  # already: links can't be nested
+    shown = escape(name) if is_linked or not is_link(url) else link_html(url, name)
+    return f'<span class="nbruns-file">[image: {shown}]</span>'
 
 
 def _outside_link(

@@ -116,11 +116,19 @@ def test_html_is_text() -> None:
     assert "&lt;p&gt;" in markdown_html("<p>block</p>")
 
 
-def test_images_are_named_and_never_loaded() -> None:
+def test_images_are_links_and_never_loaded() -> None:
     html = markdown_html("![a chart](https://evil.example/x.png) ![](https://evil.example/y.png)")
     assert "<img" not in html
-    assert "[image: a chart]" in html
-    assert "[image: https://evil.example/y.png]" in html
+    assert re.findall(r'\[image: <a href="([^"]*)"[^>]*>([^<]*)</a>\]', html) == [
+        ("https://evil.example/x.png", "a chart"),
+        ("https://evil.example/y.png", "https://evil.example/y.png"),
+    ]
+
+
+def test_an_image_in_a_link_leads_where_the_link_does() -> None:
+    html = markdown_html("[![a](https://a.example/x.png) b](https://b.example) ![c](https://c.example/y.png)")
+    assert re.findall(r'href="([^"]*)"', html) == ["https://b.example", "https://c.example/y.png"]
+    assert ">[image: a]</span> b</a>" in html.replace('"nbruns-file"', "")
 
 
 def test_the_pieces_make_no_difference() -> None:

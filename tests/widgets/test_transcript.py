@@ -229,3 +229,33 @@ def test_saved_html_needs_nothing_from_outside() -> None:
 def test_saved_html_is_shown_whole() -> None:
     html = to_html(Transcript().blocks(folded(run_is("completed"), says("Hello")))).replace(STYLE, "")
     assert 'class="nbruns-scroll"' not in html
+
+
+def refuses(*pieces: str) -> list[Any]:
+    """The events of a message that is a refusal."""
+    known = {"id": "msg_1", "object": "thread.message", "role": "assistant", "content": []}
+    deltas = [
+        {
+            "id": "msg_1",
+            "object": "thread.message.delta",
+            "delta": {"content": [{"index": 0, "type": "refusal", "refusal": piece}]},
+        }
+        for piece in pieces
+    ]
+    return [("thread.message.created", known), *(("thread.message.delta", delta) for delta in deltas)]
+
+
+def test_a_refusal_is_told_from_an_answer() -> None:
+    shown = Transcript().blocks(folded(refuses("I cannot ", EVIL), run_is("completed")))
+    (refusal,) = [block for block in shown if block.kind == "refusal"]
+    assert text(refusal.to_html()).startswith("The model refused I cannot &lt;script&gt;")
+    assert [block.kind for block in shown] == ["head", "refusal"]
+
+
+def test_an_incomplete_run_is_neither_an_error_nor_a_success() -> None:
+    details = {"reason": "max_completion_tokens"}
+    shown = Transcript().blocks(folded(says("A co"), run_is("incomplete", incomplete_details=details)))
+    assert [block.kind for block in shown] == ["head", "text", "caution"]
+    assert "max_completion_tokens" in shown[-1].content
+    sheet = re.findall(r'data-status="incomplete"\] \{([^}]*)\}', STYLE)
+    assert sheet == [" --nb-status: var(--nb-warn); "]

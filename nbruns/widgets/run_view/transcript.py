@@ -84,7 +84,11 @@ class Transcript:
 
     def _message(self, message: Message) -> Iterator[Block]:
         text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/"))
-        yield from text.update(message.text, complete=message.status in ("completed", "incomplete"))
+        said, refused = _said(message)
+        yield from text.update(said, complete=message.status in ("completed", "incomplete"))
+        if refused:
+            label = '<p class="nbruns-label">The model refused</p>'
+            yield Block(f"{message.id}/refusal", "refusal", f'{label}<p dir="auto">{escape(refused)}</p>')
         if names := _files(message):
             listed = " ".join(names)
             yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
@@ -102,6 +106,16 @@ class Transcript:
             known = (call, state), Block(f"call/{call.id}", "call", call_html(call, state))
             self._calls[call.id or ""] = known
         return known[1]
+
+
+def _said(message: Message) -> tuple[str, str]:
+    """The text of a message, and what it says in place of an answer."""
+    parts = items_of(message.content)
+    refused = [str(part["refusal"]) for part in parts if isinstance(part, Mapping) and part.get("refusal")]
+    if not refused:
+        return message.text, ""
+    others = [part for part in parts if not (isinstance(part, Mapping) and part.get("refusal"))]
+    return Message({"content": others}).text, "\n\n".join(refused)
 
 
 def _awaited(run: Run | None) -> dict[str, ToolCall]:
@@ -295,7 +309,8 @@ def _ending(run: Run | None) -> list[Block]:
     words = INCOMPLETE.get(str(details.get("reason"))) if run.status == "incomplete" else None
     if words is None:
         words = _error_words(ENDINGS[run.status].removesuffix("."), run.last_error or details)
-    return [_note("ending", "note" if run.status == "cancelled" else "error", words)]
+    kind = {"cancelled": "note", "incomplete": "caution"}.get(str(run.status), "error")
+    return [_note("ending", kind, words)]
 
 
 def _error_words(what: str, error: Any) -> str:
