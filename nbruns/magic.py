@@ -13,12 +13,12 @@ from IPython.core.magic import Magics, cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
+from nbruns.client import Client, Conversation
 from nbruns.local_server import local
 from nbruns.text import JSON
 from nbruns.tools import Tool, as_tool
 
 if TYPE_CHECKING:
-    from nbruns.client import Client
     from nbruns.widgets.run_view.view import RunView
 
 
@@ -42,6 +42,9 @@ class AskMagic(Magics):
     @argument("--max-rounds", type=int, help="with --auto: maximum number of rounds (default: 50)")
     @argument("--max-calls", type=int, help="with --auto: maximum number of tool calls (default: 500)")
     @argument("--thread", help="variable of the thread to continue (created if missing), or its id")
+    @argument(
+        "-n", "--new", action="store_true", help="start a new thread instead of continuing the last one"
+    )
     @argument("-w", "--wait", action="store_true", help="wait until the run ends; the form stays usable")
     @argument("-o", "--out", help="variable to assign the RunView to")
     @argument("-c", "--client", help="variable of the Client (default: `client`, or nbruns.local())")
@@ -52,15 +55,28 @@ class AskMagic(Magics):
             %%ask --model demo --tool get_weather
             What should I wear in Oslo?
 
-        The value of the cell is the RunView; `--out name` assigns it to a variable.
+        The next cell waits for the run and continues the conversation; without other options, it asks the same
+        assistant. `--new` starts a new one. The value is the RunView; `--out name` assigns it to a variable.
         """
         options = _options(self.ask, line)
         message = cell.strip()
         if not message:
             raise UsageError("%%ask needs a message in the lines below it.")
         client = self._client(options.client)
-        assistant, tools = self._assistant(client, options)
-        thread = self._thread(client, options.thread)
+        last = client.last_conversation
+        if last is not None and not (
+            options.assistant or options.model or options.instructions or options.tool
+        ):
+            assistant, tools = last.assistant, [as_tool(tool) for tool in last.tools]
+        else:
+            assistant, tools = self._assistant(client, options)
+        goes_on = last is not None and not options.new and not options.thread
+        if last is not None and goes_on and last.assistant.id == assistant.id:
+            thread = last.thread
+        else:
+            thread = self._thread(client, options.thread)
+        if last is not None and thread is last.thread and last.view.is_active:
+            last.view.wait()  # a thread has one active run
         client.messages.create(thread, message)
         overrides = (
             {"model": options.model, "instructions": options.instructions} if options.assistant else {}
@@ -69,6 +85,7 @@ class AskMagic(Magics):
         sent = {name: value for name, value in overrides.items() if value}
         sent |= {name: limit for name, limit in limits.items() if limit is not None}
         view: RunView = client.runs.watch(thread, assistant, tools=tools, auto=options.auto, **sent)
+        client.last_conversation = Conversation(assistant, tools, thread, view)
         if options.out:
             self._names[options.out] = view
         if not options.wait:
@@ -78,8 +95,6 @@ class AskMagic(Magics):
         return None
 
     def _client(self, name: str | None) -> Client:
-        from nbruns.client import Client
-
         found = self._names.get(name or "client")
         if isinstance(found, Client):
             return found

@@ -21,6 +21,7 @@ def get_weather(city: str) -> str:
 def shell(client: nbruns.Client) -> Iterator[InteractiveShell]:
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "nbruns")
+    client.last_conversation = None
     shell.user_ns |= {"client": client, "get_weather": get_weather, "weather": nbruns.tool(get_weather)}
     yield shell
     shell.history_manager.end_session()
@@ -55,6 +56,18 @@ def test_the_result_is_kept_in_a_variable_and_waited_for(
 ) -> None:
     assert ask(shell, "--wait --out first", "Hello") is None
     assert shell.user_ns["first"].run.status == "completed"
+
+
+def test_the_next_cell_goes_on_with_the_last_conversation(
+    shell: InteractiveShell, client: nbruns.Client
+) -> None:
+    first = ask(shell, "--tool get_weather --auto").wait(timeout=60)
+    second = ask(shell, "--auto", "And in Bergen?").wait(timeout=60)
+    assert (second.thread_id, second.assistant_id) == (first.thread_id, first.assistant_id)
+    assert ask(shell, "--auto --new", "Hello").wait(timeout=60).thread_id != first.thread_id
+    chat = client.chat(client.assistants.create(model="demo"))
+    third = ask(shell, "", "Hello").wait(timeout=60)
+    assert third.thread_id == chat._thread_id
 
 
 def test_a_named_thread_is_made_once_and_carried_on(shell: InteractiveShell, client: nbruns.Client) -> None:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from nbruns.client.credentials import TokenProvider
 from nbruns.client.files import Files, ModelsOfServer, VectorStores
-from nbruns.client.resources import Assistants, MessagesOfThreads, Threads
+from nbruns.client.resources import AssistantArg, Assistants, MessagesOfThreads, ThreadArg, Threads
 from nbruns.client.runs import Runs
 from nbruns.client.transport import Transport
 from nbruns.errors import SetupError
+from nbruns.objects import Assistant
+from nbruns.tools import Tool
+
+if TYPE_CHECKING:
+    from nbruns.widgets.run_view.view import RunView
+
+
+class Conversation(NamedTuple):
+    """An assistant, the Python functions that answer its calls, a thread, and the view of its last run."""
+
+    assistant: Assistant
+    tools: Sequence[Tool | Callable[..., Any]]
+    thread: ThreadArg
+    view: RunView
 
 
 class Client(Transport):
@@ -76,6 +90,41 @@ class Client(Transport):
         self.models = ModelsOfServer(self)
         #: The local server behind this client: see `nbruns.local`. None for every other.
         self.server: Any = None
+        #: The conversation that `%%ask` continues: its last one, or the last one of `chat`.
+        self.last_conversation: Conversation | None = None
+
+    def chat(
+        self,
+        assistant: AssistantArg,
+        thread: ThreadArg | None = None,
+        *,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        auto: bool = True,
+        **params: Any,
+    ) -> RunView:
+        """Open a conversation in the cell: a composer, and above it what was said.
+
+            chat = client.chat(assistant, tools=[get_weather])
+            chat
+
+        Args:
+            assistant: The assistant, or its id.
+            thread: A thread to continue. Default: a new one.
+            tools: Python functions that answer the assistant's tool calls.
+            auto: Let the functions answer without asking.
+            **params: Other parameters of the API, for every run.
+
+        Returns:
+            A `RunView`, whose `send(text)` does what the composer does.
+        """
+        from nbruns.widgets.run_view.view import RunView
+
+        known = self.assistants.retrieve(assistant) if isinstance(assistant, str) else assistant
+        at = self.threads.create() if thread is None else thread
+        tools = list(tools)
+        view = RunView(self.runs, None, thread=at, tools=tools, auto=auto, assistant=known, params=params)
+        self.last_conversation = Conversation(known, tools, at, view)
+        return view
 
     def __copy__(self) -> Self:
         """Return another client of the same server, with its own connections."""

@@ -16,6 +16,7 @@ import pandas as pd
 
 from nbruns import frames
 from nbruns.client.concurrent import fetch_all
+from nbruns.client.files import Files, ModelsOfServer
 from nbruns.client.fork import ForkStream, Point, copy_of, discard
 from nbruns.client.pagination import iter_pages
 from nbruns.client.resources import (
@@ -34,7 +35,7 @@ from nbruns.client.transport import Check, Transport, path_of
 from nbruns.errors import APIError, TimeoutError
 from nbruns.frames import accessor as accessor
 from nbruns.headers import seconds, server_time
-from nbruns.objects import Assistant, Run, RunStep, Thread, items_of, utc
+from nbruns.objects import Assistant, Message, Run, RunStep, Thread, items_of, utc
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import JSON, excerpt
 from nbruns.tools import Tool
@@ -200,6 +201,8 @@ def _column(frame: pd.DataFrame, *names: str) -> str:
 
 
 _POLL_FIRST, _POLL_MOST = 0.3, 5.0
+#: Messages before a run that a view shows, and those of its thread that are looked through for them.
+EARLIER_MESSAGES, _LOOKED_AT = 200, 1000
 #: Maximum pause, whatever the server suggests.
 _PAUSE_MOST = 3600.0
 
@@ -210,6 +213,15 @@ class Runs(Resource):
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         self.steps = RunSteps(transport)
+
+    @property
+    def files(self) -> Files:
+        """The files of the same server."""
+        return Files(self._transport)
+
+    def model_names(self) -> Sequence[str]:
+        """Return the names of the server's models. Raises NotFoundError if it lists none."""
+        return [str(model.id) for model in ModelsOfServer(self._transport).iter()]
 
     def create(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> Run:
         """Start a run on a thread.
@@ -336,6 +348,25 @@ class Runs(Resource):
     def assistant_of(self, run: Run) -> Assistant:
         """Retrieve the assistant of a run."""
         return Assistant(self._get("assistants", run.assistant_id))
+
+    def messages_before(
+        self, run: Run | None, thread: ThreadArg, limit: int = EARLIER_MESSAGES
+    ) -> Sequence[Message]:
+        """Return the messages of a thread that were there before a run's answer, or all, oldest first, at most
+        `limit`.
+        """
+        path = path_of("threads", id_of(thread), "messages")
+        newest = []
+        for payload in iter_pages(self._transport, path, {"order": "desc"}, _LOOKED_AT):
+            message = Message(payload)
+            if run is not None:
+                made, since = utc(message.created_at), utc(run.created_at)
+                if message.run_id == run.id or (made and since and made > since):
+                    continue
+            newest.append(message)
+            if len(newest) == limit:
+                break
+        return newest[::-1]
 
     def cancel(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
         """Cancel a run. Its status becomes `cancelling` first, then `cancelled`."""
@@ -548,9 +579,16 @@ class Runs(Resource):
         stream = self._watched(thread, assistant, run, params)
         from nbruns.widgets.run_view.view import RunView
 
-        known = assistant if isinstance(assistant, Assistant) else None
-        limits = {"max_rounds": max_rounds, "max_calls": max_calls}
-        return RunView(self, stream, tools=tools, auto=auto, assistant=known, **limits)
+        return RunView(
+            self,
+            stream,
+            tools=tools,
+            auto=auto,
+            max_rounds=max_rounds,
+            max_calls=max_calls,
+            assistant=assistant,
+            params=params,
+        )
 
     def _watched(
         self,

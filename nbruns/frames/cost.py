@@ -48,6 +48,18 @@ def cost_of(frame: pd.DataFrame, prices: Prices | None = None) -> pd.Series[Any]
     return pd.Series(pd.array(costs, dtype="Float64"), index=frame.index, name="cost")
 
 
+def cost_of_tokens(model: str, prompt: int, completion: int, at: datetime | None) -> float | None:
+    """Return the cost in US dollars by genai-prices; None if the model or the package is not known."""
+    day: Any = pd.NaT if at is None else pd.Timestamp(at).floor("D")
+    try:
+        rates = _rates_known(model, day)
+    except SetupError:
+        return None
+    if isinstance(rates, Rates):
+        return (prompt * rates.input + completion * rates.output) / 1e6
+    return None if rates is None else rates(prompt, completion, 0)
+
+
 def _floats(counts: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     numbers: Any = counts.astype("Float64").to_numpy(dtype="float64", na_value=np.nan)
     return np.asarray(numbers, dtype=np.float64)

@@ -27,6 +27,17 @@ def plain_label(text: str) -> str:
     return plain
 
 
+def money(dollars: float) -> str:
+    """Format an amount in US dollars, with two digits that say something below a cent."""
+    return (
+        f"${dollars:,.2f}"
+        if dollars >= 0.1 or not dollars
+        else f"${dollars:.2g}"
+        if dollars >= 0.0001
+        else "<$0.0001"
+    )
+
+
 def duration(seconds: float) -> str:
     """Format seconds for display. Truncated, not rounded, so that a running counter never exceeds the final value.
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from nbruns.client.runs import Outputs, outputs_json
 from nbruns.client.stream import Event
-from nbruns.objects import Assistant, Run, parse_object
+from nbruns.objects import Assistant, Message, Run, parse_object
 from nbruns.snapshot import RunSnapshot
 
 RUN, THREAD, ASSISTANT = "run_1", "thread_1", "asst_1"
@@ -124,6 +124,7 @@ class ScriptedRuns:
         self.now = now
         self.submitted: list[dict[str, str]] = []
         self.cancelled = 0
+        self.before: list[Message] = []
         self.followed: Callable[[], Any] | None = None
 
     def submit_tool_outputs_stream(self, run: Run, outputs: Outputs, *, snapshot: RunSnapshot) -> Any:
@@ -147,6 +148,9 @@ class ScriptedRuns:
 
     def assistant_of(self, run: Run) -> Assistant:
         return Assistant({"id": run.assistant_id, "name": self.name})
+
+    def messages_before(self, run: Run | None, thread: str) -> list[Message]:
+        return self.before
 
     def cancel(self, run: Run) -> Run:
         self.cancelled += 1

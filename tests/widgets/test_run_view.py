@@ -223,7 +223,7 @@ def test_a_page_that_opens_late_shows_everything(sent: Sent, page: OpenPage) -> 
     assert [block[1] for block in late.blocks.values()] == ["head", "call"]
     assert view.form is not None
     assert view.get_state("children")["children"] == [
-        f"IPY_MODEL_{w.model_id}" for w in (view._page, view.form)
+        f"IPY_MODEL_{w.model_id}" for w in (view._page, view.form, view._composer)
     ]
 
 

@@ -27,13 +27,13 @@ def test_submit_goes_on_in_the_same_view(sent: Sent, page: OpenPage) -> None:
     opened = page(view._page)
     opened.open()
     assert view.form is not None
-    assert list(view.children) == [view._page, view.form]
+    assert list(view.children) == [view._page, view.form, view._composer]
     view.form.calls[0].output = "sunny"
     view.form.submit()
     assert view.wait(5).status == "completed"
     assert runs.submitted == [{"call_1": "sunny"}]
     assert view.form is None
-    assert list(view.children) == [view._page]
+    assert list(view.children) == [view._composer]
     assert [block[2] for block in opened.take().values()][1:] == [
         block.content for block in Transcript().blocks(view.snapshot)[1:]
     ]

@@ -47,7 +47,9 @@ def test_the_recorded_run_reads_from_top_to_bottom(recorded: dict[str, list[dict
     html = to_html(Transcript().blocks(snapshot))
     assert text(html) == (
         "completed · gpt-4o · 5 s · 598 tokens · run_oyfV44CrJXYJkvb2qsd80LvJ "
-        "get_current_weather 1 s Arguments {} Output warm and sunny " + snapshot.text
+        "get_current_weather () → warm and sunny 1 s Arguments {} Output warm and sunny "
+        + snapshot.text
+        + " 2 steps · 5 s · 598 tokens · $0.0019 get_current_weather 1 s answer 1 s"
     )
 
 
@@ -97,8 +99,8 @@ def test_arguments_show_as_they_stream() -> None:
     def call(arguments: str) -> str:
         return text(blocks(step_is("in_progress", call_json(arguments)))["call/call_1"])
 
-    assert call('{"ci') == 'get_weather called Arguments { "ci'
-    assert call('{"city": "Oslo"}') == 'get_weather called Arguments { "city" : "Oslo" }'
+    assert call('{"ci') == 'get_weather (…) called Arguments { "ci'
+    assert call('{"city": "Oslo"}') == 'get_weather (city="Oslo") called Arguments { "city" : "Oslo" }'
 
 
 def test_a_call_says_that_it_waits_and_how_long_it_took() -> None:
@@ -108,7 +110,9 @@ def test_a_call_says_that_it_waits_and_how_long_it_took() -> None:
     answered = call_json()
     answered["function"]["output"] = "12 °C"
     done = blocks(step_is("completed", answered, created_at=100, completed_at=165))
-    assert text(done["call/call_1"]) == 'get_weather 1 min 05 s Arguments { "city" : "Oslo" } Output 12 °C'
+    assert text(done["call/call_1"]) == (
+        'get_weather (city="Oslo") → 12 °C 1 min 05 s Arguments { "city" : "Oslo" } Output 12 °C'
+    )
 
 
 @pytest.mark.parametrize(

@@ -96,10 +96,12 @@ def test_a_copy_is_kept_for_the_time_when_the_kernel_is_gone(asked: tuple[Cells,
     cells.set(output, value="sunny")
     cells.click(submit)
     cells.run("view.wait(20)")
-    emptied, ended = updates_of(cells, room)[-1], updates_of(cells, shown)[-1]
+    emptied, composer = updates_of(cells, room)[-2:]
+    ended = updates_of(cells, shown)[-1]
     assert emptied["content"]["data"] == {}
     # A copy without its live view would show itself, and hide the end above it while the page looks where that is.
     assert cells.messages.index(emptied) < cells.messages.index(ended)
+    assert list(composer["content"]["data"]) == ["application/vnd.jupyter.widget-view+json"]
 
 
 def test_a_page_that_is_opened_anew_is_answered_while_a_cell_waits(asked: tuple[Cells, str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Static HTML for the saved notebook: a copy next to the live widget, which it replaces at the end."""
+"""Static HTML for the saved notebook: a copy beside the live widget."""
 
 from __future__ import annotations
 
@@ -8,59 +8,72 @@ from typing import Any
 
 from nbruns.text import JSON
 
-#: The copy hides the output above it if that has no live view: JupyterLab shows "Error displaying widget" there
+#: HTML hides the output above or below it if that has no live view: JupyterLab shows "Error displaying widget" there
 #: once the kernel has stopped.
-_HIDE_BROKEN_WIDGET = (
+_HIDE_WIDGET_ABOVE = (
     "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .nbruns-copy):not(:has(.nbruns-view))"
     " { display: none; }</style>"
+)
+_HIDE_WIDGET_BELOW = (
+    '<div class="nbruns-widget-below"><style>'
+    ".jp-OutputArea-child:has(.nbruns-widget-below) + .jp-OutputArea-child:not(:has(.nbruns-view)) { display: none; }"
+    "</style></div>"
 )
 
 
 class SavedDisplays:
-    """The outputs that display a widget. They can be replaced by HTML, from any thread.
+    """The outputs that display a view: each is a pair of outputs, which can be updated from any thread.
 
     In a notebook opened without its kernel, JupyterLab shows "Error displaying widget" for every output that
-    contains a widget, even if the output also has HTML. So the HTML replaces the widget at the end. Until then, a
-    second output holds a copy, which the live view hides; it remains if the kernel restarts in between.
+    contains a widget, even if the output also has HTML. So at first the widget is in the upper output, and HTML in the
+    lower one, which the live view hides; it remains if the kernel goes. From `replace` on, the HTML is in the upper
+    output and what is left of the widget in the lower one.
     """
 
     def __init__(self) -> None:
-        self._ids: list[str] = []
-        self._copies: list[str] = []
-        self._filled: list[str] = []  # the copies that have content
+        self._upper: list[str] = []
+        self._lower: list[str] = []
+        self._replaced = False
+        self._kept: list[str] = []  # the lower outputs that have HTML
         #: The CSS class by which a live view identifies its copies.
         self.mark = f"nbruns-copy-{uuid.uuid4().hex[:12]}"
 
     def __bool__(self) -> bool:
-        return bool(self._ids)
+        return bool(self._upper)
 
-    def show(self, bundle: JSON, *, copied: bool = False, metadata: JSON | None = None) -> None:
-        """Display a MIME bundle in the current cell's output; outside a notebook, print its text.
+    def show(self, upper: JSON, lower: JSON | None = None, *, metadata: JSON | None = None) -> None:
+        """Display MIME bundles in the current cell's output; outside a notebook, print the text of the upper one.
 
-        With `copied`, also create an output for the copy.
+        Without `lower`, there is only one output.
         """
         display = _display()
         if display is None:
-            print(bundle["text/plain"])
+            print(upper["text/plain"])
             return
-        self._ids.append(_displayed(display, bundle, metadata))
-        if copied:
-            self._copies.append(_displayed(display, {}))
+        self._upper.append(_displayed(display, upper, metadata))
+        if lower is not None:
+            self._lower.append(_displayed(display, lower))
 
     def keep(self, bundle: dict[str, str]) -> None:
-        """Update the copies with the current content."""
-        html = f'<div class="nbruns-copy {self.mark}">{_HIDE_BROKEN_WIDGET}{bundle["text/html"]}</div>'
-        _update(self._copies, bundle | {"text/html": html})
-        self._filled = list(self._copies)
+        """Update the HTML with the current content."""
+        if self._replaced:
+            _update(self._upper, bundle)
+            return
+        html = f'<div class="nbruns-copy {self.mark}">{_HIDE_WIDGET_ABOVE}{bundle["text/html"]}</div>'
+        _update(self._lower, bundle | {"text/html": html})
+        self._kept = list(self._lower)
 
-    def replace(self, bundle: dict[str, str]) -> None:
-        """Replace every display with a bundle, and clear the copies.
+    def replace(self, bundle: dict[str, str], widget: JSON | None = None) -> None:
+        """Show HTML where the widget was, and the widget, which may be empty, below it.
 
         The copies are cleared first: a copy without a live view would become visible and hide the output above.
         """
-        _update(self._filled, {})
-        _update(self._ids, bundle)
-        self._copies, self._filled = [], []
+        _update(self._kept, {})
+        self._kept, self._replaced = [], True
+        html = bundle["text/html"] + (_HIDE_WIDGET_BELOW if widget else "")
+        _update(self._upper, bundle | {"text/html": html})
+        if widget:
+            _update(self._lower, widget)
 
 
 def _displayed(display: Any, bundle: JSON, metadata: JSON | None = None) -> str:

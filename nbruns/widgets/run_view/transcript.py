@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
-from typing import Any
+from importlib.resources import files as package_files
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from nbruns.frames.cost import cost_of_tokens
 from nbruns.objects import Message, Run, RunStep, ToolCall, count_of, items_of
 from nbruns.snapshot import RunSnapshot
+from nbruns.text import excerpt
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.highlight import coloured_html, lexer_for, marks
-from nbruns.widgets.html import duration
+from nbruns.widgets.html import duration, money
 from nbruns.widgets.json_text import pretty_json_html
-from nbruns.widgets.markdown import MarkdownBlocks, is_link, link_html
+from nbruns.widgets.markdown import MarkdownBlocks, is_link, link_html, markdown_html
 
 #: What a terminal takes for a command, or for a change of the direction in which it writes.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_SHEET = files("nbruns.widgets").joinpath("static/transcript.css").read_text(encoding="utf-8")
+_SHEET = package_files("nbruns.widgets").joinpath("static/transcript.css").read_text(encoding="utf-8")
 #: The style sheet as every saved transcript carries it: without comments and line ends.
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
 #: What a call is that nobody has answered; while the form shows the whole of it, this line is enough.
 WAITS = "awaiting output"
+#: What a call is that the model writes, or that a hosted tool works on.
+CALLED = "called"
 #: Why an answer is incomplete, in plain words.
 INCOMPLETE = {
     "max_completion_tokens": "The answer was cut off: the run reached max_completion_tokens.",
@@ -46,6 +51,28 @@ ENDINGS = {
 }
 
 
+#: Characters of the arguments, and of the output, in the line of a folded call.
+_LINE_CHARS = 160
+#: How the id of a message begins that has been sent, but whose own id the server has not told yet.
+UNSTORED = "sent/"
+
+
+class FileShown(NamedTuple):
+    """What is known of a file: its name, and its content as a data URL if it is an image."""
+
+    name: str
+    image: str = ""
+
+
+_NO_FILES: Mapping[str, FileShown] = MappingProxyType({})
+_IMAGE_DATA = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+", re.ASCII)
+
+
+def is_image_data(url: str) -> bool:
+    """Whether an address is an image itself, of a kind that can't contain scripts."""
+    return _IMAGE_DATA.fullmatch(url) is not None
+
+
 class Transcript:
     """The blocks of one run; finished parts are rendered once and kept."""
 
@@ -54,16 +81,28 @@ class Transcript:
         self._calls: dict[str, tuple[object, Block]] = {}
 
     def blocks(
-        self, snapshot: RunSnapshot, notes: Iterable[tuple[str, str]] = (), assistant: str = ""
+        self,
+        snapshot: RunSnapshot,
+        notes: Iterable[tuple[str, str]] = (),
+        assistant: str = "",
+        question: Iterable[Message] = (),
+        files: Mapping[str, FileShown] = _NO_FILES,
     ) -> list[Block]:
-        """Return the blocks of the run, with notes ("note" or "error", and a text) at the end.
+        """Return the blocks of a turn of the conversation: the question, and what the run has made of it.
 
-        `assistant` is its name.
+        Args:
+            snapshot: The run.
+            notes: "note" or "error" and a text each, for the end.
+            assistant: Name of the assistant.
+            question: The messages that the run answers.
+            files: What is known of files, by id.
         """
         found = [
             Block("head", "head", head_html(snapshot, assistant)),
-            *self._body(snapshot),
+            *(user_block(message, files) for message in question),
+            *self._body(snapshot, files),
             *_ending(snapshot.run),
+            *_timeline(snapshot),
         ]
         if snapshot.error:
             found.append(
@@ -71,25 +110,25 @@ class Transcript:
             )
         return found + [_note(f"note/{number}", *note) for number, note in enumerate(notes)]
 
-    def _body(self, snapshot: RunSnapshot) -> Iterator[Block]:
+    def _body(self, snapshot: RunSnapshot, files: Mapping[str, FileShown]) -> Iterator[Block]:
         messages = {message.id: message for message in snapshot.messages}
         for step in snapshot.steps:
             if message := messages.pop(step.message_id or "", None):
-                yield from self._message(message)
+                yield from self._message(message, files)
             yield from self._step(step, _awaited(snapshot.run))
         for message in messages.values():  # a server that sends no steps
-            yield from self._message(message)
+            yield from self._message(message, files)
         if not any(step.tool_calls for step in snapshot.steps):
             yield from (self._call(call, None, {}) for call in _awaited(snapshot.run).values())
 
-    def _message(self, message: Message) -> Iterator[Block]:
+    def _message(self, message: Message, files: Mapping[str, FileShown]) -> Iterator[Block]:
         text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/"))
         said, refused = _said(message)
         yield from text.update(said, complete=message.status in ("completed", "incomplete"))
         if refused:
             label = '<p class="nbruns-label">The model refused</p>'
             yield Block(f"{message.id}/refusal", "refusal", f'{label}<p dir="auto">{escape(refused)}</p>')
-        if names := _files(message):
+        if names := _files(message, files):
             listed = " ".join(names)
             yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
 
@@ -123,15 +162,23 @@ def _awaited(run: Run | None) -> dict[str, ToolCall]:
     return {call.id: call for call in run.tool_calls} if run and run.status == "requires_action" else {}
 
 
-def to_html(blocks: list[Block]) -> str:
+def to_html(blocks: list[Block], hidden: Iterable[Block] = (), mark: str = "") -> str:
     """The blocks as HTML that needs nothing else: with its style, and readable without.
 
     It is shown whole: only what grows needs a region that scrolls and stays at its end. JupyterLab would have
     MathJax look for formulas in it, which know links to JavaScript and style sheets, and would take its keys: a
     class and an attribute forbid that.
+
+    Args:
+        blocks: The blocks.
+        hidden: More blocks, which a live view shows: it hides them here by the class `mark`.
+        mark: That class.
     """
     head = "".join(block.to_html() for block in blocks if block.kind == "head")
     body = "".join(block.to_html() for block in blocks if block.kind != "head")
+    below = "".join(block.to_html() for block in hidden if block.kind != "head")
+    if below:
+        body += f'<div class="nbruns-part-copy {mark}">{below}</div>'
     classes = "nbruns nbruns-saved mathjax_ignore tex2jax_ignore"
     return (
         f'<div class="{classes}" data-lm-suppress-shortcuts><style>{STYLE}</style>'
@@ -159,13 +206,18 @@ def head_html(snapshot: RunSnapshot, assistant: str = "") -> str:
     status = escape(str(run.status))
     parts = [
         f'<span class="nbruns-badge" data-status="{status}" role="status">{status.replace("_", " ")}</span>',
-        assistant and f'<span class="nbruns-assistant">{escape(assistant)}</span>',
+        assistant_html(assistant),
         f'<span class="nbruns-model">{escape(str(run.model or ""))}</span>',
         _elapsed_html(run),
         _tokens_html(snapshot),
         f'<span class="nbruns-id" title="{escape(_ids(run))}">{escape(str(run.id))}</span>',
     ]
     return '<span class="nbruns-dot"> · </span>'.join(part for part in parts if part)
+
+
+def assistant_html(name: str) -> str:
+    """Return the name of an assistant as the head has it."""
+    return name and f'<span class="nbruns-assistant">{escape(name)}</span>'
 
 
 def _ids(run: Run) -> str:
@@ -193,12 +245,44 @@ def _tokens_html(snapshot: RunSnapshot) -> str:
 
 
 def call_html(call: ToolCall, state: str) -> str:
-    """A tool call as a card that folds."""
-    render = _CALLS.get(str(call.type), _unknown_call)
-    name = f'<span class="nbruns-name">{escape(call.name)}</span>'
-    summary = f'<summary>{name} <span class="nbruns-state">{escape(state)}</span></summary>'
+    """A tool call as one line, which opens: `get_weather(city="Oslo") → light rain, 3 °C`, and its state."""
+    kind = str(call.type)
+    render = _CALLS.get(kind, _unknown_call)
+    line = (
+        _function_line(call, state)
+        if kind == "function"
+        else f'<span class="nbruns-name">{escape(call.name)}</span>'
+    )
+    summary = f'<summary>{line} <span class="nbruns-state">{escape(state)}</span></summary>'
     waits = ' class="nbruns-waits"' if state == WAITS else ""
-    return f"<details open{waits}>{summary}{render(call)}</details>"
+    is_open = "" if kind == "function" else " open"
+    return f"<details{is_open}{waits}>{summary}{render(call)}</details>"
+
+
+def _function_line(call: ToolCall, state: str) -> str:
+    line = f'<span class="nbruns-name">{escape(call.name)}</span>'
+    given = arguments_line(call.arguments)
+    if given is None:  # while they are written, they only grow at one place
+        given = "…" if state == CALLED else excerpt(" ".join(call.arguments.split()), _LINE_CHARS)
+    line += f'<span class="nbruns-arguments">({escape(given, quote=False)})</span>'
+    if call.output is None:
+        return f'<span class="nbruns-line">{line}</span>'
+    output = excerpt(" ".join(call.output.split()), _LINE_CHARS) or "(empty)"
+    wrong = ' data-error=""' if call.output.startswith("Error: ") else ""
+    gave = f'<span class="nbruns-gave" dir="auto">{escape(output)}</span>'
+    return f'<span class="nbruns-line"{wrong}>{line} → {gave}</span>'
+
+
+def arguments_line(arguments: str) -> str | None:
+    """Return a call's arguments as Python would have them, `city="Oslo", days=3`; None if they are not JSON."""
+    try:
+        given = json.loads(arguments)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        return None
+    named = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in given.items())
+    return excerpt(", ".join(named), _LINE_CHARS)
 
 
 def _call_state(call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> str:
@@ -207,7 +291,7 @@ def _call_state(call: ToolCall, step: RunStep | None, awaited: Mapping[str, Tool
     if step.status == "completed" and step.duration is not None:
         return duration(step.duration.total_seconds())
     if step.status == "in_progress":
-        return "answered" if call.output is not None else "called"
+        return "answered" if call.output is not None else CALLED
     return str(step.status or "").replace("_", " ")
 
 
@@ -263,20 +347,91 @@ _CALLS: dict[str, Callable[[ToolCall], str]] = {
 }
 
 
-def _files(message: Message) -> list[str]:
-    """Return images, files and citations of a message as HTML: names, and links to pages."""
+def _files(message: Message, files: Mapping[str, FileShown]) -> list[str]:
+    """Return images, files and citations of a message as HTML: images, names, and links to pages."""
     names: list[str] = []
     for part in message.content if isinstance(message.content, list) else ():
         if isinstance(part, Mapping):
-            names += _image_names(part) + _cited_names(part.get("text"))
+            names += _images(part, files) + _cited_names(part.get("text"))
     return list(dict.fromkeys(names))
 
 
-def _image_names(part: Mapping[str, Any]) -> list[str]:
+def _images(part: Mapping[str, Any], files: Mapping[str, FileShown]) -> list[str]:
     image = part.get(str(part.get("type")))
     if part.get("type") not in ("image_file", "image_url") or not isinstance(image, Mapping):
         return []
-    return [_file(f"image: {image.get('file_id') or image.get('url')}")]
+    if image.get("file_id"):
+        return [file_html(str(image["file_id"]), files, "image: ")]
+    url = str(image.get("url"))
+    if is_image_data(url):
+        return [image_html(url, "image")]
+    # An image of another machine is named, never loaded.
+    return [_file("image:", link_html(url, url)) if is_link(url) else _file(f"image: {excerpt(url, 100)}")]
+
+
+def file_html(id: str, files: Mapping[str, FileShown], what: str = "") -> str:
+    """Return a file as HTML: its image if it is one, otherwise its name, or its id while that is not known."""
+    file = files.get(id)
+    if file is not None and file.image:
+        return image_html(file.image, file.name)
+    name = file.name if file is not None else id
+    return f'<span class="nbruns-file" title="{escape(id)}">[{escape(what + name)}]</span>'
+
+
+def image_html(data_url: str, name: str) -> str:
+    """Return an image whose bytes are in its address."""
+    return f'<img class="nbruns-image" src="{escape(data_url)}" alt="{escape(name)}">'
+
+
+def user_block(message: Message, files: Mapping[str, FileShown] = _NO_FILES) -> Block:
+    """Return a message that was given, usually by the user, as it was typed, with its images and files."""
+    parts = [f'<p class="nbruns-said" dir="auto">{escape(message.text)}</p>'] if message.text else []
+    shown = [
+        file
+        for part in items_of(message.content)
+        if isinstance(part, Mapping)
+        for file in _images(part, files)
+    ]
+    shown += [
+        file_html(str(each.get("file_id")), files)
+        for each in items_of(message.attachments)
+        if isinstance(each, Mapping)
+    ]
+    if shown:
+        parts.append(f'<p class="nbruns-attached">{" ".join(shown)}</p>')
+    role = "You" if message.role == "user" else str(message.role or "").capitalize()
+    acts = _acts(message) if message.role == "user" and is_stored(message) else ""
+    head = f'<div class="nbruns-who">{escape(role)}{acts}</div>'
+    return Block(f"{message.id}/asked", "user", head + "".join(parts))
+
+
+def is_stored(message: Message) -> bool:
+    """Whether the server has given the message its id, so that it can be edited."""
+    return bool(message.id) and not message.id.startswith(UNSTORED)
+
+
+def _acts(message: Message) -> str:
+    """Return the buttons of a question. They are shown where a composer listens to them."""
+    about = f'type="button" data-nbruns-edit="{escape(message.id)}" data-nbruns-text="{escape(message.text)}"'
+    return (
+        f'<span class="nbruns-acts"><button {about} title="Ask something else instead, in a new thread">Edit</button>'
+        f'<button {about} data-nbruns-again title="Ask the same again, in a new thread; with another model, if you '
+        'choose one below">Retry</button></span>'
+    )
+
+
+def earlier_block(messages: Sequence[Message], files: Mapping[str, FileShown] = _NO_FILES) -> Block:
+    """Return the conversation before the question, folded."""
+    parts = []
+    for message in messages:
+        if message.role == "user":
+            parts.append(f'<div class="nbruns-user">{user_block(message, files).content}</div>')
+        else:
+            parts.append(
+                markdown_html(message.text) + "".join(f"<p>{name}</p>" for name in _files(message, files))
+            )
+    count = "1 earlier message" if len(messages) == 1 else f"{len(messages):,} earlier messages"
+    return Block("earlier", "earlier", f"<details><summary>{count}</summary>{''.join(parts)}</details>")
 
 
 def _cited_names(text: Any) -> list[str]:
@@ -311,6 +466,56 @@ def _ending(run: Run | None) -> list[Block]:
         words = _error_words(ENDINGS[run.status].removesuffix("."), run.last_error or details)
     kind = {"cancelled": "note", "incomplete": "caution"}.get(str(run.status), "error")
     return [_note("ending", kind, words)]
+
+
+def _timeline(snapshot: RunSnapshot) -> list[Block]:
+    """Return what the ended run has taken: time, tokens and cost in a line, which opens to its steps in time."""
+    run = snapshot.run
+    if run is None or not run.is_terminal or not snapshot.steps:
+        return []
+    steps = snapshot.steps
+    count = f"{len(steps)} step" + ("s" if len(steps) > 1 else "")
+    spent = [
+        count,
+        run.duration and duration(run.duration.total_seconds()),
+        _tokens_html(snapshot),
+        _cost(run),
+    ]
+    line = " · ".join(each for each in spent if each)
+    start, end = run.created_at_utc, run.ended_at_utc
+    rows = []
+    for step in steps:
+        began, ended = step.created_at_utc, step.ended_at_utc
+        if start and end and began and ended and start <= began <= ended <= end and end > start:
+            whole = (end - start).total_seconds()
+            offset, width = (began - start).total_seconds() / whole, (ended - began).total_seconds() / whole
+            bar = f'<span style="margin-left:{offset:.1%};width:max(2px,{width:.1%})"></span>'
+        else:
+            bar = ""
+        took = (
+            duration(step.duration.total_seconds()) if step.duration is not None else str(step.status or "")
+        )
+        names = ", ".join(call.name for call in step.tool_calls) or "answer"
+        rows.append(
+            f'<div class="nbruns-time-row"><span>{escape(excerpt(names, 60))}</span>'
+            f'<span class="nbruns-bar-room">{bar}</span><span>{escape(took)}</span></div>'
+        )
+    content = f"<details><summary>{line}</summary>{''.join(rows)}</details>"
+    return [Block("timeline", "timeline", content)]
+
+
+def _cost(run: Run) -> str:
+    """Return what a run cost by the prices of its model, if both are known."""
+    usage = run.usage
+    tokens = (
+        (count_of(usage.prompt_tokens), count_of(usage.completion_tokens))
+        if usage is not None
+        else (None, None)
+    )
+    if tokens[0] is None or tokens[1] is None:
+        return ""
+    cost = cost_of_tokens(str(run.model or ""), tokens[0], tokens[1], run.created_at_utc)
+    return "" if cost is None else f'<span title="by the prices of genai-prices">{escape(money(cost))}</span>'
 
 
 def _error_words(what: str, error: Any) -> str:

@@ -1,20 +1,21 @@
-"""A run, live: its transcript as it happens, and the form that answers its tool calls."""
+"""A conversation in a cell: a run as it happens, the form that answers its calls, and the composer that goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
 from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
 from nbruns.errors import NbrunsError, TimeoutError, error_text
-from nbruns.objects import Assistant, Message, Run
+from nbruns.objects import Assistant, Message, Run, Thread, items_of
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import JSON
 from nbruns.tools import Tool
@@ -23,84 +24,155 @@ from nbruns.widgets.form.form import ToolOutputsForm
 from nbruns.widgets.notebook.saved import SavedDisplays, in_notebook
 from nbruns.widgets.notebook.threads import start_thread
 from nbruns.widgets.notebook.waiting import usable_widgets, wait_for
-from nbruns.widgets.run_view.exchange import Exchange, exchange_of, fetch_questions, to_json, to_markdown
-from nbruns.widgets.run_view.transcript import Transcript, plain_text, to_html
+from nbruns.widgets.run_view.composer import Composer, Draft
+from nbruns.widgets.run_view.exchange import Exchange, exchange_of, to_json, to_markdown
+from nbruns.widgets.run_view.transcript import (
+    FileShown,
+    assistant_html,
+    earlier_block,
+    is_stored,
+    plain_text,
+    to_html,
+)
 from nbruns.widgets.run_view.transcript_view import TranscriptView
+from nbruns.widgets.run_view.turn import (
+    Turn,
+    content_of,
+    file_shown,
+    ids_of_files,
+    message_of,
+    question_of,
+)
 from nbruns.widgets.session import Action, RunSession
 
 if TYPE_CHECKING:
+    from nbruns.client.resources import AssistantArg, ThreadArg
     from nbruns.client.runs import Runs
     from nbruns.client.stream import RunStream
 
 #: Characters of text before the notebook keeps a copy, and how many times more before it keeps the next: JupyterLab
 #: lays out the whole cell again for each.
 FIRST_KEPT, NEXT_KEPT = 500, 3
+#: Parameters of a run that are not those of the next one.
+_ONCE = frozenset({"additional_messages", "additional_instructions", "metadata"})
+#: The most files of a conversation whose names and images are requested.
+_MAX_FILES_SHOWN = 50
 
 
 class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
-    """A live view of a run: its transcript and, when the run requires action, the form that answers.
+    """A live view of a run and its conversation.
 
-    The cell returns at once; a background thread follows the run.
+    Above is what was asked and what the run makes of it, then the form when the run requires action, then the composer,
+    whose messages the same view answers with the next run. The cell returns at once; a background thread follows the
+    run.
 
         view = client.runs.watch(thread, assistant, tools=[get_weather])
         view            # displays it
         run = view.wait()
+        view.send("And tomorrow?").wait()
 
-    When the run has ended, the output of the cell becomes plain HTML, which is also what the notebook saves.
+    When a run has ended, its transcript becomes plain HTML, which is also what the notebook saves.
 
     Args:
         runs: The `runs` of a client.
-        stream: An open `RunStream`.
+        stream: An open `RunStream`; None to begin with the composer.
+        thread: Where the composer begins; without a stream.
         tools: Functions that the form offers to run.
         auto: Let the `tools` answer by themselves; the form appears only for calls that none of them answers.
         max_rounds: With `auto`, answer at most this often. After that the run waits, and `wait` raises LimitError.
         max_calls: The same for the number of calls.
-        assistant: The assistant, for its name. Without it, the one that the run names is retrieved once.
+        assistant: The assistant. Without it, the one that the run names is retrieved once, for its name.
+        params: Parameters of the run, which the composer's runs have too.
     """
 
     def __init__(
         self,
         runs: Runs,
-        stream: RunStream,
+        stream: RunStream | None,
         *,
+        thread: ThreadArg | None = None,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         auto: bool = False,
         max_rounds: int = MAX_ROUNDS,
         max_calls: int = MAX_CALLS,
-        assistant: Assistant | None = None,
+        assistant: AssistantArg | None = None,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
-        limits = {"max_rounds": max_rounds, "max_calls": max_calls}
-        self._session = RunSession(
-            runs, stream, tools=tools, auto=auto, **limits, on_change=self._changed, on_end=self._end
+        self._session_of = partial(
+            RunSession, runs, tools=list(tools), auto=auto, max_rounds=max_rounds, max_calls=max_calls
         )
+        self._params = {name: value for name, value in (params or {}).items() if name not in _ONCE}
         self._runs = runs
-        self._assistant = assistant
-        self._name_requested = False
-        self._question: list[Message] | None = None  # the messages that the run responds to, once fetched
+        self._thread_id = thread.id if isinstance(thread, Thread) else thread
+        self._assistant_id = assistant.id if isinstance(assistant, Assistant) else assistant
+        self._assistant = assistant if isinstance(assistant, Assistant) else None
         self._lock = threading.RLock()
-        self._transcript = Transcript()
-        self._notes: list[tuple[str, str]] = []
+        self._sending = threading.Lock()
+        self._turns: list[Turn] = []
+        self._earlier: list[Message] = []
+        self._files: dict[str, FileShown] = {}
+        self._requested: set[str] = set()  # of files
         self._action: Action | None = None  # that the form is for
         self._form: ToolOutputsForm | None = None
         self._displays = SavedDisplays()
         self._kept = (False, 0)  # whether the copies have the form, and how much text
+        self._is_live = False  # whether a run is followed, so that the page shows it
         self._page = TranscriptView(
             copies=self._displays.mark, on_cancel=self._cancel_clicked, on_hello=self._keep
         )
-        super().__init__([self._page])
+        self._composer = Composer(
+            on_send=lambda draft: start_thread("nbruns-send", partial(self._send_drafted, draft)),
+            on_stop=self._cancel_clicked,
+            on_models=lambda: start_thread("nbruns-models", self._list_models),
+        )
+        super().__init__([self._page, self._composer] if stream is not None else [self._composer])
         self.add_class("nbruns-view")
+        if stream is not None:
+            self._begin(stream, [])
+        elif self._thread_id is not None:
+            self._composer.model = str(self._assistant.model or "") if self._assistant is not None else ""
+            start_thread("nbruns-thread", self._request_earlier)
+
+    def _begin(self, stream: RunStream, question: list[Message]) -> None:
+        """Follow a run from now on."""
+        session = self._session_of(stream, on_change=self._changed, on_end=self._end)
+        first = not self._turns
+        with self._lock:
+            self._turns.append(Turn(session, question))
+            self._is_live = True
+            self._kept = (False, 0)
+            self._composer.busy, self._composer.problem = True, ""
+            self._arrange()
         self._paint()
-        self._session.start()
+        if not first:
+            self._keep()
+        session.start()
 
     @property
     def run(self) -> Run | None:
         """The run as last reported; None until the stream has named it."""
-        return self._session.run
+        return self._turns[-1].session.run if self._turns else None
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of this view, as last reported."""
+        return [turn.session.run for turn in self._turns if turn.session.run is not None]
 
     @property
     def snapshot(self) -> RunSnapshot:
         """The run, its steps and messages so far."""
-        return self._session.snapshot
+        return self._turns[-1].snapshot if self._turns else RunSnapshot()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the view follows a run."""
+        return bool(self._turns) and not self._session.ended.is_set()
+
+    @property
+    def _session(self) -> RunSession:
+        if not self._turns:
+            raise NbrunsError("Nothing has been asked yet. Use the composer, or send(text).")
+        return self._turns[-1].session
 
     @property
     def form(self) -> ToolOutputsForm | None:
@@ -150,6 +222,60 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             await ended.wait()
         return self._outcome()
 
+    def send(
+        self, text: str, *, files: Iterable[tuple[str, bytes]] = (), model: str | None = None
+    ) -> RunView:
+        """Send a message, and follow the run that answers it, in this view. The composer does the same.
+
+        Args:
+            text: The message.
+            files: Names and bytes of files: images for a model that sees, others for `code_interpreter` and
+                `file_search`, whichever the assistant has.
+            model: Another model than the assistant's, for this run.
+
+        Returns:
+            This view, so that `view.send(…).wait()` waits.
+
+        Raises:
+            NbrunsError: The last run is active, no tool can read a file, or the server refuses the message.
+        """
+        with self._sending:
+            if self.is_active:
+                raise NbrunsError("The last run has not ended: wait for it, answer its form, or cancel() it.")
+            if self._thread_id is None or self._assistant_id is None:
+                raise NbrunsError("The view doesn't know the thread yet: the stream has not named its run.")
+            content, attachments = content_of(self._runs.files, text, files, self._hosted_tools())
+            message = {"role": "user", "content": content, "attachments": attachments}
+            params = {**self._params, **({"model": model} if model else {})}
+            # With the run, in one request: a message alone would stay behind if the run were refused.
+            stream = self._runs.create_stream(
+                self._thread_id, self._assistant_id, additional_messages=[message], **params
+            )
+            self._begin(stream, [message_of(content, attachments)])
+        return self
+
+    def _hosted_tools(self) -> list[str]:
+        tools = self._params.get("tools")
+        if tools is None:
+            if self._assistant is None and self.run is not None:
+                self._assistant = self._runs.assistant_of(self.run)
+            tools = self._assistant.tools if self._assistant is not None else ()
+        return [str(tool.get("type")) for tool in items_of(tools) if isinstance(tool, Mapping)]
+
+    def _send_drafted(self, draft: Draft) -> None:
+        try:
+            self.send(draft.text, files=draft.files, model=draft.model)
+        except Exception as error:  # shown at the composer, which keeps the message
+            self._composer.refuse(f"Not sent. {error_text(error)}")
+        else:
+            self._composer.accept()
+
+    def _list_models(self) -> None:
+        try:
+            self._composer.models = list(self._runs.model_names())
+        except NbrunsError:
+            pass  # a server that lists none: the assistant's model stays
+
     def cancel(self) -> None:
         """Cancel the run. The view follows it until the server reports it as cancelled."""
         self._session.cancel()
@@ -161,32 +287,40 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def to_html(self) -> str:
         """Return the transcript as HTML that needs neither a kernel nor a network."""
         with self._lock:
-            return to_html(self._blocks(self._unfinished()))
+            return to_html(self._all_blocks(self._unfinished()))
 
     def to_markdown(self) -> str:
-        """Return the transcript as Markdown: the question, tool calls with their outputs, and answers.
-
-        The question is fetched from the server, if it can be reached.
-        """
-        return to_markdown([self._exchange()], self._name())
+        """Return the conversation as Markdown: questions, tool calls with their outputs, and answers."""
+        return to_markdown(self._exchanges(), self._name)
 
     def to_json(self) -> str:
-        """Return the question, the run, its steps and its messages as JSON text, as the server sent them."""
-        return to_json([self._exchange()])
+        """Return questions, runs, steps and messages as JSON text, as the server sent them."""
+        return to_json(self._exchanges())
 
-    def _exchange(self) -> Exchange:
-        known = exchange_of(self.snapshot)
-        if self._question is None:
-            with suppress(NbrunsError):
-                self._question = fetch_questions(self._runs._transport, known.run, known.messages)
-        return replace(known, questions=self._question or ())
+    def _exchanges(self) -> list[Exchange]:
+        """The turns. A question that has not been requested yet is, if the server can be reached."""
+        for turn in self._turns:
+            if not turn.question and turn.session.run is not None:
+                with suppress(NbrunsError):
+                    run = turn.session.run
+                    turn.question = question_of(self._runs.messages_before(run, run.thread_id))[1]
+        return [replace(exchange_of(turn.snapshot), questions=turn.question) for turn in self._turns]
 
+    def _all_blocks(self, notes: list[tuple[str, str]]) -> list[Block]:
+        """The blocks of all turns: one head, that of the last run."""
+        blocks = [self._blocks(turn, notes if turn is self._turns[-1] else []) for turn in self._turns]
+        bodies = chain.from_iterable(turn[1:] for turn in blocks)
+        earlier = [earlier_block(self._earlier, self._files)] if self._earlier else []
+        head = blocks[-1][0] if blocks else Block("head", "head", assistant_html(self._name))
+        return [head, *earlier, *bodies]
+
+    def _blocks(self, turn: Turn, notes: list[tuple[str, str]]) -> list[Block]:
+        return turn.blocks(notes, self._name, self._files)
+
+    @property
     def _name(self) -> str:
+        """The assistant's name, if it is known."""
         return str((self._assistant.name if self._assistant is not None else None) or "")
-
-    def _blocks(self, notes: list[tuple[str, str]]) -> list[Block]:
-        with self.snapshot.lock:
-            return self._transcript.blocks(self.snapshot, self._notes + notes, self._name())
 
     def _unfinished(self) -> list[tuple[str, str]]:
         """Notes for readers of the HTML of an active run."""
@@ -202,18 +336,37 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _ipython_display_(self, **_: object) -> None:
         with self._lock:
-            live = not self._session.ended.is_set()
-            widget = self._widget() if live else {}
-            self._displays.show({**widget, **self._plain()}, copied=live)
+            if self._is_first_live:
+                self._displays.show({**self._widget(), **self._plain()}, {})
+            elif self._turns:
+                self._displays.show(self._plain(), self._widget() if self._page.is_seen else None)
+            else:
+                self._displays.show({**self._widget(), "text/plain": repr(self)}, {})
             self._kept = (False, 0)
+
+    @property
+    def _is_first_live(self) -> bool:
+        """Whether the whole transcript is live; later, what was before the last run is HTML."""
+        return len(self._turns) == 1 and self._is_live
 
     def _widget(self) -> JSON:
         bundle: JSON = ipywidgets.VBox._repr_mimebundle_(self)
-        return bundle
+        return {name: data for name, data in bundle.items() if name != "text/plain"}
 
     def _plain(self) -> dict[str, str]:
         # The text is what terminals show, and what exports to LaTeX and to plain text have of the run.
-        return {"text/plain": plain_text(self.snapshot), "text/html": self.to_html()}
+        return {"text/plain": plain_text(self.snapshot), "text/html": self._html()}
+
+    def _html(self) -> str:
+        """The transcript; the turn that the live view shows is hidden while it is there."""
+        if len(self._turns) < 2 or not self._is_live:
+            return self.to_html()
+        live, notes = self._turns[-1], self._unfinished()
+        before = self._turns[:-1]
+        bodies = chain.from_iterable(self._blocks(turn, [])[1:] for turn in before)
+        head, *body = self._blocks(live, notes)
+        earlier = [earlier_block(self._earlier, self._files)] if self._earlier else []
+        return to_html([head, *earlier, *bodies], body, self._displays.mark)
 
     def __repr__(self) -> str:
         return f"RunView({self.run!r})"
@@ -221,13 +374,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     # Called in the session's thread.
 
     def _changed(self) -> None:
-        action, run = self._session.action, self.run
-        if run is not None and self._assistant is None and not self._name_requested:
-            self._name_requested = True
-            start_thread("nbruns-assistant", partial(self._request_name, run))
+        action, run, turn = self._session.action, self.run, self._turns[-1]
+        if run is not None:
+            self._know(run)
         if self._form is not None and self._action is not None and self._action.closed:
             self._form.finish(self._action.closed)
-            self._notes.append(("note", f"{self._action.closed} {self._form.unsent()}".strip()))
+            turn.notes.append(("note", f"{self._action.closed} {self._form.unsent()}".strip()))
             self._close_form()
             action = None
         if action is not self._action:
@@ -235,6 +387,17 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             if action is not None:
                 self._open_form(action)
         self._paint()
+
+    def _know(self, run: Run) -> None:
+        """Take what a new run names, and request what the view shows beside its events."""
+        if self._composer.model == str(run.model or "") and self._thread_id == run.thread_id:
+            return
+        first = self._thread_id != run.thread_id or len(self._turns) == 1
+        self._thread_id, self._composer.model = run.thread_id, str(run.model or "")
+        if self._assistant_id is None:
+            self._assistant_id = run.assistant_id
+        if first:
+            start_thread("nbruns-thread", partial(self._request, run, self._turns[-1]))
 
     def _open_form(self, action: Action) -> None:
         form = ToolOutputsForm(action.run, tools=self._session.tools.values(), on_submit=self._session.submit)
@@ -244,30 +407,92 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         if action.problem:
             form.reopen(action.problem)
         self._action, self._form = action, form
-        self._page.has_form = True
-        self.children = [self._page, form]
+        self._page.has_form = self._composer.hidden = True
+        self._arrange()
         self._keep()
 
     def _close_form(self) -> None:
         form, self._action, self._form = self._form, None, None
         if form is not None:
-            self._page.has_form = False
-            self.children = [self._page]
+            self._page.has_form = self._composer.hidden = False
+            self._arrange()
             form.close()
 
-    def _request_name(self, run: Run) -> None:
+    def _arrange(self) -> None:
+        shown = self._is_live or (self._earlier and not self._turns)
+        parts = [self._page if shown else None, self._form, self._composer]
+        self.children = [part for part in parts if part is not None]
+
+    def _request(self, run: Run, turn: Turn) -> None:
+        """Request the assistant's name, what was asked and said before, and the files that this names."""
         try:
-            self._assistant = self._runs.assistant_of(run)
+            if self._assistant is None:
+                self._assistant = self._runs.assistant_of(run)
+            self._paint_all()
         except NbrunsError:
-            return  # the view does without
+            pass  # the view does without
+        try:
+            if turn is self._turns[0] and not turn.question:
+                self._earlier, turn.question = question_of(self._runs.messages_before(run, run.thread_id))
+            self._paint_all()
+        except NbrunsError:
+            pass
+        self._request_files()
+
+    def _request_earlier(self) -> None:
+        """Request what was said in the thread, for a view that begins with the composer."""
+        try:
+            self._earlier = list(self._runs.messages_before(None, self._thread_id or ""))
+        except NbrunsError:
+            return
+        if self._earlier and not self._turns:
+            self._arrange()
+            self._page.show(self._all_blocks([]))
+            self._request_files()
+
+    def _request_rest(self, turn: Turn) -> None:
+        """Request the ids of messages that were sent with the run, so that they can be edited, and new files."""
+        run = turn.session.run
+        if run is not None and not all(map(is_stored, turn.question)):
+            try:
+                turn.question = question_of(self._runs.messages_before(run, run.thread_id))[1]
+            except NbrunsError:
+                return
+            self._paint_all()
+        self._request_files()
+
+    def _request_files(self) -> None:
+        """Request the names and images of the files that the conversation names."""
+        messages = [*self._earlier, *chain.from_iterable(turn.question for turn in self._turns)]
+        named = chain.from_iterable(ids_of_files((), turn.snapshot) for turn in self._turns)
+        wanted = [
+            id for id in dict.fromkeys((*ids_of_files(messages, None), *named)) if id not in self._requested
+        ]
+        for id in wanted[: _MAX_FILES_SHOWN - len(self._requested)]:
+            self._requested.add(id)
+            try:
+                self._files[id] = file_shown(self._runs.files, id)
+            except NbrunsError:
+                continue  # its id is shown
+        if wanted:
+            self._paint_all()
+
+    def _paint_all(self) -> None:
+        """Show what has become known, also where the transcript is HTML."""
+        if not self._turns:
+            self._page.show(self._all_blocks([]))
+            return
         self._paint()
-        if self._session.ended.is_set():
+        if not self._is_live:
             self._save()
 
     def _paint(self) -> None:
         with self._lock:
-            run = self.run
-            self._page.show(self._blocks([]))
+            run, turn = self.run, self._turns[-1]
+            blocks = self._blocks(turn, [])
+            if self._is_first_live and self._earlier:
+                blocks.insert(1, earlier_block(self._earlier, self._files))
+            self._page.show(blocks)
             self._page.cancellable = run is not None and not run.is_terminal and run.status != "cancelling"
             self._keep()
 
@@ -283,14 +508,22 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _end(self) -> None:
         if self._session.error is not None:
-            self._notes.append(("error", error_text(self._session.error)))
+            self._turns[-1].notes.append(("error", error_text(self._session.error)))
         self._paint()
-        self._page.cancellable = False
+        self._page.cancellable = self._composer.busy = False
+        self._is_live = False
         self._save()
+        turn = self._turns[-1]
+        unstored = any(not is_stored(message) for message in turn.question)
+        if unstored or set(ids_of_files((), self.snapshot)) - self._requested:
+            start_thread("nbruns-files", partial(self._request_rest, turn))
 
     def _save(self) -> None:
         with self._lock:
-            self._displays.replace(self._plain())
+            # Without a page, as when a notebook is run by nbclient, nobody could use the composer.
+            widget = self._widget() if self._page.is_seen else {}
+            self._arrange()
+            self._displays.replace(self._plain(), widget)
 
     def _call(self, callback: Callable[[Run], object]) -> None:
         if self.run is None or not self.run.is_terminal:
@@ -311,7 +544,5 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._page.refusals += 1
 
     def _report(self, problem: str) -> None:
-        self._notes.append(("error", problem))
-        self._paint()
-        if self._session.ended.is_set():
-            self._save()
+        self._turns[-1].notes.append(("error", problem))
+        self._paint_all()

@@ -238,7 +238,7 @@ function showForm(model, el) {
 // The notebook saves a copy for use without the kernel; hide it while there is a live view.
 function hideCopies(mark) {
   const style = document.createElement("style");
-  style.textContent = mark && `.${mark}, .jp-OutputArea-child:has(.${mark}) { display: none; }`;
+  style.textContent = mark && `.${mark}, .jp-OutputArea-child:has(.nbruns-copy.${mark}) { display: none; }`;
   document.head.append(style);
   return () => style.remove();
 }

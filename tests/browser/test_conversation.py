@@ -1,0 +1,48 @@
+"""The conversation in the cell: asked, answered, continued, in JupyterLab and Notebook 7."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from lab import Lab, NotebookPage
+from playwright.sync_api import expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+ASK = """import nbruns
+def get_weather(city: str) -> str:
+    "The weather in a city."
+    return "light rain, 3 °C"
+
+client = nbruns.local()
+assistant = client.assistants.create(model="demo", name="Wardrobe", tools=[get_weather])
+thread = client.threads.create("What should I wear in Oslo?")
+view = client.runs.watch(thread, assistant, tools=[get_weather], auto=True)
+view"""
+
+
+def test_a_conversation_goes_on_below_the_answer(
+    app: str, lab: Lab, notebook_page: Callable[..., NotebookPage]
+) -> None:
+    path = lab.write_notebook(f"conversation {app}.ipynb", [ASK, "view.wait().status"])
+    page = notebook_page(path, app=app)
+    page.run_cell(0)
+    output = page.output(0)
+    saved = output.locator(".nbruns-saved")
+    expect(saved).to_be_visible(timeout=30_000)
+    expect(saved.locator(".nbruns-said")).to_have_text("What should I wear in Oslo?")
+    composer = output.locator(".nbruns-composer")
+    expect(composer).to_have_count(1)
+    page.screenshot(f"conversation-1 {app}", page.cell(0))
+    composer.get_by_label("Message").fill("And in Bergen?")
+    page.screenshot(f"conversation-2 {app}", page.cell(0))
+    composer.get_by_label("Message").press("Enter")
+    expect(saved.locator(".nbruns-said")).to_have_text(
+        ["What should I wear in Oslo?", "And in Bergen?"], timeout=30_000
+    )
+    expect(composer.get_by_label("Message")).to_have_value("")
+    expect(composer.get_by_role("button", name="Send")).to_be_visible()
+    page.screenshot(f"conversation-3 {app}", page.cell(0))
+    page.set_theme("JupyterLab Dark")
+    page.screenshot(f"conversation-dark {app}", page.cell(0))

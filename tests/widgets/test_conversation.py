@@ -1,0 +1,146 @@
+"""A conversation in one view, against a real server."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from conftest import Page, Sent
+from eventually import until
+
+import nbruns
+from nbruns.client import Client
+from nbruns.errors import NbrunsError
+from nbruns.widgets.run_view.view import RunView
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def get_weather(city: str) -> str:
+    """Tell the weather in a city."""
+    return f"Light rain in {city}"
+
+
+def compose(view: RunView, text: str, *files: tuple[str, bytes], **more: Any) -> None:
+    """Send a message as the page does: files in pieces first."""
+    for number, (_, data) in enumerate(files):
+        for start in range(0, max(len(data), 1), 10):
+            view._composer._handle_custom_msg({"file": f"k{number}"}, [data[start : start + 10]])
+    listed = [{"key": f"k{number}", "name": name} for number, (name, _) in enumerate(files)]
+    view._composer._handle_custom_msg({"send": {"text": text, "files": listed, **more}}, [])
+
+
+def test_what_was_asked_and_what_was_said_before_is_above(client: Client) -> None:
+    assistant = client.assistants.create(model="demo")
+    thread = client.threads.create(["First <b>question</b>", {"role": "assistant", "content": "An answer"}])
+    client.messages.create(thread, "Second question")
+    view = client.runs.watch(thread, assistant)
+    view.wait(30)
+    until(lambda: "Second question" in view.to_html())
+    html = view.to_html()
+    assert "<summary>2 earlier messages</summary>" in html and "First &lt;b&gt;question" in html
+    assert html.index("earlier messages") < html.index("Second question") < html.index("demo model")
+
+
+def test_the_composer_sends_and_the_same_view_answers(client: Client, sent: Sent) -> None:
+    assistant = client.assistants.create(model="demo", tools=[get_weather])
+    view = client.chat(assistant, tools=[get_weather])
+    assert list(view.children) == [view._composer] and view.run is None
+    with pytest.raises(NbrunsError, match="Nothing has been asked yet"):
+        view.wait()
+    compose(view, "What should I wear in Oslo?")
+    until(lambda: view._composer.sent == 1)
+    assert view.wait(30).status == "completed"
+    view.send("And in Bergen?").wait(30)
+    assert [run.status for run in view.runs] == ["completed", "completed"]
+    assert len({run.thread_id for run in view.runs}) == 1
+    until(lambda: all("sent/" not in message.id for turn in view._turns for message in turn.question))
+    html = view.to_html()
+    order = [
+        html.index(part)
+        for part in ("wear in Oslo?", "Light rain in Oslo", "And in Bergen?", "Light rain in Bergen")
+    ]
+    assert order == sorted(order)
+    assert html.count('class="nbruns-block nbruns-head"') == 1
+    texts = list(client.messages.list(view.run.thread_id)["text"])
+    assert [text for text in texts if text.endswith("?")] == ["What should I wear in Oslo?", "And in Bergen?"]
+
+
+def test_files_go_to_the_tools_that_read_them_and_images_are_shown(client: Client) -> None:
+    assistant = client.assistants.create(model="demo", tools=[{"type": "file_search"}])
+    view = client.chat(assistant)
+    compose(view, "When is high tide?", ("tides.md", b"High tide is at 14:10."), ("a.png", PNG))
+    until(lambda: view._composer.sent == 1)
+    view.wait(60)
+    until(lambda: "data:image/png;base64," in view.to_html())
+    html = view.to_html()
+    assert "tides.md" in html and "14:10" in html
+    [asked] = view._turns[0].question
+    [attached] = asked.attachments or []
+    assert attached["tools"] == [{"type": "file_search"}]
+    assert [part["type"] for part in asked.content] == ["text", "image_file"]
+
+
+def test_what_is_refused_stays_in_the_page_with_the_reason(client: Client) -> None:
+    view = client.chat(client.assistants.create(model="demo"))
+    compose(view, "Read it", ("table.csv", b"a,b"))
+    until(lambda: "neither code_interpreter nor file_search" in view._composer.problem)
+    assert view._composer.sent == 0 and view.run is None
+    compose(view, "Hello", model="no-such-model")
+    until(lambda: "no-such-model" in view._composer.problem)
+    compose(view, "Hello")
+    until(lambda: view._composer.sent == 1)
+    assert view.wait(30).status == "completed" and view._composer.problem == ""
+    assert [m for m in client.messages.list(view.run.thread_id)["text"] if m == "Hello"] == ["Hello"]
+
+
+def test_while_a_run_is_active_nothing_is_sent(client: Client) -> None:
+    tool = {
+        "type": "function",
+        "function": {"name": "ask_somebody", "parameters": {"type": "object", "properties": {}}},
+    }
+    view = client.chat(client.assistants.create(model="demo", tools=[tool]))
+    view.send("Ask somebody")
+    until(lambda: view.form is not None)
+    assert view._composer.busy and view._composer.hidden
+    with pytest.raises(NbrunsError, match="has not ended"):
+        view.send("Again")
+    view.form.calls[0].output = "Nobody is there"
+    view.form.submit()
+    view.wait(30)
+    assert not view._composer.busy and not view._composer.hidden
+
+
+def test_models_are_listed_when_the_page_asks(client: Client) -> None:
+    view = client.chat(client.assistants.create(model="demo"))
+    assert view._composer.model == "demo" and view._composer.models == []
+    view._composer._handle_custom_msg({"models": True}, [])
+    until(lambda: {"demo", "smollm2"} <= set(view._composer.models))
+
+
+def test_a_thread_that_is_continued_shows_what_was_said(client: Client, page: Any) -> None:
+    thread = client.threads.create("An old question")
+    view = client.chat(client.assistants.create(model="demo", name="Ada"), thread)
+    until(lambda: view._page in view.children)
+    opened: Page = page(view._page)
+    opened.open()
+    assert any("An old question" in text for text in opened.texts()) and any(
+        "Ada" in text for text in opened.texts()
+    )
+
+
+def test_images_that_are_none_and_files_of_others_are_named(client: Client, nowhere: nbruns.Client) -> None:
+    fake = client.files.create(b"<svg onload=alert(1)>", name="a.png")
+    from nbruns.widgets.run_view.turn import file_shown
+
+    assert file_shown(client.files, fake.id) == ("a.png", "")
+    assert file_shown(client.files, client.files.create(PNG, name="b.png").id).image.startswith(
+        "data:image/png"
+    )
+    assert (
+        json.dumps(file_shown(client.files, client.files.create(PNG * 20_000, name="b.png").id).image) == '""'
+    )
