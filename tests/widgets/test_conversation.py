@@ -115,6 +115,22 @@ def test_while_a_run_is_active_nothing_is_sent(client: Client) -> None:
     assert not view._composer.busy and not view._composer.hidden
 
 
+def test_a_question_is_edited_in_a_fork_and_the_original_stays(client: Client) -> None:
+    assistant = client.assistants.create(model="demo", tools=[get_weather])
+    view = client.chat(assistant, tools=[get_weather])
+    first = view.send("What should I wear in Oslo?").wait(30)
+    until(lambda: "sent/" not in view._turns[0].question[0].id)
+    compose(view, "What should I wear in Bergen?", edits=view._turns[0].question[0].id)
+    until(lambda: view._composer.sent == 1)
+    second = view.wait(30)
+    assert second.thread_id != first.thread_id
+    texts = [list(client.messages.list(run.thread_id)["text"]) for run in (first, second)]
+    assert [text[0] for text in texts] == ["What should I wear in Oslo?", "What should I wear in Bergen?"]
+    assert "Light rain in Bergen" in view.to_html() and "A fork: asked again" in view.to_html()
+    view.send("Thanks").wait(30)
+    assert view.run is not None and view.run.thread_id == second.thread_id
+
+
 def test_models_are_listed_when_the_page_asks(client: Client) -> None:
     view = client.chat(client.assistants.create(model="demo"))
     assert view._composer.model == "demo" and view._composer.models == []

@@ -106,9 +106,9 @@ class Transcript:
         ]
         if snapshot.error:
             found.append(
-                _note("event", "error", _error_words("The server reported an error", snapshot.error))
+                note_block("event", "error", _error_words("The server reported an error", snapshot.error))
             )
-        return found + [_note(f"note/{number}", *note) for number, note in enumerate(notes)]
+        return found + [note_block(f"note/{number}", *note) for number, note in enumerate(notes)]
 
     def _body(self, snapshot: RunSnapshot, files: Mapping[str, FileShown]) -> Iterator[Block]:
         messages = {message.id: message for message in snapshot.messages}
@@ -136,7 +136,7 @@ class Transcript:
         for call in step.tool_calls:
             yield self._call(call, step, awaited)
         if step.last_error:
-            yield _note(f"{step.id}/error", "error", _error_words("This step failed", step.last_error))
+            yield note_block(f"{step.id}/error", "error", _error_words("This step failed", step.last_error))
 
     def _call(self, call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> Block:
         state = _call_state(call, step, awaited)
@@ -453,7 +453,8 @@ def _file(text: str, html: str = "") -> str:
     return f'<span class="nbruns-file">[{" ".join(filter(None, (escape(text), html)))}]</span>'
 
 
-def _note(key: str, kind: str, words: str) -> Block:
+def note_block(key: str, kind: str, words: str) -> Block:
+    """Return a line in plain words; `kind` is note, caution or error."""
     return Block(key, kind, f"<p>{escape(words)}</p>")
 
 
@@ -465,7 +466,7 @@ def _ending(run: Run | None) -> list[Block]:
     if words is None:
         words = _error_words(ENDINGS[run.status].removesuffix("."), run.last_error or details)
     kind = {"cancelled": "note", "incomplete": "caution"}.get(str(run.status), "error")
-    return [_note("ending", kind, words)]
+    return [note_block("ending", kind, words)]
 
 
 def _timeline(snapshot: RunSnapshot) -> list[Block]:

@@ -14,7 +14,7 @@ from nbruns.objects import File, Message, items_of
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import JSON, excerpt
 from nbruns.widgets.blocks import Block
-from nbruns.widgets.run_view.transcript import UNSTORED, FileShown, Transcript
+from nbruns.widgets.run_view.transcript import UNSTORED, FileShown, Transcript, note_block
 from nbruns.widgets.session import RunSession
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Turn:
     session: RunSession
     question: list[Message] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    #: Where the turn comes from, if not from the one before.
+    origin: str = ""
     transcript: Transcript = field(default_factory=Transcript)
 
     @property
@@ -48,11 +50,12 @@ class Turn:
     def blocks(
         self, notes: Sequence[tuple[str, str]], assistant: str, files: Mapping[str, FileShown]
     ) -> list[Block]:
-        """Return the blocks of the turn, with more notes at the end."""
+        """Return the blocks of the turn, the head first, with more notes at the end."""
         with self.snapshot.lock:
-            return self.transcript.blocks(
+            head, *body = self.transcript.blocks(
                 self.snapshot, [*self.notes, *notes], assistant, self.question, files
             )
+        return [head, *([note_block("origin", "note", self.origin)] if self.origin else []), *body]
 
 
 def question_of(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 FIRST_KEPT, NEXT_KEPT = 500, 3
 #: Parameters of a run that are not those of the next one.
 _ONCE = frozenset({"additional_messages", "additional_instructions", "metadata"})
+FORKED = "A fork: asked again in a new thread, on a copy of what was said before the question."
 #: The most files of a conversation whose names and images are requested.
 _MAX_FILES_SHOWN = 50
 
@@ -133,12 +134,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._composer.model = str(self._assistant.model or "") if self._assistant is not None else ""
             start_thread("nbruns-thread", self._request_earlier)
 
-    def _begin(self, stream: RunStream, question: list[Message]) -> None:
-        """Follow a run from now on."""
+    def _begin(self, stream: RunStream, question: list[Message], origin: str = "") -> None:
+        """Follow a run from now on. `origin` says where the turn comes from, if not from the one before."""
         session = self._session_of(stream, on_change=self._changed, on_end=self._end)
         first = not self._turns
         with self._lock:
-            self._turns.append(Turn(session, question))
+            self._turns.append(Turn(session, question, origin=origin))
             self._is_live = True
             self._kept = (False, 0)
             self._composer.busy, self._composer.problem = True, ""
@@ -254,6 +255,37 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._begin(stream, [message_of(content, attachments)])
         return self
 
+    def fork(self, message: str | Message, text: str | None = None, *, model: str | None = None) -> RunView:
+        """Ask a question of this view again, with another text or another model, in a new thread.
+
+        The conversation up to the question is copied (see `client.runs.fork`), the original stays as it is, and this
+        view goes on in the new thread.
+
+        Args:
+            message: The question, or its id.
+            text: What to ask instead. Default: the same.
+            model: Another model. Default: that of the run.
+
+        Raises:
+            NbrunsError: The last run is active, or the server refuses the copy.
+        """
+        id = message if isinstance(message, str) else message.id
+        with self._sending:
+            if self.is_active:
+                raise NbrunsError("The last run has not ended: wait for it, answer its form, or cancel() it.")
+            turn = next((t for t in self._turns if any(each.id == id for each in t.question)), self._turns[0])
+            run = turn.session.run
+            if run is None:
+                raise NbrunsError("The view doesn't know the run yet: the stream has not named it.")
+            known = next((each for each in (*turn.question, *self._earlier) if each.id == id), None)
+            if known is not None and text == known.text:
+                text = None
+            params: JSON = {"model": model} if model else {}
+            stream = self._runs.fork_stream(run, at=id, message=text, **params)
+            shown = known.text if text is None and known is not None else text or ""
+            self._begin(stream, [message_of([{"type": "text", "text": shown}], [])], FORKED)
+        return self
+
     def _hosted_tools(self) -> list[str]:
         tools = self._params.get("tools")
         if tools is None:
@@ -264,7 +296,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _send_drafted(self, draft: Draft) -> None:
         try:
-            self.send(draft.text, files=draft.files, model=draft.model)
+            if draft.edits and draft.files:
+                raise NbrunsError("An edited question keeps its files. Attach others to a new message.")
+            if draft.edits:
+                self.fork(draft.edits, draft.text, model=draft.model)
+            else:
+                self.send(draft.text, files=draft.files, model=draft.model)
         except Exception as error:  # shown at the composer, which keeps the message
             self._composer.refuse(f"Not sent. {error_text(error)}")
         else:
