@@ -11,7 +11,7 @@ from scripted import call_json, needs, run_is, run_json, says, step_is
 from test_markdown import assert_harmless
 
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.run_view.transcript import STYLE, Transcript, to_html
+from nbruns.widgets.run_view.transcript import COPY_ANSWER, COPY_NEXT, STYLE, Transcript, copy_button, to_html
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'`&"
 
@@ -29,7 +29,9 @@ def blocks(*events: Any) -> dict[str, str]:
 
 
 def text(html: str) -> str:
-    return " ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL).split())
+    return " ".join(
+        re.sub(r"<style>.*?</style>|<button.*?</button>|<[^>]*>", " ", html, flags=re.DOTALL).split()
+    )
 
 
 def recorded_events(exchanges: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
@@ -210,6 +212,13 @@ def test_hostile_text_is_harmless_in_every_field() -> None:
     for block in shown:
         assert "<script" not in block.to_html()
         assert "<img" not in block.to_html()
+    for ours in (COPY_NEXT, COPY_ANSWER):  # the only scripts, in which is nothing of the run
+        html = html.replace(copy_button(ours), "").replace(copy_button(ours, "Copy answer"), "")
+    html = re.sub(
+        r'<button type="button" class="nbruns-act" data-nbruns-insert title="[^"]*">Insert as cell</button>',
+        "",
+        html,
+    )
     outside_our_tags = re.sub(r"<(/?(details|summary|style)( open)?)>", "", html)
     outside_our_tags = re.sub(
         r' (data-status|data-since|role|tabindex|aria-label)="[^"]*"', "", outside_our_tags

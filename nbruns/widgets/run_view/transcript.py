@@ -53,6 +53,23 @@ ENDINGS = {
 
 #: Characters of the arguments, and of the output, in the line of a folded call.
 _LINE_CHARS = 160
+# What buttons that copy do. They work in saved HTML too, where no other script is.
+COPY_NEXT = "this.parentNode.nextElementSibling.innerText"
+COPY_OWN = "this.innerText"
+COPY_ANSWER = (
+    "(()=>{const t=[];let b=this.closest('.nbruns-block');"
+    "while((b=b.previousElementSibling)&&!b.matches('.nbruns-user,.nbruns-call'))t.unshift(b.innerText);"
+    "return t.join('\\n\\n')})()"
+)
+
+
+def copy_button(what: str, label: str = "Copy") -> str:
+    """Return a button that copies; `what` is one of the expressions above."""
+    done = "this.dataset.copied='';setTimeout(()=>delete this.dataset.copied,1500)"
+    act = f"navigator.clipboard.writeText({what}).then(()=>{{{done}}})"
+    return f'<button type="button" class="nbruns-act" onclick="{act}">{label}</button>'
+
+
 #: How the id of a message begins that has been sent, but whose own id the server has not told yet.
 UNSTORED = "sent/"
 
@@ -115,11 +132,11 @@ class Transcript:
         for step in snapshot.steps:
             if message := messages.pop(step.message_id or "", None):
                 yield from self._message(message, files)
-            yield from self._step(step, _awaited(snapshot.run))
+            yield from self._step(step, _awaited(snapshot.run), files)
         for message in messages.values():  # a server that sends no steps
             yield from self._message(message, files)
         if not any(step.tool_calls for step in snapshot.steps):
-            yield from (self._call(call, None, {}) for call in _awaited(snapshot.run).values())
+            yield from (self._call(call, None, {}, files) for call in _awaited(snapshot.run).values())
 
     def _message(self, message: Message, files: Mapping[str, FileShown]) -> Iterator[Block]:
         text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/"))
@@ -132,17 +149,26 @@ class Transcript:
             listed = " ".join(names)
             yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
 
-    def _step(self, step: RunStep, awaited: Mapping[str, ToolCall]) -> Iterator[Block]:
+    def _step(
+        self, step: RunStep, awaited: Mapping[str, ToolCall], files: Mapping[str, FileShown]
+    ) -> Iterator[Block]:
         for call in step.tool_calls:
-            yield self._call(call, step, awaited)
+            yield self._call(call, step, awaited, files)
         if step.last_error:
             yield note_block(f"{step.id}/error", "error", _error_words("This step failed", step.last_error))
 
-    def _call(self, call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> Block:
+    def _call(
+        self,
+        call: ToolCall,
+        step: RunStep | None,
+        awaited: Mapping[str, ToolCall],
+        files: Mapping[str, FileShown],
+    ) -> Block:
         state = _call_state(call, step, awaited)
+        shown_of = call, state, len(files) if call.type == "code_interpreter" else 0  # files only come
         known = self._calls.get(call.id or "")
-        if known is None or known[0] != (call, state):
-            known = (call, state), Block(f"call/{call.id}", "call", call_html(call, state))
+        if known is None or known[0] != shown_of:
+            known = shown_of, Block(f"call/{call.id}", "call", call_html(call, state, files))
             self._calls[call.id or ""] = known
         return known[1]
 
@@ -244,10 +270,13 @@ def _tokens_html(snapshot: RunSnapshot) -> str:
     return f'<span class="nbruns-tokens" title="{split}">{total:,} tokens</span>' if total else ""
 
 
-def call_html(call: ToolCall, state: str) -> str:
+def call_html(call: ToolCall, state: str, files: Mapping[str, FileShown] = _NO_FILES) -> str:
     """A tool call as one line, which opens: `get_weather(city="Oslo") → light rain, 3 °C`, and its state."""
     kind = str(call.type)
-    render = _CALLS.get(kind, _unknown_call)
+    if kind == "code_interpreter":
+        content = _code_interpreter_call(call, files)
+    else:
+        content = _CALLS.get(kind, _unknown_call)(call)
     line = (
         _function_line(call, state)
         if kind == "function"
@@ -256,7 +285,7 @@ def call_html(call: ToolCall, state: str) -> str:
     summary = f'<summary>{line} <span class="nbruns-state">{escape(state)}</span></summary>'
     waits = ' class="nbruns-waits"' if state == WAITS else ""
     is_open = "" if kind == "function" else " open"
-    return f"<details{is_open}{waits}>{summary}{render(call)}</details>"
+    return f"<details{is_open}{waits}>{summary}{content}</details>"
 
 
 def _function_line(call: ToolCall, state: str) -> str:
@@ -295,8 +324,11 @@ def _call_state(call: ToolCall, step: RunStep | None, awaited: Mapping[str, Tool
     return str(step.status or "").replace("_", " ")
 
 
-def _part(label: str, html: str, kind: str = "") -> str:
-    return f'<p class="nbruns-label">{label}</p><pre class="nbruns-part{kind}">{html}</pre>' if html else ""
+def _part(label: str, html: str, kind: str = "", act: str = "") -> str:
+    if not html:
+        return ""
+    head = f'<p class="nbruns-label">{label}{act}{copy_button(COPY_NEXT)}</p>'
+    return f'{head}<pre class="nbruns-part{kind}">{html}</pre>'
 
 
 def _function_call(call: ToolCall) -> str:
@@ -304,21 +336,21 @@ def _function_call(call: ToolCall) -> str:
     return _part("Arguments", pretty_json_html(call.arguments)) + _part("Output", output, " nbruns-output")
 
 
-def _code_interpreter_call(call: ToolCall) -> str:
-    detail = _detail(call)
+def _code_interpreter_call(call: ToolCall, files: Mapping[str, FileShown]) -> str:
     code = call.arguments
-    outputs = "\n".join(_code_output(output) for output in items_of(detail.get("outputs")))
-    return _part("Code", coloured_html(code, marks(code, lexer_for("python")))) + _part("Output", outputs)
-
-
-def _code_output(output: Any) -> str:
-    if not isinstance(output, Mapping):
-        return ""
-    if output.get("type") == "logs":
-        return escape(str(output.get("logs") or ""))
-    image = output.get("image")
-    name = image.get("file_id") if isinstance(image, Mapping) else output.get("type")
-    return f'<span class="nbruns-file">[image: {escape(str(name))}]</span>'
+    insert = (
+        '<button type="button" class="nbruns-act" data-nbruns-insert title="Put the code into a new cell below">'
+        "Insert as cell</button>"
+    )
+    parts = [_part("Code", coloured_html(code, marks(code, lexer_for("python"))), " nbruns-python", insert)]
+    for output in items_of(_detail(call).get("outputs")):
+        if isinstance(output, Mapping) and output.get("type") == "logs":
+            parts.append(_part("Output", escape(str(output.get("logs") or "")), " nbruns-output"))
+        elif isinstance(output, Mapping):
+            image = output.get("image")
+            id = image.get("file_id") if isinstance(image, Mapping) else output.get("type")
+            parts.append(f'<div class="nbruns-picture">{file_html(str(id), files, "image: ")}</div>')
+    return "".join(parts)
 
 
 def _file_search_call(call: ToolCall) -> str:
@@ -342,7 +374,6 @@ def _detail(call: ToolCall) -> Mapping[str, Any]:
 
 _CALLS: dict[str, Callable[[ToolCall], str]] = {
     "function": _function_call,
-    "code_interpreter": _code_interpreter_call,
     "file_search": _file_search_call,
 }
 
@@ -501,7 +532,8 @@ def _timeline(snapshot: RunSnapshot) -> list[Block]:
             f'<div class="nbruns-time-row"><span>{escape(excerpt(names, 60))}</span>'
             f'<span class="nbruns-bar-room">{bar}</span><span>{escape(took)}</span></div>'
         )
-    content = f"<details><summary>{line}</summary>{''.join(rows)}</details>"
+    copy = copy_button(COPY_ANSWER, "Copy answer") if snapshot.text else ""
+    content = f"<details><summary>{line}</summary>{''.join(rows)}</details>{copy}"
     return [Block("timeline", "timeline", content)]
 
 

@@ -91,6 +91,7 @@ class Composer {
     if (!this.el.isConnected) return frames && requestAnimationFrame(() => this.listenAbove(frames - 1));
     this.area = this.el.closest(".jp-OutputArea") ?? this.el.closest(".nbruns-view") ?? this.el.parentElement;
     this.area.addEventListener("click", this.act);
+    this.area.classList.add("nbruns-can-insert");
     this.fit();
     this.show();
   }
@@ -99,10 +100,12 @@ class Composer {
     this.ended = true;
     this.ends.forEach((end) => end());
     this.area?.removeEventListener("click", this.act);
-    this.area?.classList.remove("nbruns-can-act");
+    this.area?.classList.remove("nbruns-can-act", "nbruns-can-insert");
   }
 
   clicked(event) {
+    const insert = event.target.closest?.("[data-nbruns-insert]");
+    if (insert) return insertCell(insert, insert.parentNode.nextElementSibling.innerText);
     const button = event.target.closest?.("[data-nbruns-edit]");
     if (!button || this.model.get("busy")) return;
     const { nbrunsEdit, nbrunsText } = button.dataset;
@@ -222,6 +225,46 @@ class Composer {
     remove.addEventListener("click", () => this.drop(entry));
     return element("span", "nbruns-chip", {}, element("span", "", {}, entry.file.name), ` ${size(entry.file.size)}`, remove);
   }
+}
+
+// Put code into a new cell below, by what a user would do: JupyterLab and Notebook 7 give pages no other way. Elsewhere,
+// copy it.
+async function insertCell(button, code) {
+  const words = button.textContent;
+  const say = (said) => {
+    button.textContent = said;
+    setTimeout(() => (button.textContent = words), 2000);
+  };
+  const cell = button.closest(".jp-CodeCell");
+  const notebook = cell?.closest(".jp-Notebook");
+  if (notebook) {
+    cell.querySelector(".jp-InputPrompt")?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true, button: 0 }));
+    const input = cell.querySelector(".jp-InputPrompt") ?? cell;
+    input.click();
+    notebook.focus();
+    press(notebook, "Escape", 27);
+    press(notebook, "b", 66);
+    for (let frames = 30; frames; frames--) {
+      await new Promise(requestAnimationFrame);
+      const added = cell.nextElementSibling;
+      const editor = added?.querySelector(".cm-content");
+      if (editor && added.classList.contains("jp-mod-active") && !editor.textContent.trim()) {
+        editor.focus();
+        const clipboardData = new DataTransfer();
+        clipboardData.setData("text/plain", code);
+        editor.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+        return say("Inserted");
+      }
+    }
+  }
+  await navigator.clipboard.writeText(code);
+  say("Copied: paste it into a cell");
+}
+
+function press(node, key, keyCode) {
+  const event = new KeyboardEvent("keydown", { key, code: key.length === 1 ? `Key${key.toUpperCase()}` : key, bubbles: true, cancelable: true });
+  Object.defineProperty(event, "keyCode", { value: keyCode });
+  node.dispatchEvent(event);
 }
 
 export default {
