@@ -17,7 +17,7 @@ from nbruns.widgets.run_view.view import RunView
 TAGS = MARKDOWN_TAGS | {"style", "details", "summary"}
 ATTRIBUTES = MARKDOWN_ATTRIBUTES | {
     *{"role", "open"},
-    *{"data-status", "data-since", "data-lm-suppress-shortcuts"},
+    *{"data-status", "data-since", "data-lm-suppress-shortcuts", "data-jupyter-id", "id"},
 }
 
 
@@ -30,12 +30,14 @@ class Seen(HTMLParser):
         self.attributes: set[str] = set()
         self.links: set[str] = set()
         self.styles: set[str] = set()
+        self.ids: set[str] = set()
         self.feed(html)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attributes}
         self.links |= {value or "" for name, value in attributes if name in ("href", "src")}
+        self.ids |= {value or "" for name, value in attributes if name in ("id", "data-jupyter-id")}
         self.styles |= {value or "" for name, value in attributes if name == "style"}
 
 
@@ -49,8 +51,10 @@ def test_nothing_but_text_comes_of_hostile_text(ending: str) -> None:
     seen = Seen(html)
     assert seen.tags <= TAGS
     assert seen.attributes <= ATTRIBUTES
-    assert all(link.startswith(("http://", "https://", "mailto:")) for link in seen.links)
-    assert all(re.fullmatch(r"text-align:\s?(left|right|center);?", style) for style in seen.styles)
+    assert all(re.match(r"https?://|mailto:|#nbruns-[\w-]+\Z", link) for link in seen.links)
+    assert all(
+        re.fullmatch(r"text-align:\s?(left|right|center);?|width:\d+%", style) for style in seen.styles
+    )
     assert html.count("<style") == 1
     assert html.count("alert(1)") > 200  # all of it is there, as text
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -17,8 +17,16 @@ from nbruns.snapshot import RunSnapshot
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.highlight import coloured_html, lexer_for, marks
 from nbruns.widgets.html import duration
-from nbruns.widgets.json_text import pretty_json_html
+from nbruns.widgets.json_text import pretty_json_html, show_controls
 from nbruns.widgets.markdown import MarkdownBlocks, is_link, link_html
+from nbruns.widgets.run_view.sources import (
+    annotated,
+    annotations_of,
+    footnotes,
+    results_html,
+    sources_html,
+    with_footnotes,
+)
 
 #: What a terminal takes for a command, or for a change of the direction in which it writes.
 _CONTROL = re.compile(
@@ -73,19 +81,24 @@ class Transcript:
 
     def _body(self, snapshot: RunSnapshot) -> Iterator[Block]:
         messages = {message.id: message for message in snapshot.messages}
+        searches = _searches(snapshot)
         for step in snapshot.steps:
             if message := messages.pop(step.message_id or "", None):
-                yield from self._message(message)
+                yield from self._message(message, searches)
             yield from self._step(step, _awaited(snapshot.run))
         for message in messages.values():  # a server that sends no steps
-            yield from self._message(message)
+            yield from self._message(message, searches)
         if not any(step.tool_calls for step in snapshot.steps):
             yield from (self._call(call, None, {}) for call in _awaited(snapshot.run).values())
 
-    def _message(self, message: Message) -> Iterator[Block]:
-        text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/"))
+    def _message(self, message: Message, searches: Sequence[ToolCall]) -> Iterator[Block]:
+        anchor = str(message.id)
+        text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/", anchor))
         yield from text.update(message.text, complete=message.status in ("completed", "incomplete"))
-        if names := _files(message):
+        sources = footnotes(message, searches)
+        if sources:
+            yield Block(f"{message.id}/sources", "sources", sources_html(sources, anchor))
+        if names := _files(message, {source.cited for source in sources}):
             listed = " ".join(names)
             yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
 
@@ -102,6 +115,10 @@ class Transcript:
             known = (call, state), Block(f"call/{call.id}", "call", call_html(call, state))
             self._calls[call.id or ""] = known
         return known[1]
+
+
+def _searches(snapshot: RunSnapshot) -> list[ToolCall]:
+    return [call for step in snapshot.steps for call in step.tool_calls if call.type == "file_search"]
 
 
 def _awaited(run: Run | None) -> dict[str, ToolCall]:
@@ -126,9 +143,14 @@ def to_html(blocks: list[Block]) -> str:
 
 
 def plain_text(snapshot: RunSnapshot) -> str:
-    """Return the run as text for a terminal: status, calls and messages, without control characters."""
+    """Return the run as text for a terminal: status, calls and messages, without control characters.
+
+    Citations become footnotes, with their sources below each message.
+    """
     calls = [f"{call.name}({call.arguments})" for call in snapshot.tool_calls]
-    lines = [repr(snapshot.run), *calls, *snapshot.text.split("\n")]
+    searches = _searches(snapshot)
+    texts = [with_footnotes(message.text, footnotes(message, searches)) for message in snapshot.messages]
+    lines = [repr(snapshot.run), *calls, *"\n\n".join(filter(None, texts)).split("\n")]
     return "\n".join(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", line) for line in lines if line or not calls)
 
 
@@ -175,6 +197,9 @@ def _tokens_html(snapshot: RunSnapshot) -> str:
 
 def call_html(call: ToolCall, state: str) -> str:
     """A tool call as a card that folds."""
+    if call.results is not None and state not in ("called", WAITS):
+        number = len(call.results)
+        state = f"{number or 'no'} {'result' if number == 1 else 'results'} · {state}"
     render = _CALLS.get(str(call.type), _unknown_call)
     name = f'<span class="nbruns-name">{escape(call.name)}</span>'
     summary = f'<summary>{name} <span class="nbruns-state">{escape(state)}</span></summary>'
@@ -219,13 +244,13 @@ def _code_output(output: Any) -> str:
 
 
 def _file_search_call(call: ToolCall) -> str:
-    results = [result for result in items_of(_detail(call).get("results")) if isinstance(result, Mapping)]
-    return _part("Found", "\n".join(escape(_file_result(result)) for result in results))
-
-
-def _file_result(result: Mapping[str, Any]) -> str:
-    score = result.get("score")
-    return f"{result.get('file_name')}" + (f"  (score {score:.2f})" if isinstance(score, float) else "")
+    queries = [str(query) for query in items_of(_detail(call).get("queries"))]
+    asked = "".join(f'<li dir="auto">{escape(show_controls(query[:1000]))}</li>' for query in queries[:20])
+    searched = f'<p class="nbruns-label">Queries</p><ul class="nbruns-queries">{asked}</ul>' if asked else ""
+    found = results_html(call)
+    if not found:
+        return searched
+    return f'{searched}<p class="nbruns-label">Found</p><div class="nbruns-found">{found}</div>'
 
 
 def _unknown_call(call: ToolCall) -> str:
@@ -244,12 +269,14 @@ _CALLS: dict[str, Callable[[ToolCall], str]] = {
 }
 
 
-def _files(message: Message) -> list[str]:
-    """Return images, files and citations of a message as HTML: names, and links to pages."""
+def _files(message: Message, cited: Iterable[str]) -> list[str]:
+    """Return a message's images, and the citations that are not in its text, as HTML: names, and links to pages."""
     names: list[str] = []
     for part in message.content if isinstance(message.content, list) else ():
         if isinstance(part, Mapping):
-            names += _image_names(part) + _cited_names(part.get("text"))
+            names += _image_names(part)
+    others = [each for each in annotations_of(message) if str(each.get("text")) not in cited]
+    names += [_cited(str(each.get("text") or ""), source) for each in others if (source := annotated(each))]
     return list(dict.fromkeys(names))
 
 
@@ -258,13 +285,6 @@ def _image_names(part: Mapping[str, Any]) -> list[str]:
     if part.get("type") not in ("image_file", "image_url") or not isinstance(image, Mapping):
         return []
     return [_file(f"image: {image.get('file_id') or image.get('url')}")]
-
-
-def _cited_names(text: Any) -> list[str]:
-    annotations = text.get("annotations") if isinstance(text, Mapping) else None
-    found = [a for a in items_of(annotations) if isinstance(a, Mapping)]
-    cited = [(str(a.get("text") or ""), a.get(str(a.get("type")))) for a in found]
-    return [_cited(text, source) for text, source in cited if isinstance(source, Mapping)]
 
 
 def _cited(text: str, source: Mapping[str, Any]) -> str:
