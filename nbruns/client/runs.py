@@ -134,8 +134,7 @@ class RunSteps(Resource):
 
         A step that has them is returned as it is, and so is any step if the server doesn't send them.
         """
-        found = [result for call in step.tool_calls for result in call.results or ()]
-        if all(result.get("content") for result in found) or not (step.thread_id and step.run_id):
+        if not lacks_passages(step) or not (step.thread_id and step.run_id):
             return step
         try:
             path = path_of("threads", step.thread_id, "runs", step.run_id, "steps", step.id)
@@ -208,6 +207,11 @@ class RunSteps(Resource):
             return frames.list_columns(kind, RunSteps(transport).iter(run, thread, **params), budget)
 
         return frames.list_frame(kind, fetch_all(self._transport, fetch, many.values(), "runs"))
+
+
+def lacks_passages(step: RunStep) -> bool:
+    """Whether file_search has found something in a step, whose text is not in it."""
+    return any(not result.get("content") for call in step.tool_calls for result in call.results or ())
 
 
 def _runs_of(frame: pd.DataFrame) -> list[Run]:

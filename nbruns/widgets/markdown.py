@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html import escape
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 from urllib.parse import unquote
 from xml.etree.ElementTree import tostring
@@ -51,8 +51,8 @@ THROTTLED_LENGTH = 2_000
 MAX_BLOCK_LENGTH = 200_000
 #: How file_search cites a passage, such as 【4:0†guide.md】: call, result, and name of the file.
 MARK = re.compile(r"【(\d{1,6}):(\d{1,6})(?:†([^】\n]{0,300}))?】")
-#: That, or how code_interpreter links to a file that it has written: `[Download](sandbox:/mnt/data/a.csv)`.
-_CITATION = re.compile(MARK.pattern + r"|(?<=\]\()sandbox:[^)\s]{1,1000}(?=\))")
+#: How code_interpreter links to a file that it has written: `[Download](sandbox:/mnt/data/a.csv)`.
+_WRITTEN = re.compile(r"\]\((?P<path>sandbox:[^)\s]{1,1000})\)")
 #: Maximum number of different footnotes of a text; more citations are plain text.
 MAX_FOOTNOTES = 200
 MATH = {
@@ -201,14 +201,11 @@ def _is_sandbox(url: str) -> bool:
 
 def cited_in(text: str) -> dict[str, int]:
     """Return the citations in a text, each once, with their numbers: 1, 2, … in order of appearance."""
-    cited: dict[str, int] = {}
-    if "【" not in text and "sandbox:" not in text:
-        return cited  # as in nearly all texts, and many times faster to see
-    for citation in _CITATION.finditer(text):
-        if len(cited) == MAX_FOOTNOTES:
-            break
-        cited.setdefault(citation[0], len(cited) + 1)
-    return cited
+    # Each pattern begins with a literal: a search for both at once takes ten times as long.
+    marks = [(mark.start(), mark[0]) for mark in MARK.finditer(text)]
+    written = [(link.start(), link["path"]) for link in _WRITTEN.finditer(text)]
+    cited = dict.fromkeys(citation for _, citation in sorted(marks + written))
+    return {citation: number for number, citation in enumerate(islice(cited, MAX_FOOTNOTES), 1)}
 
 
 def footnote_id(anchor: str, number: int) -> str:

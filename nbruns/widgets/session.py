@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
+from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS, lacks_passages
 from nbruns.errors import LimitError, NbrunsError, StreamError, error_text
-from nbruns.objects import Run, RunStep
+from nbruns.objects import Run
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import excerpt
 from nbruns.tools import Tool
@@ -162,7 +162,7 @@ class RunSession:
     def _add_passages(self) -> None:
         """Ask for the passages that file_search has found: streams have them only if the run was created for it."""
         for step in self.snapshot.steps:
-            if step.status == "completed" and step.id not in self._searches and _has_searched(step):
+            if step.status == "completed" and step.id not in self._searches and lacks_passages(step):
                 self._searches.add(step.id)
                 full = self._runs.steps.with_passages(step)
                 if full is not step:
@@ -247,10 +247,6 @@ class RunSession:
         if now.status == "requires_action" and now.tool_calls == run.tool_calls:
             return ""
         return CLOSED.get(now.status, "The tool calls were answered elsewhere.")
-
-
-def _has_searched(step: RunStep) -> bool:
-    return any(call.results for call in step.tool_calls)
 
 
 class _Reader:
