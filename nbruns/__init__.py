@@ -49,7 +49,17 @@ _MODULES = {
     "frames.sources": ("to_jsonl",),
     "local_server": ("local",),
     "client.stream": ("Event", "RunStream"),
-    "objects": ("Assistant", "Message", "Run", "RunStep", "Thread"),
+    "objects": (
+        "Assistant",
+        "File",
+        "Message",
+        "Model",
+        "Run",
+        "RunStep",
+        "Thread",
+        "VectorStore",
+        "VectorStoreFile",
+    ),
     "snapshot": ("RunSnapshot",),
     "tools": ("Tool", "tool"),
     "widgets.compare": ("Comparison", "compare"),
@@ -93,10 +103,14 @@ if TYPE_CHECKING:
     from nbruns.frames.sources import to_jsonl as to_jsonl
     from nbruns.local_server import local as local
     from nbruns.objects import Assistant as Assistant
+    from nbruns.objects import File as File
     from nbruns.objects import Message as Message
+    from nbruns.objects import Model as Model
     from nbruns.objects import Run as Run
     from nbruns.objects import RunStep as RunStep
     from nbruns.objects import Thread as Thread
+    from nbruns.objects import VectorStore as VectorStore
+    from nbruns.objects import VectorStoreFile as VectorStoreFile
     from nbruns.snapshot import RunSnapshot as RunSnapshot
     from nbruns.tools import Tool as Tool
     from nbruns.tools import tool as tool

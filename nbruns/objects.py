@@ -198,14 +198,27 @@ class ToolCall(APIObject):
 
     @property
     def arguments(self) -> str:
-        """Arguments as the model wrote them: usually, but not always, valid JSON."""
-        return text_or_json(self._detail.get("arguments") or self._detail.get("input"))
+        """Arguments as the model wrote them: usually, but not always, valid JSON.
+
+        For file_search the queries, if the server tells them (nbruns' own does), and for code_interpreter the code.
+        """
+        detail = self._detail
+        queries = {"queries": detail["queries"]} if detail.get("queries") else None
+        return text_or_json(detail.get("arguments") or detail.get("input") or queries)
 
     @property
     def output(self) -> str | None:
         """Output that was submitted for this call; None before that."""
         output = self._detail.get("output")
         return None if output is None else text_or_json(output)
+
+    @property
+    def results(self) -> list[JSON] | None:
+        """Results of file_search: `file_name`, `file_id`, `score`, and `content` if it was included. None for other
+        tools."""
+        if self._payload.get("type") != "file_search":
+            return None
+        return [result for result in items_of(self._detail.get("results")) if isinstance(result, dict)]
 
 
 def _tool_calls(container: object) -> list[ToolCall]:

@@ -86,7 +86,8 @@ def _read(connection: socket.socket) -> Received | None:
     while len(body) < int(headers.get("content-length", 0)):
         body += connection.recv(65536)
     method, path, _ = first.split(" ")
-    return Received(method, path, headers, json.loads(body) if body else None)
+    is_json = bool(body) and "json" in headers.get("content-type", "json")
+    return Received(method, path, headers, json.loads(body) if is_json else body or None)
 
 
 def answer(payload: object = None, status: int = 200, *, body: bytes | None = None, **headers: str) -> Answer:

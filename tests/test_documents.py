@@ -70,7 +70,13 @@ def test_every_command_of_ours_is_one(page: str, line: str) -> None:
 def test_the_reference_has_every_column_with_its_dtype() -> None:
     text = (ROOT / "docs" / "reference" / "frames.md").read_text(encoding="utf-8")
     words = {"run": "Runs", "step": "Steps", "message": "Messages", "tool_call": "Tool calls"}
-    words |= {"assistant": "Assistants", "thread": "Threads"}
+    words |= {"assistant": "Assistants", "thread": "Threads", "search": "Searches", "model": "Models"}
+    words |= {
+        "file": "Files",
+        "vector_store": "Vector stores",
+        "vector_store_file": "Files of a vector store",
+    }
+    words |= {"search_result": "Search results"}
     for kind, columns in COLUMNS.items():
         listed = text.partition(f"\n{words[kind]}\n\n")[2].partition("\n\n")[0].splitlines()
         found = {

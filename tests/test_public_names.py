@@ -20,6 +20,7 @@ NAMES = {
     *("runs_frame", "steps_frame", "messages_frame", "tool_calls_frame", "to_jsonl"),
     *("nested_to_json", "nested_from_json"),
     *("Assistant", "Event", "Message", "Run", "RunSnapshot", "RunStep", "Thread", "Tool"),
+    *("File", "Model", "VectorStore", "VectorStoreFile"),
 }
 ERRORS = {
     name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.NbrunsError)
@@ -84,12 +85,14 @@ def test_import_nbruns_is_light() -> None:
 
 
 TYPED = """
-from nbruns import Assistant, Event, Message, Run, RunSnapshot, RunStep, Thread, Tool
+from nbruns import Assistant, Event, File, Message, Run, RunSnapshot, RunStep, Thread, Tool, VectorStore
 def f(run: Run, step: RunStep, message: Message, thread: Thread, assistant: Assistant, event: Event) -> None:
     created: int | None = run.created_at
     {attribute}
-def g(snapshot: RunSnapshot, tool: Tool) -> None:
+def g(snapshot: RunSnapshot, tool: Tool, file: File, store: VectorStore) -> None:
     text: str = snapshot.text
+    name: str = file.filename
+    number: int = store.usage_bytes
 """
 
 

@@ -32,7 +32,7 @@ from nbruns.client.resources import (
 )
 from nbruns.client.stream import ACTION_DEADLINE, RunStream
 from nbruns.client.transport import Check, Transport, path_of
-from nbruns.errors import APIError, TimeoutError
+from nbruns.errors import APIError, NbrunsError, TimeoutError
 from nbruns.frames import accessor as accessor
 from nbruns.headers import seconds, server_time
 from nbruns.objects import Assistant, Message, Run, RunStep, Thread, items_of, utc
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 
 #: With `auto=True`: how often functions answer a run that requires action, and how many of its calls, at most.
 MAX_ROUNDS, MAX_CALLS = 50, 500
+#: What `include` asks for, so that the results of file_search have the text of the passages.
+PASSAGES = "step_details.tool_calls[*].file_search.results[*].content"
+#: Seconds that a view waits for passages.
+_PASSAGES_SECONDS = 10.0
 
 #: Tool outputs: {tool_call_id: value} or the wire's list.
 Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -127,6 +131,23 @@ class RunSteps(Resource):
         pages = iter_pages(self._transport, path, {"order": order, **query_of(params)}, limit)
         return map(RunStep, pages)
 
+    def with_passages(self, step: RunStep) -> RunStep:
+        """Return a step with the text of the passages that its file searches have found.
+
+        A step that has them is returned as it is, and so is any step if the server doesn't send them.
+        """
+        if not lacks_passages(step) or not (step.thread_id and step.run_id):
+            return step
+        try:
+            path = path_of("threads", step.thread_id, "runs", step.run_id, "steps", step.id)
+            query = query_of({"include": [PASSAGES]})
+            full = RunStep(
+                self._transport.request("GET", path, params=query, timeout=_PASSAGES_SECONDS).payload
+            )
+        except NbrunsError:
+            return step
+        return full if full.id == step.id and full.status == step.status else step
+
     def list(
         self,
         runs: RunArg | Iterable[RunArg] | pd.DataFrame,
@@ -155,6 +176,19 @@ class RunSteps(Resource):
         """
         return self._frame_of("tool_call", runs, thread, params)
 
+    def searches(
+        self,
+        runs: RunArg | Iterable[RunArg] | pd.DataFrame,
+        thread: ThreadArg | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """Return what file_search has found in one or several runs as a DataFrame, with one row for each result.
+
+        `queries` are those of the call if the server tells them (nbruns' own does), `rank` is 1 for the best result,
+        and `text` is the passage. For the arguments, see `list`; `include=None` leaves the text out.
+        """
+        return self._frame_of("search", runs, thread, {"include": [PASSAGES], **params})
+
     def _frame_of(
         self,
         kind: str,
@@ -175,6 +209,11 @@ class RunSteps(Resource):
             return frames.list_columns(kind, RunSteps(transport).iter(run, thread, **params), budget)
 
         return frames.list_frame(kind, fetch_all(self._transport, fetch, many.values(), "runs"))
+
+
+def lacks_passages(step: RunStep) -> bool:
+    """Whether file_search has found something in a step, whose text is not in it."""
+    return any(not result.get("content") for call in step.tool_calls for result in call.results or ())
 
 
 def _runs_of(frame: pd.DataFrame) -> list[Run]:

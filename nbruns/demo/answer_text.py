@@ -1,16 +1,28 @@
-"""The demo model's Markdown: answers made from tool outputs, and one that shows what Markdown can do."""
+"""The demo model's Markdown: answers made from tool outputs, and one that shows what Markdown can do.
+
+From passages of files it picks the sentences that share the most telling words with the question, and repeats the marks
+of the passages, as models do that search files.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from nbruns.server.models.protocol import Answered
 from nbruns.text import JSON
 
 #: Maximum number of rows and characters shown of an output.
 ROWS, CHARACTERS = 12, 600
+
+#: Maximum number of sentences that are quoted from files, and of words of one.
+SENTENCES, WORDS = 3, 60
+#: A sentence is quoted if it counts at least this share of what the best one does.
+_ENOUGH = 0.5
 
 COLOPHON = (
     "*I am nbruns' demo model: by a script, I call tools and repeat what they gave. For an answer from a "
@@ -41,13 +53,100 @@ client.assistants.create(model="demo", tools=[get_weather])
 """
 
 
-def from_outputs(calls: list[Answered]) -> str:
-    """Return an answer that shows the output of each call."""
+#: A passage as file_search hands it over: its mark, with the name of the file, and its text.
+_PASSAGE = re.compile(r"^(【\d+:\d+†([^】]*)】)\n(.*?)(?=\n\n【\d+:\d+†|\Z)", re.MULTILINE | re.DOTALL)
+_SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n\s*\n|\n(?=\s*(?:[-*+#|>]|\d+[.)]) )")
+#: Marks of headings, lists and quotes at the start of a line.
+_LEADING = re.compile(r"^\s*(?:[#>*+|-]+|\d+[.)])\s+")
+
+
+class _Sentence(NamedTuple):
+    text: str
+    mark: str
+    file: str
+    words: frozenset[str]
+
+
+def from_outputs(calls: list[Answered], said: Sequence[str] = ()) -> str:
+    """Return an answer that shows the output of each call. Passages of files are searched for what was `said`."""
+    passages = [found for call in calls for found in _PASSAGE.findall(call.output)]
+    if calls and (passages or all(_is_search(call) for call in calls)):
+        others = [call for call in calls if not _is_search(call)]
+        shown = [f"### {_heading(call)}\n\n{_output(call.output)}" for call in others]
+        answer = from_passages(passages, said[0] if said else "")
+        return "\n\n".join([answer, *shown, "---", COLOPHON]) + "\n"
     opening = (
         "Here is what I found." if len(calls) == 1 else f"I asked {len(calls)} tools. Here is what I found."
     )
     sections = [f"### {_heading(call)}\n\n{_output(call.output)}" for call in calls]
     return "\n\n".join([opening, *sections, "---", COLOPHON]) + "\n"
+
+
+def from_passages(passages: list[tuple[str, str, str]], question: str) -> str:
+    """Return an answer from passages (mark, file, text): the best sentences, each with the mark of its passage."""
+    if not passages:
+        return "I searched the files and found nothing about that."
+    files = list(dict.fromkeys(_escaped(file) for _, file, _ in passages))
+    where = f"**{files[0]}**" if len(files) == 1 else f"{len(files)} files"
+    number = "one passage" if len(passages) == 1 else f"{len(passages)} passages"
+    best = _best([each for passage in passages for each in _sentences(*passage)], question)
+    if not best:
+        return (
+            f"I searched the files and found nothing that answers it. The search returned {number} of {where}, but "
+            "none shares a word with your question."
+        )
+    quoted = "\n".join(f"- {_escaped(each.text)}{each.mark}" for each in best)
+    return f"This is what your files say:\n\n{quoted}\n\nThe search returned {number} of {where}."
+
+
+def _best(sentences: list[_Sentence], question: str) -> list[_Sentence]:
+    """Return the sentences that share the most telling words with the question: rare ones count more."""
+    wanted = _words(question)
+    frequency = Counter(word for each in sentences for word in each.words & wanted)
+
+    def score(each: _Sentence) -> float:
+        return sum(math.log(1 + len(sentences) / frequency[word]) for word in each.words & wanted)
+
+    ranked = sorted(sentences, key=score, reverse=True)  # stable: the better passage first
+    least = _ENOUGH * score(ranked[0]) if ranked else 0.0
+    enough = [each for each in ranked if score(each) > 0 and score(each) >= least]
+    return list({each.text: each for each in reversed(enough)}.values())[::-1][:SENTENCES]
+
+
+def _sentences(mark: str, file: str, text: str) -> list[_Sentence]:
+    """The sentences of a passage. Headings are none, but their words count for what is below them."""
+    sentences, heading = [], frozenset[str]()
+    for piece in _SENTENCE_END.split(text):
+        if piece.lstrip().startswith("#"):
+            title, _, piece = piece.lstrip().partition("\n")
+            heading = _words(title)
+        words = _LEADING.sub("", piece).split()
+        if words:
+            shown = " ".join(words[:WORDS]) + (" …" if len(words) > WORDS else "")
+            sentences.append(_Sentence(shown, mark, file, _words(shown) | heading))
+    return sentences
+
+
+def _words(text: str) -> frozenset[str]:
+    """The words of a text, without those that say little, and without endings that hide that two are the same."""
+    words = re.findall(r"\w+", text.lower())
+    return frozenset(
+        word if word.isdigit() else word[:6].rstrip("s") for word in words if word not in _LITTLE
+    )
+
+
+_SMALL_WORDS = (
+    "a an and any are as at be by can did do does for from had has have how i if in is it its many may me much must my "
+    "no not of on or our shall should so tell than that the their them there these they this to us was we what when "
+    "where which who whom whose why will with would you your"
+)
+_LITTLE = frozenset(_SMALL_WORDS.split())
+
+
+def _is_search(call: Answered) -> bool:
+    return call.name.startswith("file_search") and (
+        _PASSAGE.match(call.output) is not None or call.output == "Nothing was found in the files."
+    )
 
 
 def without_tools(said: list[str]) -> str:

@@ -30,6 +30,7 @@ from nbruns.server.models.protocol import (
 
 #: Rule for counting tokens without a tokenizer.
 CHARACTERS_PER_TOKEN = 4
+_ATTACHED = re.compile(r"(?:\n\[attached file [^\]\n]*\])+\Z")
 
 
 class Scripted:
@@ -68,21 +69,21 @@ class Scripted:
         await self._processes.close()
 
     async def _calls(self, prompt: Prompt) -> list[Delta]:
-        due = functions_due(prompt)
+        due, said = functions_due(prompt), _said(prompt)
         calls: list[Delta] = []
         for index, function in enumerate(due if prompt.parallel_tool_calls else due[:1]):
             schema = merged({"type": "object"}, function.get("parameters") or {})
             of = f"the parameters of the function '{function['name']}'"
-            arguments = json.dumps(await self._example(schema, questions(prompt), of), ensure_ascii=False)
+            arguments = json.dumps(await self._example(schema, said, of), ensure_ascii=False)
             calls.append(ToolCallDelta(index, id=f"call_{secrets.token_hex(12)}", name=function["name"]))
             calls += [ToolCallDelta(index, arguments=piece) for piece in _pieces(arguments)]
         return calls
 
     async def _text(self, prompt: Prompt) -> list[Delta]:
-        schema, said = answer_schema(prompt), questions(prompt)
+        schema, said = answer_schema(prompt), _said(prompt)
         if schema is None:
             calls = answered(prompt)
-            text = answer_text.from_outputs(calls) if calls else answer_text.without_tools(said)
+            text = answer_text.from_outputs(calls, said) if calls else answer_text.without_tools(said)
         elif schema == {"type": "object"}:
             text = json.dumps(answer_text.as_object(said), ensure_ascii=False)
         else:
@@ -98,6 +99,11 @@ class Scripted:
             why = f"Working with the JSON Schema of {of} failed ({error})."
             mend = "Simplify it: patterns, references to itself and long lists can take for ever."
             raise ModelError("invalid_prompt", f"{why} {mend}") from None
+
+
+def _said(prompt: Prompt) -> list[str]:
+    """Return what the user has said, the latest first, without the server's notes about attached files."""
+    return [_ATTACHED.sub("", text) for text in questions(prompt)]
 
 
 def tokens(characters: int) -> int:

@@ -30,7 +30,7 @@ from nbruns.frames.columns import (
     json_text,
     typed,
 )
-from nbruns.objects import ENDS, TERMINAL_STATUSES, APIObject, Message, RunStep, items_of
+from nbruns.objects import ENDS, TERMINAL_STATUSES, APIObject, Message, RunStep, ToolCall, items_of
 from nbruns.text import JSON, size_of
 
 #: Where a column's values are: paths into the JSON, the first that is there counts; or a function of all payloads.
@@ -147,6 +147,10 @@ COLUMNS: dict[str, dict[str, tuple[str, Source]]] = {
         "arguments": (NESTED, "arguments"),
         "arguments_text": (TEXT, "arguments_text"),
         "output": (TEXT, "output"),
+        "n_results": (COUNT, "n_results"),
+        "files": (NESTED, "files"),
+        "top_score": (NUMBER, "top_score"),
+        "results": (NESTED, "results"),
         **_columns(time="created_at completed_at"),
         "latency": (DURATION, ""),
     },
@@ -186,6 +190,18 @@ COLUMNS: dict[str, dict[str, tuple[str, Source]]] = {
         **_columns(text="filename file_id"),
         "text": (TEXT, _found_texts),
         "attributes": (NESTED, "attributes"),
+    },
+    # One row per result of a file_search call, see _results.
+    "search": {
+        **_columns(text="run_id thread_id step_id call_id"),
+        "queries": (NESTED, "queries"),
+        "rank": (COUNT, "rank"),
+        "score": (NUMBER, "score"),
+        "filename": (TEXT, "file_name"),
+        "file_id": (TEXT, "file_id"),
+        "text": (TEXT, _found_texts),
+        "attributes": (NESTED, "attributes"),
+        **_columns(time="created_at"),
     },
     "model": {
         **_columns(text="id", category="owned_by"),
@@ -261,6 +277,9 @@ def tool_calls_frame(steps: Any) -> pd.DataFrame:
     text is in `arguments_text`). `latency` is the time from the creation of the step to its end, the only times in
     the API: whole seconds on most servers, including the writing of the arguments, and for parallel calls the time
     until the last of them was answered. Missing until then.
+
+    For file_search, `arguments` has the `queries` if the server tells them, `files` the names of the files found, the
+    best first, and `results` what was found, as sent. `client.runs.steps.searches` has a row for each result.
     """
     rows = [call for step in _searched("step", _listed(steps)) for call in _calls(step)]
     return _built("tool_call", _filled("tool_call", rows) or {})
@@ -345,8 +364,8 @@ class Budget:
 def list_columns(kind: str, objects: Iterable[APIObject], budget: Budget) -> Columns:
     """Return the columns of listed objects, each object once. Only the JSON of one block is kept."""
     rows: Iterable[Any] = objects
-    if kind == "tool_call":
-        rows = (call for step in objects for call in _calls(step._payload))
+    if kind in _ROWS:
+        rows = (row for step in objects for row in _ROWS[kind](step._payload))
     columns = _filled(kind, rows, size=_LISTED_BLOCK, budget=budget)
     assert columns is not None  # it is only given up on objects that are not named
     return columns
@@ -449,8 +468,38 @@ def _calls(step: JSON) -> Iterator[JSON]:
             "arguments": _parsed(call.arguments),
             "arguments_text": call.arguments or None,
             "output": call.output,
+            **_search(call),
             "completed_at": ended,
         }
+
+
+def _results(step: JSON) -> Iterator[JSON]:
+    shared = {name: step.get(name) for name in ("run_id", "thread_id", "created_at")} | {
+        "step_id": step.get("id")
+    }
+    for call in RunStep(step).tool_calls:
+        arguments = _parsed(call.arguments)
+        queries = arguments.get("queries") if isinstance(arguments, dict) else None
+        for rank, result in enumerate(call.results or (), 1):
+            yield result | shared | {"call_id": call.id, "queries": queries, "rank": rank}
+
+
+#: Kinds of which a step has any number.
+_ROWS: dict[str, Callable[[JSON], Iterator[JSON]]] = {"tool_call": _calls, "search": _results}
+
+
+def _search(call: ToolCall) -> JSON:
+    """What a search has found; nothing for other calls."""
+    if (results := call.results) is None:
+        return {}
+    names = dict.fromkeys(str(result.get("file_name") or result.get("file_id") or "") for result in results)
+    scores = typed([result.get("score") for result in results], NUMBER)
+    return {
+        "n_results": len(results),
+        "files": list(names),
+        "top_score": None if scores.isna().all() else scores.max(),
+        "results": results,
+    }
 
 
 def _parsed(arguments: str) -> Any:

@@ -236,7 +236,7 @@ def _parts(exchange: Exchange, snapshot: RunSnapshot) -> list[Part]:
     found = [Part("question", f"user: {each.text}", question_html(each)) for each in exchange.questions]
     calls = {f"call/{call.id}": call for call in snapshot.tool_calls}
     messages = {str(message.id): message for message in snapshot.messages}
-    blocks = [block for block in Transcript().blocks(snapshot) if block.kind != "head"]
+    blocks = [block for block in Transcript().blocks(snapshot) if block.kind not in ("head", "timeline")]
     for key, of_part in groupby(blocks, key=lambda block: _part_of(block, messages)):
         html = "".join(block.to_html() for block in of_part)
         if call := calls.get(key):

@@ -15,15 +15,19 @@ _PART = re.compile(
 )
 _CLASSES = {"string": "s", "word": "m", "key": "d"}
 INDENT = "  "
-#: Bidirectional control characters. Shown escaped, because they could disguise the text.
 _BIDI_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 #: Maximum length of JSON that stays on one line.
 MAX_LINE_LENGTH = 72
 
 
+def show_controls(text: str) -> str:
+    """Escape bidirectional control characters, which could disguise the text."""
+    return text.translate(_BIDI_CONTROLS)
+
+
 def pretty_json_html(text: str) -> str:
     """Return the text as escaped HTML; JSON, or text that starts like it, is indented and colored."""
-    text = text.translate(_BIDI_CONTROLS)
+    text = show_controls(text)
     if not text.lstrip().startswith(("{", "[")):
         return escape(text, quote=False)
     return "".join(_pieces(text, _spaces if len(text) <= MAX_LINE_LENGTH else _lines))

@@ -7,7 +7,7 @@ transcript equals the live view.
 
 The text is untrusted. HTML is escaped, images are links and never loaded, and links must be http(s) addresses with a
 host, or mail addresses. The output is sanitized as well, and rendering time is bounded by the length of the text.
-Formulas become MathML, which browsers render natively.
+Formulas become MathML, which browsers render natively. Citations become links to footnotes, which the caller lists.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html import escape
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
+from urllib.parse import unquote
 from xml.etree.ElementTree import tostring
 
 import nh3
@@ -48,6 +49,12 @@ MAX_FORMULA_LENGTH = 2_000
 THROTTLED_LENGTH = 2_000
 #: Maximum length of a rendered block; longer ones are shown as plain text.
 MAX_BLOCK_LENGTH = 200_000
+#: How file_search cites a passage, such as 【4:0†guide.md】: call, result, and name of the file.
+MARK = re.compile(r"【(\d{1,6}):(\d{1,6})(?:†([^】\n]{0,300}))?】")
+#: How code_interpreter links to a file that it has written: `[Download](sandbox:/mnt/data/a.csv)`.
+_WRITTEN = re.compile(r"\]\((?P<path>sandbox:[^)\s]{1,1000})\)")
+#: Maximum number of different footnotes of a text; more citations are plain text.
+MAX_FOOTNOTES = 200
 MATH = {
     *(
         "math",
@@ -129,6 +136,7 @@ _HALF_SIGN = re.compile(
 )
 _HALF_TABLE = re.compile(r"(?:(?<=\n\n)|\A)\|[^\n]*(?:\n[|: -]*)?\Z")
 _HALF_LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\s]*\Z")
+_HALF_MARK = re.compile(r"【[\d:]*(?:†[^】\n]{0,300})?\Z")
 _HALF_FENCE = re.compile(r"(?:(?<=\n)|\A) {0,3}[`~]+[ \t]*\Z")
 #: Line ends that markdown-it adds after these tags, which are not visible.
 _LINE_AFTER_TAG = re.compile(r"(</?(?:p|h\d|[uo]l|li|blockquote|table|thead|tbody|tr|t[hd]|pre)\b[^>]*>)\n")
@@ -168,16 +176,68 @@ def _named_image(
     return f'<span class="nbruns-file">[image: {shown}]</span>'
 
 
-def _outside_link(
+def _link_open(
     renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
 ) -> str:
+    if _is_sandbox(str(tokens[index].attrGet("href"))):
+        return ""  # the footnote behind it is the link
     tokens[index].attrSet("target", "_blank")
     return renderer.renderToken(tokens, index, options, env)
+
+
+def _link_close(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
+) -> str:
+    opened = next(token for token in reversed(tokens[:index]) if token.type == "link_open")
+    href = str(opened.attrGet("href"))
+    return _footnote_html(unquote(href), env) if _is_sandbox(href) else "</a>"
 
 
 def is_link(url: str) -> bool:
     """Whether every browser resolves this to an address with a host, or to a mail address."""
     return bool(_LINK.match(url.strip()))
+
+
+def _is_sandbox(url: str) -> bool:
+    return url.startswith("sandbox:")
+
+
+def cited_in(text: str) -> dict[str, int]:
+    """Return the citations in a text, each once, with their numbers: 1, 2, … in order of appearance."""
+    # Each pattern begins with a literal: a search for both at once takes ten times as long.
+    marks = [(mark.start(), mark[0]) for mark in MARK.finditer(text)]
+    written = [(link.start(), link["path"]) for link in _WRITTEN.finditer(text)]
+    cited = dict.fromkeys(citation for _, citation in sorted(marks + written))
+    return {citation: number for number, citation in enumerate(islice(cited, MAX_FOOTNOTES), 1)}
+
+
+def footnote_id(anchor: str, number: int) -> str:
+    """Return the id of the element that a footnote leads to. `anchor` identifies the text."""
+    return f"nbruns-{re.sub(r'[^A-Za-z0-9]', '-', anchor)[:80]}-{number}"
+
+
+def _mark(state: StateInline, silent: bool) -> bool:
+    mark = MARK.match(state.src, state.pos)
+    if mark is None or mark[0] not in state.env.get("footnotes", ()):
+        return False
+    if not silent:
+        token = state.push("footnote", "", 0)
+        token.content, token.meta = mark[0], {"linked": state.linkLevel == 0}
+    state.pos = mark.end()
+    return True
+
+
+def _footnote(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
+) -> str:
+    token = tokens[index]
+    html = _footnote_html(token.content, env)
+    return html if token.meta["linked"] else re.sub("<[^>]*>", "", html)
+
+
+def _footnote_html(cited: str, env: Any) -> str:
+    number = env.get("footnotes", {}).get(cited)
+    return f'<a href="#{footnote_id(env["anchor"], number)}">[{number}]</a>' if number else ""
 
 
 def link_html(url: str, text: str) -> str:
@@ -282,14 +342,19 @@ def _markdown() -> MarkdownIt:
     )
     if markdown.linkify is not None:  # require a scheme, so that `python.py` and `me@here` are not links
         markdown.linkify.set({"fuzzy_link": False, "fuzzy_email": False, "fuzzy_ip": False})
-    markdown.validateLink = is_link  # type: ignore[method-assign]  # the hook for link validation
+    # The hook for link validation.
+    markdown.validateLink = lambda url: is_link(url) or _is_sandbox(url)  # type: ignore[method-assign]
+    markdown.inline.add_terminator_char("【")
+    markdown.inline.ruler.before("escape", "mark", _mark)
     for name, sign in (("link", "["), ("image", "["), ("strikethrough", "~")):
         [rule] = [each.fn for each in markdown.inline.ruler.__rules__ if each.name == name]
         markdown.inline.ruler.at(name, _as_text_from(MAX_MARKERS[sign], sign, rule))
     markdown.core.ruler.push("directions", _directions)
     markdown.core.ruler.push("tasks", _tasks)
     markdown.add_render_rule("image", _named_image)
-    markdown.add_render_rule("link_open", _outside_link)
+    markdown.add_render_rule("link_open", _link_open)
+    markdown.add_render_rule("link_close", _link_close)
+    markdown.add_render_rule("footnote", _footnote)
     for kind in ("math_inline", "math_inline_double", "math_block", "math_block_eqno"):
         markdown.add_render_rule(kind, _math)
     return markdown
@@ -305,14 +370,18 @@ def markdown_html(text: str) -> str:
 
 
 class MarkdownBlocks:
-    """The blocks of a streaming text. Keys consist of `prefix` and a number."""
+    """The blocks of a streaming text. Keys consist of `prefix` and a number.
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+    With an `anchor`, an id of the text, citations become links to footnotes: see `cited_in` and `footnote_id`.
+    """
+
+    def __init__(self, prefix: str, anchor: str = "") -> None:
+        self._prefix, self._anchor = prefix, anchor
         self._text = ""
         self._start = 0  # of the open block
         self._finished: list[Block] = []
-        self._references: JSON = {}  # link definitions, [name]: url, for later blocks
+        #: For later blocks: link definitions, [name]: url, as "references"; numbers of "footnotes".
+        self._known: JSON = {"anchor": anchor}
         self._code: GrowingMarks | None = None
         #: The last rendering of the open block: start, length, blocks.
         self._shown: tuple[int, int, list[Block]] = (0, 0, [])
@@ -321,8 +390,10 @@ class MarkdownBlocks:
         """Return the blocks of `text`. Finished blocks are the same objects as before."""
         text = repair_surrogates(text).removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
         if not text.startswith(self._text):  # replaced instead of extended
-            self.__init__(self._prefix)  # type: ignore[misc]  # start over
+            self.__init__(self._prefix, self._anchor)  # type: ignore[misc]  # start over
         self._text = text
+        if self._anchor:
+            self._known["footnotes"] = cited_in(text)
         size, (start, shown, blocks) = len(text) - self._start, self._shown
         if not complete and start == self._start and shown > THROTTLED_LENGTH and size < shown * 9 // 8:
             return self._finished + blocks
@@ -369,7 +440,7 @@ class MarkdownBlocks:
             end = _closing(fence).search(markdown, fence.end())
             code = markdown[fence.end() : end.start() if end else None]
             self._finished.append(self._code_block(fence, code, complete=True))
-        elif html := self._html(markdown, self._references):
+        elif html := self._html(markdown, self._known):
             self._finished.append(self._block("text", html))
 
     def _open(self) -> list[Block]:
@@ -384,14 +455,14 @@ class MarkdownBlocks:
         rest = _tidy(rest)
         cuts = [0, *self._cuts(rest), len(rest)]
         # A copy, so that incomplete link definitions are not kept.
-        known = {"references": dict(self._references.get("references", {}))}
+        known = self._known | {"references": dict(self._known.get("references", {}))}
         htmls = [self._html(rest[begin:end], known) for begin, end in pairwise(cuts)]
         return [self._block("text", html, ahead=ahead) for ahead, html in enumerate(filter(None, htmls))]
 
-    def _html(self, markdown: str, references: JSON) -> str:
+    def _html(self, markdown: str, known: JSON) -> str:
         if len(markdown) > MAX_BLOCK_LENGTH:
             return f"<pre>{escape(markdown, quote=False)}</pre>"
-        html = sanitised(_RENDER.render(markdown, references)).strip() if markdown.strip() else ""
+        html = sanitised(_RENDER.render(markdown, known)).strip() if markdown.strip() else ""
         return _LINE_AFTER_TAG.sub(r"\1", html)
 
     def _code_block(self, fence: re.Match[str], code: str, complete: bool) -> Block:
@@ -417,7 +488,8 @@ def _closing(fence: re.Match[str]) -> re.Pattern[str]:
 
 def _tidy(markdown: str) -> str:
     """Guess the final form of an open block: drop incomplete markers, close emphasis and code."""
-    shown = _HALF_LINK.sub(r"\1", _HALF_SIGN.sub("", _HALF_TABLE.sub("", markdown)))
+    shown = _HALF_MARK.sub("", markdown)
+    shown = _HALF_LINK.sub(r"\1", _HALF_SIGN.sub("", _HALF_TABLE.sub("", shown)))
     last = shown.rpartition("\n\n")[2]
     if "```" in last or "~~~" in last:
         return shown

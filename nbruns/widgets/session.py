@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
+from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS, lacks_passages
 from nbruns.errors import LimitError, NbrunsError, StreamError, error_text
 from nbruns.objects import Run
 from nbruns.snapshot import RunSnapshot
@@ -87,6 +87,7 @@ class RunSession:
         self._used = dict.fromkeys(self._limits, 0)
         self._submitted: queue.SimpleQueue[RunStream] = queue.SimpleQueue()
         self._submitting = 0
+        self._searches: set[str] = set()  # steps whose passages have been asked for
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], object]] = []
 
@@ -150,12 +151,22 @@ class RunSession:
         try:
             while reader.wait():
                 began = time.monotonic()
+                self._add_passages()
                 self._on_change()
                 time.sleep(max(PACE, 2 * (time.monotonic() - began)))
                 reader.gather(ENOUGH_EVENTS, patience)
                 patience = min(1.3 * patience, LONGEST)
         finally:
             reader.close()
+
+    def _add_passages(self) -> None:
+        """Ask for the passages that file_search has found: streams have them only if the run was created for it."""
+        for step in self.snapshot.steps:
+            if step.status == "completed" and step.id not in self._searches and lacks_passages(step):
+                self._searches.add(step.id)
+                full = self._runs.steps.with_passages(step)
+                if full is not step:
+                    self.snapshot.apply("thread.run.step.completed", full.to_dict())
 
     def _next_stream(self) -> RunStream | None:
         run = self.run

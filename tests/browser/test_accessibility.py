@@ -31,12 +31,15 @@ from nbruns.errors import StreamError
 usage = {{"total_tokens": 1234, "prompt_tokens": 1000, "completion_tokens": 234}}
 output = {{"output": "3 degrees"}}
 done = call_json(); done["function"] |= output
+passage = {{"file_name": "a.md", "score": 0.5, "content": [{{"type": "text", "text": "A passage."}}]}}
+search = {{"id": "s", "type": "file_search", "file_search": {{"queries": ["a"], "results": [passage]}}}}
+cited = {MARKDOWN!r} + "\\n\\nCited【0:0†a.md】."
 streaming = RunView(ScriptedRuns(), ScriptedStream(
     run_is("in_progress"), step_is("completed", done, completed_at=3), says({MARKDOWN!r}), gate("never")))
 asking = RunView(ScriptedRuns(), ScriptedStream(
     run_is("in_progress"), step_is("in_progress", call_json()), needs(call_json())))
 failed = RunView(ScriptedRuns(), ScriptedStream(
-    run_is("in_progress"), step_is("completed", done, completed_at=3), says({MARKDOWN!r}),
+    run_is("in_progress"), step_is("completed", done, search, completed_at=3), says(cited),
     run_is("failed", usage=usage, last_error={{"code": "rate_limit_exceeded", "message": "Slow down."}})))
 broken = RunView(ScriptedRuns(), ScriptedStream(run_is("in_progress"), StreamError("The line went dead.")))
 for view in (failed, broken):

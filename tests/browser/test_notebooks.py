@@ -12,6 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 from lab import ROOT, WIDGET, NotebookPage
+from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -29,6 +30,12 @@ def test_the_notebook_runs_from_top_to_bottom(name: str, notebook_page: Callable
     page = notebook_page(name)
     page.run_all(seconds=240)
     assert page.error_output() == []
+    footnotes = page.page.locator('.jp-OutputArea .nbruns-saved a[href^="#nbruns-"]')
+    for footnote in footnotes.all():
+        footnote.click()
+        id = (footnote.get_attribute("href") or "").removeprefix("#")
+        expect(page.page.locator(f'.nbruns-saved .nbruns-passage[id="{id}"]')).to_be_in_viewport()
+    assert footnotes.count() >= 3 or name != "05_files_and_search.ipynb"
     saved = page.keep()
     assert [output for output in outputs(saved) if output.output_type == "error"] == []
     transcripts = [o for o in outputs(saved) if "nbruns-saved" in o.get("data", {}).get("text/html", "")]

@@ -227,7 +227,7 @@ def test_answers_as_they_came(surface: OpenAI) -> None:
         (lambda of: of.assistants.list(limit=101), openai.BadRequestError, "integer_above_max_value"),
         (lambda of: of.threads.create(extra_body={"x": 1}), openai.BadRequestError, "unknown_parameter"),
         (
-            lambda of: of.assistants.create(model="demo", tools=[{"type": "file_search"}]),
+            lambda of: of.assistants.create(model="demo", tools=[{"type": "code_interpreter"}]),
             openai.BadRequestError,
             "unsupported_tool",
         ),

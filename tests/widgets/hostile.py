@@ -76,7 +76,9 @@ def hostile_run(ending: str = "failed") -> list[Told]:
         "code_interpreter": {"input": EVIL, "outputs": [logs, image]},
     }
     found = {"file_name": EVIL_NAME, "score": 0.5}
-    search = {"id": "s", "type": "file_search", "file_search": {"results": [found]}}
+    passage = {**found, "file_id": EVIL_NAME, "content": [{"type": "text", "text": EVIL}]}
+    searched = {"queries": [EVIL_NAME, EVIL], "results": [found, passage]}
+    search = {"id": "s", "type": "file_search", "file_search": searched}
     odd = {"id": "o", "type": EVIL_NAME, EVIL_NAME: {EVIL_NAME: EVIL}}
     error = {"code": EVIL_NAME, "message": EVIL}
     fields: dict[str, Any] = {
@@ -90,10 +92,12 @@ def hostile_run(ending: str = "failed") -> list[Told]:
     texts = [EVIL, *MARKDOWN_PAYLOADS, *PAYLOADS]
     messages = [event for n, text in enumerate(texts) for event in says(*text.partition("a"), id=f"m{n}")]
     annotation = {"type": "file_citation", "text": EVIL_NAME, "file_citation": {"file_id": EVIL_NAME}}
+    mark = f"【0:1†{EVIL_NAME[:300]}】"
+    marked = annotation | {"text": mark}
     content = [
         {"type": "image_file", "image_file": {"file_id": EVIL_NAME}},
         {"type": "image_url", "image_url": {"url": f"{AWAY}/image.png"}},
-        {"type": "text", "text": {"value": "cited", "annotations": [annotation]}},
+        {"type": "text", "text": {"value": f"cited{mark}", "annotations": [annotation, marked]}},
     ]
     cited = {"id": "cited", "object": "thread.message", "role": "assistant", "status": "completed"}
     return [

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from nbruns.client.runs import Outputs, outputs_json
 from nbruns.client.stream import Event
+from nbruns.errors import NotFoundError
 from nbruns.objects import Assistant, Message, Run, parse_object
 from nbruns.snapshot import RunSnapshot
 
@@ -137,7 +138,9 @@ class ScriptedRuns:
         answer.snapshot = snapshot
         return answer
 
-    def retrieve(self, run: Run) -> Run:
+    def retrieve(self, run: Run | str) -> Any:
+        if isinstance(run, str):
+            raise NotFoundError(f"No file {run!r}", status=404)
         return Run(self.now) if self.now is not None else run
 
     def retrieve_stream(self, run: Run, *, snapshot: RunSnapshot) -> Any:
@@ -148,6 +151,10 @@ class ScriptedRuns:
 
     def assistant_of(self, run: Run) -> Assistant:
         return Assistant({"id": run.assistant_id, "name": self.name})
+
+    @property
+    def files(self) -> Any:
+        return self
 
     def messages_before(self, run: Run | None, thread: str) -> list[Message]:
         return self.before

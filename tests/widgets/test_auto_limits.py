@@ -74,6 +74,7 @@ def test_functions_answer_no_more_than_the_limit(limit: str) -> None:
     counter = Counter()
     with SocketServer(insatiable(calls)) as server:
         runs = Client(server.url, "key", timeout=10.0, max_retries=0).runs
+        runs.messages_before = lambda *_: []  # nothing else is requested than the test scripts
         view = runs.watch("thread_1", "asst_1", tools=[counter.tool()], auto=True, **given)
         with pytest.raises(nbruns.LimitError) as caught:
             view.wait(60)
@@ -90,6 +91,7 @@ def test_a_run_within_the_limit_completes() -> None:
     with SocketServer(*asked, stream([event(DONE)])) as server:
         runs = Client(server.url, "key", timeout=10.0, max_retries=0).runs
         assistant = nbruns.objects.Assistant({"id": "asst_1"})
+        runs.messages_before = lambda *_: []  # nothing else is requested than the test scripts
         view = runs.watch("thread_1", assistant, tools=[counter.tool()], auto=True, max_rounds=3)
         assert view.wait(60).status == "completed"
     assert counter.called == 3
@@ -125,6 +127,7 @@ def test_each_of_two_calls_gets_its_own_output_whatever_their_ids(ids: tuple[str
     with SocketServer(stream([event(asking(*ids))]), stream([event(DONE)])) as server:
         runs = Client(server.url, "key", timeout=10.0, max_retries=0).runs
         assistant = nbruns.objects.Assistant({"id": "asst_1"})
+        runs.messages_before = lambda *_: []  # nothing else is requested than the test scripts
         view = runs.watch("thread_1", assistant, tools=[counter.tool()], auto=True)
         assert view.wait(60).status == "completed"
     sent = server.received[1].body["tool_outputs"]
@@ -141,6 +144,7 @@ def test_a_form_answers_each_of_two_calls_whatever_their_ids(ids: tuple[str, str
     given = [False, True] if approving else ["one", "two"]
     with SocketServer(stream([event(asked)]), stream([event(DONE)])) as server:
         runs = Client(server.url, "key", timeout=10.0, max_retries=0).runs
+        runs.messages_before = lambda *_: []  # nothing else is requested than the test scripts
         view = runs.watch("thread_1", nbruns.objects.Assistant({"id": "asst_1"}))
         until(lambda: view.form is not None)
         assert view.form is not None

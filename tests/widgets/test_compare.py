@@ -13,7 +13,7 @@ from test_transcript import EVIL, folded, text
 import nbruns
 from nbruns.client import Client
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.run_view.transcript import Transcript
+from nbruns.widgets.run_view.transcript import COPY_NEXT, Transcript
 
 PRICES = {"demo": (1.0, 2.0)}
 
@@ -53,8 +53,8 @@ def test_what_differs_is_marked(client: Client, runs: list[nbruns.Run]) -> None:
     question, call, answer = cells(compared.to_html())
     assert question == ["user What should I wear in Oslo?"] * 2
     assert [re.sub("(&lt;1|[0-9]+) s", "…", cell) for cell in call] == [
-        'get_weather … Arguments { "city" : "Oslo" } Output [light rain]',
-        'get_weather … Arguments { "city" : "Oslo" } Output [heavy snow]',
+        'get_weather (city="Oslo") → [light rain] … Arguments { "city" : "Oslo" } Output [light rain]',
+        'get_weather (city="Oslo") → [heavy snow] … Arguments { "city" : "Oslo" } Output [heavy snow]',
     ]
     assert "[light rain]" in answer[0] and "[heavy snow]" in answer[1]
     assert answer[0].count("[") == answer[1].count("[") == 1
@@ -136,10 +136,11 @@ def test_hostile_runs_are_harmless() -> None:
     parser.handle_starttag = lambda tag, attrs: tags.append((tag, dict(attrs)))  # type: ignore[method-assign]
     parser.feed(html)
     assert {"script", "img"}.isdisjoint(tag for tag, _ in tags)
-    assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
+    scripts = {value for _, attributes in tags for name, value in attributes.items() if name.startswith("on")}
+    assert scripts == {COPY_NEXT}
     assert EVIL in [attributes.get("data-label") for _, attributes in tags]
     for snapshot in (one, two):  # marks are all that is added
-        for block in Transcript().blocks(snapshot):
+        for block in [block for block in Transcript().blocks(snapshot) if block.kind != "timeline"]:
             assert block.to_html() in re.sub(r"</?mark[^>]*>", "", html)
     plain = nbruns.compare(run("\x1b[31mred", "x"), two)._repr_mimebundle_()["text/plain"]
     assert "\x1b" not in plain

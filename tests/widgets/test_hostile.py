@@ -10,14 +10,14 @@ from hostile import EVIL_NAME, MARKDOWN_ATTRIBUTES, MARKDOWN_TAGS, hostile_run
 from scripted import ScriptedRuns, ScriptedStream, says
 
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.run_view.transcript import Transcript, plain_text, to_html
+from nbruns.widgets.run_view.transcript import COPY_ANSWER, COPY_NEXT, Transcript, plain_text, to_html
 from nbruns.widgets.run_view.view import RunView
 
 #: Every element and attribute that a transcript is made of.
 TAGS = MARKDOWN_TAGS | {"style", "details", "summary"}
 ATTRIBUTES = MARKDOWN_ATTRIBUTES | {
     *{"role", "open"},
-    *{"data-status", "data-since", "data-lm-suppress-shortcuts"},
+    *{"data-status", "data-since", "data-lm-suppress-shortcuts", "data-jupyter-id", "id"},
 }
 
 
@@ -30,12 +30,16 @@ class Seen(HTMLParser):
         self.attributes: set[str] = set()
         self.links: set[str] = set()
         self.styles: set[str] = set()
+        self.ids: set[str] = set()
+        self.scripts: set[str] = set()
         self.feed(html)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attributes}
         self.links |= {value or "" for name, value in attributes if name in ("href", "src")}
+        self.ids |= {value or "" for name, value in attributes if name in ("id", "data-jupyter-id")}
+        self.scripts |= {value or "" for name, value in attributes if name.startswith("on")}
         self.styles |= {value or "" for name, value in attributes if name == "style"}
 
 
@@ -47,10 +51,18 @@ def test_nothing_but_text_comes_of_hostile_text(ending: str) -> None:
         snapshot.apply(*event)
         html = to_html(transcript.blocks(snapshot, [("error", EVIL_NAME)], assistant=EVIL_NAME))
     seen = Seen(html)
-    assert seen.tags <= TAGS
-    assert seen.attributes <= ATTRIBUTES
-    assert all(link.startswith(("http://", "https://", "mailto:")) for link in seen.links)
-    assert all(re.fullmatch(r"text-align:\s?(left|right|center);?", style) for style in seen.styles)
+    assert seen.tags <= TAGS | {"button"}
+    assert seen.attributes <= ATTRIBUTES | {"onclick", "type", "data-nbruns-insert", "data-error"}
+    assert seen.scripts <= {COPY_NEXT, COPY_ANSWER}
+    assert all(re.match(r"https?://|mailto:|#nbruns-[\w-]+\Z", link) for link in seen.links)
+    assert all(
+        re.fullmatch(
+            r"text-align:\s?(left|right|center);?|width:\d+%"
+            r"|margin-left:[\d.]+%;width:max\(2px,[\d.]+%\)",
+            style,
+        )
+        for style in seen.styles
+    )
     assert html.count("<style") == 1
     assert html.count("alert(1)") > 200  # all of it is there, as text
 

@@ -50,7 +50,7 @@ class Exchange:
 def fetch_exchange(runs: Runs, transport: Transport, run_id: str, thread_id: str) -> Exchange:
     """Fetch a run with its steps and messages. Errors of the client propagate."""
     run = runs.retrieve(run_id, thread_id)
-    steps = list(runs.steps.iter(run, thread_id))
+    steps = [runs.steps.with_passages(step) for step in runs.steps.iter(run, thread_id)]
     path = path_of("threads", thread_id, "messages")
     own = [Message(m) for m in iter_pages(transport, path, {"order": "asc", "run_id": run_id})]
     own = [message for message in own if message.run_id == run_id]  # some servers ignore run_id

@@ -20,8 +20,16 @@ from nbruns.text import excerpt
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.highlight import coloured_html, lexer_for, marks
 from nbruns.widgets.html import duration, money
-from nbruns.widgets.json_text import pretty_json_html
+from nbruns.widgets.json_text import pretty_json_html, show_controls
 from nbruns.widgets.markdown import MarkdownBlocks, is_link, link_html, markdown_html
+from nbruns.widgets.run_view.sources import (
+    annotated,
+    annotations_of,
+    footnotes,
+    results_html,
+    sources_html,
+    with_footnotes,
+)
 
 #: What a terminal takes for a command, or for a change of the direction in which it writes.
 _CONTROL = re.compile(
@@ -53,21 +61,25 @@ ENDINGS = {
 
 #: Characters of the arguments, and of the output, in the line of a folded call.
 _LINE_CHARS = 160
-# What buttons that copy do. They work in saved HTML too, where no other script is.
-COPY_NEXT = "this.parentNode.nextElementSibling.innerText"
-COPY_OWN = "this.innerText"
-COPY_ANSWER = (
+
+
+def _copies(what: str) -> str:
+    done = "this.dataset.copied='';setTimeout(()=>delete this.dataset.copied,1500)"
+    return f"navigator.clipboard.writeText({what}).then(()=>{{{done}}})"
+
+
+#: The scripts of buttons, and the only ones. They work in saved HTML too, where no other script is.
+COPY_NEXT = _copies("this.parentNode.nextElementSibling.innerText")
+COPY_ANSWER = _copies(
     "(()=>{const t=[];let b=this.closest('.nbruns-block');"
     "while((b=b.previousElementSibling)&&!b.matches('.nbruns-user,.nbruns-call'))t.unshift(b.innerText);"
     "return t.join('\\n\\n')})()"
 )
 
 
-def copy_button(what: str, label: str = "Copy") -> str:
-    """Return a button that copies; `what` is one of the expressions above."""
-    done = "this.dataset.copied='';setTimeout(()=>delete this.dataset.copied,1500)"
-    act = f"navigator.clipboard.writeText({what}).then(()=>{{{done}}})"
-    return f'<button type="button" class="nbruns-act" onclick="{act}">{label}</button>'
+def copy_button(script: str, label: str = "Copy") -> str:
+    """Return a button that copies; `script` is one of the above."""
+    return f'<button type="button" class="nbruns-act" onclick="{script}">{label}</button>'
 
 
 #: How the id of a message begins that has been sent, but whose own id the server has not told yet.
@@ -129,23 +141,30 @@ class Transcript:
 
     def _body(self, snapshot: RunSnapshot, files: Mapping[str, FileShown]) -> Iterator[Block]:
         messages = {message.id: message for message in snapshot.messages}
+        searches = _searches(snapshot)
         for step in snapshot.steps:
             if message := messages.pop(step.message_id or "", None):
-                yield from self._message(message, files)
+                yield from self._message(message, files, searches)
             yield from self._step(step, _awaited(snapshot.run), files)
         for message in messages.values():  # a server that sends no steps
-            yield from self._message(message, files)
+            yield from self._message(message, files, searches)
         if not any(step.tool_calls for step in snapshot.steps):
             yield from (self._call(call, None, {}, files) for call in _awaited(snapshot.run).values())
 
-    def _message(self, message: Message, files: Mapping[str, FileShown]) -> Iterator[Block]:
-        text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/"))
+    def _message(
+        self, message: Message, files: Mapping[str, FileShown], searches: Sequence[ToolCall]
+    ) -> Iterator[Block]:
+        anchor = str(message.id)
+        text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/", anchor))
         said, refused = _said(message)
         yield from text.update(said, complete=message.status in ("completed", "incomplete"))
         if refused:
             label = '<p class="nbruns-label">The model refused</p>'
             yield Block(f"{message.id}/refusal", "refusal", f'{label}<p dir="auto">{escape(refused)}</p>')
-        if names := _files(message, files):
+        sources = footnotes(message, searches)
+        if sources:
+            yield Block(f"{message.id}/sources", "sources", sources_html(sources, anchor))
+        if names := _files(message, files, {source.cited for source in sources}):
             listed = " ".join(names)
             yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
 
@@ -183,6 +202,10 @@ def _said(message: Message) -> tuple[str, str]:
     return Message({"content": others}).text, "\n\n".join(refused)
 
 
+def _searches(snapshot: RunSnapshot) -> list[ToolCall]:
+    return [call for step in snapshot.steps for call in step.tool_calls if call.type == "file_search"]
+
+
 def _awaited(run: Run | None) -> dict[str, ToolCall]:
     """The calls whose answer the run waits for, by id."""
     return {call.id: call for call in run.tool_calls} if run and run.status == "requires_action" else {}
@@ -213,9 +236,14 @@ def to_html(blocks: list[Block], hidden: Iterable[Block] = (), mark: str = "") -
 
 
 def plain_text(snapshot: RunSnapshot) -> str:
-    """Return the run as text for a terminal: status, calls and messages, without control characters."""
+    """Return the run as text for a terminal: status, calls and messages, without control characters.
+
+    Citations become footnotes, with their sources below each message.
+    """
     calls = [f"{call.name}({call.arguments})" for call in snapshot.tool_calls]
-    lines = [repr(snapshot.run), *calls, *snapshot.text.split("\n")]
+    searches = _searches(snapshot)
+    texts = [with_footnotes(message.text, footnotes(message, searches)) for message in snapshot.messages]
+    lines = [repr(snapshot.run), *calls, *"\n\n".join(filter(None, texts)).split("\n")]
     return printable("\n".join(line for line in lines if line or not calls))
 
 
@@ -273,18 +301,21 @@ def _tokens_html(snapshot: RunSnapshot) -> str:
 def call_html(call: ToolCall, state: str, files: Mapping[str, FileShown] = _NO_FILES) -> str:
     """A tool call as one line, which opens: `get_weather(city="Oslo") → light rain, 3 °C`, and its state."""
     kind = str(call.type)
+    if call.results is not None and state not in (CALLED, WAITS):
+        number = len(call.results)
+        state = f"{number or 'no'} {'result' if number == 1 else 'results'} · {state}"
     if kind == "code_interpreter":
         content = _code_interpreter_call(call, files)
     else:
         content = _CALLS.get(kind, _unknown_call)(call)
-    line = (
-        _function_line(call, state)
-        if kind == "function"
-        else f'<span class="nbruns-name">{escape(call.name)}</span>'
-    )
+    if kind == "function":
+        line = _function_line(call, state)
+    else:
+        name = f'<span class="nbruns-name">{escape(call.name)}</span>'
+        line = f'<span class="nbruns-line">{name}{_queries_html(call)}</span>'
     summary = f'<summary>{line} <span class="nbruns-state">{escape(state)}</span></summary>'
     waits = ' class="nbruns-waits"' if state == WAITS else ""
-    is_open = "" if kind == "function" else " open"
+    is_open = "" if kind in ("function", "file_search") else " open"
     return f"<details{is_open}{waits}>{summary}{content}</details>"
 
 
@@ -300,6 +331,13 @@ def _function_line(call: ToolCall, state: str) -> str:
     wrong = ' data-error=""' if call.output.startswith("Error: ") else ""
     gave = f'<span class="nbruns-gave" dir="auto">{escape(output)}</span>'
     return f'<span class="nbruns-line"{wrong}>{line} → {gave}</span>'
+
+
+def _queries_html(call: ToolCall) -> str:
+    """Return what a search has looked for, as it is in the line of a folded call."""
+    queries = [str(query) for query in items_of(_detail(call).get("queries"))]
+    shown = excerpt(", ".join(json.dumps(query, ensure_ascii=False) for query in queries), _LINE_CHARS)
+    return f'<span class="nbruns-arguments">({escape(shown, quote=False)})</span>' if queries else ""
 
 
 def arguments_line(arguments: str) -> str | None:
@@ -354,13 +392,13 @@ def _code_interpreter_call(call: ToolCall, files: Mapping[str, FileShown]) -> st
 
 
 def _file_search_call(call: ToolCall) -> str:
-    results = [result for result in items_of(_detail(call).get("results")) if isinstance(result, Mapping)]
-    return _part("Found", "\n".join(escape(_file_result(result)) for result in results))
-
-
-def _file_result(result: Mapping[str, Any]) -> str:
-    score = result.get("score")
-    return f"{result.get('file_name')}" + (f"  (score {score:.2f})" if isinstance(score, float) else "")
+    queries = [str(query) for query in items_of(_detail(call).get("queries"))]
+    asked = "".join(f'<li dir="auto">{escape(show_controls(query[:1000]))}</li>' for query in queries[:20])
+    searched = f'<p class="nbruns-label">Queries</p><ul class="nbruns-queries">{asked}</ul>' if asked else ""
+    found = results_html(call)
+    if not found:
+        return searched
+    return f'{searched}<p class="nbruns-label">Found</p><div class="nbruns-found">{found}</div>'
 
 
 def _unknown_call(call: ToolCall) -> str:
@@ -378,12 +416,14 @@ _CALLS: dict[str, Callable[[ToolCall], str]] = {
 }
 
 
-def _files(message: Message, files: Mapping[str, FileShown]) -> list[str]:
-    """Return images, files and citations of a message as HTML: images, names, and links to pages."""
+def _files(message: Message, files: Mapping[str, FileShown], cited: Iterable[str] = ()) -> list[str]:
+    """Return a message's images, and the citations that are not in its text, as HTML: images, names, links to pages."""
     names: list[str] = []
     for part in message.content if isinstance(message.content, list) else ():
         if isinstance(part, Mapping):
-            names += _images(part, files) + _cited_names(part.get("text"))
+            names += _images(part, files)
+    others = [each for each in annotations_of(message) if str(each.get("text")) not in cited]
+    names += [_cited(str(each.get("text") or ""), source) for each in others if (source := annotated(each))]
     return list(dict.fromkeys(names))
 
 
@@ -463,13 +503,6 @@ def earlier_block(messages: Sequence[Message], files: Mapping[str, FileShown] = 
             )
     count = "1 earlier message" if len(messages) == 1 else f"{len(messages):,} earlier messages"
     return Block("earlier", "earlier", f"<details><summary>{count}</summary>{''.join(parts)}</details>")
-
-
-def _cited_names(text: Any) -> list[str]:
-    annotations = text.get("annotations") if isinstance(text, Mapping) else None
-    found = [a for a in items_of(annotations) if isinstance(a, Mapping)]
-    cited = [(str(a.get("text") or ""), a.get(str(a.get("type")))) for a in found]
-    return [_cited(text, source) for text, source in cited if isinstance(source, Mapping)]
 
 
 def _cited(text: str, source: Mapping[str, Any]) -> str:

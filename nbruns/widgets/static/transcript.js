@@ -198,6 +198,27 @@ class View {
   }
 }
 
+// A footnote unfolds its source in the same transcript, also in saved HTML, where JupyterLab would only scroll to it.
+// Without this script, browsers unfold what a link leads into.
+function openSource(event) {
+  const link = event.target.closest?.('.nbruns a[href^="#nbruns-"]');
+  const id = link && CSS.escape(link.getAttribute("href").slice(1));
+  const source = link?.closest(".nbruns").querySelector(`[id="${id}"], [data-jupyter-id="${id}"]`);
+  if (!source) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const details = source.closest("details.nbruns-source");
+  if (details) details.open = true;
+  (details ?? source).scrollIntoView({ block: "nearest" });
+}
+
+// Each view loads this file anew, and the page needs one listener.
+function openSources() {
+  if (document.nbrunsOpensSources) return;
+  document.nbrunsOpensSources = true;
+  document.addEventListener("click", openSource, true);
+}
+
 // When the run has ended, static HTML replaces the view: keep the last visible line in place.
 function stayWhenReplaced(view) {
   return () => {
@@ -380,6 +401,7 @@ export default () => {
   let store;
   return {
     initialize({ model }) {
+      openSources();
       store = new Store(model);
     },
     render({ model, el }) {
