@@ -221,6 +221,35 @@ class MessagesOfThreads(Resource):
         """Return the messages of a thread as a DataFrame, oldest first."""
         return self._frame("message", self.iter(thread, limit=limit, order=order, **params), limit)
 
+    def search(
+        self,
+        query: str,
+        thread: ThreadArg | None = None,
+        *,
+        limit: int | None = None,
+        order: str = "desc",
+        **params: Any,
+    ) -> pd.DataFrame:
+        """Return the messages that contain all words of `query` as a DataFrame, newest first. Case doesn't matter.
+
+        This is an operation of nbruns' server, which others don't have.
+
+        Args:
+            query: The words, of at most 256 characters together.
+            thread: Where to search. Default: in all threads.
+            limit: Maximum number of messages.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: `run_id` selects the messages of a run.
+
+        Raises:
+            NotFoundError: The server can't search.
+        """
+        where = {"thread_id": id_of(thread)} if thread is not None else {}
+        pages = iter_pages(
+            self._transport, "/messages", {"query": query, "order": order, **where, **params}, limit
+        )
+        return self._frame("message", map(Message, pages), limit)
+
 
 def _thread(messages: Messages | None, params: JSON) -> JSON:
     if messages is None:

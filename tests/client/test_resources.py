@@ -78,6 +78,29 @@ def test_messages(client: Client, thread: Thread) -> None:
     assert len(client.messages.list(thread)) == 1
 
 
+def test_messages_that_contain_words(client: Client) -> None:
+    answer = {"role": "assistant", "content": "In Vestfold"}
+    thread = client.threads.create(["Wo liegt Tønsberg-Süd?", "tØNSBERG 100%", answer])
+    other = client.threads.create("tønsberg_x")
+    texts = lambda *query, **more: list(client.messages.search(*query, **more)["text"])  # noqa: E731
+    assert texts("TØNSBERG") == ["tønsberg_x", "tØNSBERG 100%", "Wo liegt Tønsberg-Süd?"]
+    assert texts("tønsberg", order="asc", limit=2) == ["Wo liegt Tønsberg-Süd?", "tØNSBERG 100%"]
+    assert texts("süd liegt", thread) == ["Wo liegt Tønsberg-Süd?"]  # all words, in any order
+    assert texts("vestFOLD in", thread) == ["In Vestfold"]
+    assert texts("tønsberg 100%") == ["tØNSBERG 100%"]  # signs are signs, not wildcards
+    assert texts("tønsberg_x", other) == ["tønsberg_x"] and texts("tønsberg%x") == []
+    assert texts("thread.message", thread) == texts("user", thread) == []  # only what was said
+    with pytest.raises(nbruns.BadRequestError, match="no words"):
+        texts("  ")
+
+
+def test_a_search_goes_on_over_pages(client: Client) -> None:
+    for start in range(0, 250, 50):
+        client.threads.create([f"Qwertz {number}" for number in range(start, start + 50)])
+    found = client.messages.search("qwertz", order="asc")
+    assert list(found["text"]) == [f"Qwertz {number}" for number in range(250)]
+
+
 def test_a_run_from_creation_to_its_end(client: Client, waiting: Run) -> None:
     assert waiting.status == "requires_action" and [c.name for c in waiting.tool_calls] == ["get_weather"]
     with pytest.raises(nbruns.ActiveRunError) as caught:

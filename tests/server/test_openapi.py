@@ -25,6 +25,7 @@ EXTRAS = {
     ("GET", "/openapi.json"),
     ("GET", "/v1/threads"),
     ("GET", "/v1/runs"),
+    ("GET", "/v1/messages"),
     ("GET", "/v1/threads/{thread_id}/runs/{run_id}/stream"),
 }
 LIMITS = ("minimum", "maximum", "maxLength", "minItems", "maxItems", "enum", "default")

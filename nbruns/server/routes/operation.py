@@ -131,9 +131,17 @@ def operation(
 
 async def list_objects(call: Call, table: Table, where: Mapping[str, str | None] | None = None) -> JSON:
     """Answer with a page of a table's objects; filters that are None don't filter."""
-    page = store.Page(**{name: call.query[name] for name in ("limit", "order", "after", "before")})
     filters = {name: value for name, value in (where or {}).items() if value}
-    items, has_more = await call.db.read(store.listed, table, page, filters)
+    return page_of(*await call.db.read(store.listed, table, asked_page(call), filters))
+
+
+def asked_page(call: Call) -> store.Page:
+    """Return which part of a list is wanted."""
+    return store.Page(**{name: call.query[name] for name in ("limit", "order", "after", "before")})
+
+
+def page_of(items: list[JSON], has_more: bool) -> JSON:
+    """Return a part of a list as the API has it."""
     return {
         "object": "list",
         "data": items,

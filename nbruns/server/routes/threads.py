@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from nbruns.server.routes.operation import (
     Call,
+    asked_page,
     change_object,
     delete_object,
     get_object,
     list_objects,
     operation,
+    page_of,
 )
 from nbruns.server.runs import transitions
 from nbruns.server.schemas.base import ListQuery, Page
-from nbruns.server.schemas.errors import not_found
+from nbruns.server.schemas.errors import Refused, not_found
 from nbruns.server.schemas.threads import (
     CreateMessageRequest,
     CreateThreadRequest,
@@ -22,6 +24,7 @@ from nbruns.server.schemas.threads import (
     MessageObject,
     ModifyRequest,
     ModifyThreadRequest,
+    SearchMessagesQuery,
     ThreadObject,
 )
 from nbruns.server.storage import store
@@ -77,6 +80,15 @@ async def list_messages(call: Call) -> JSON:
     return await list_objects(
         call, store.messages, {"thread_id": call.thread_id, "run_id": call.query["run_id"]}
     )
+
+
+@operation("GET", "/v1/messages", Page[MessageObject], query=SearchMessagesQuery)
+async def search_messages(call: Call) -> JSON:
+    words = call.query["query"].split()
+    if not words:
+        raise Refused("Say what to search for: the query has no words.", param="query", code="invalid_value")
+    owner = {name: call.query[name] for name in ("thread_id", "run_id") if call.query[name]}
+    return page_of(*await call.db.read(store.messages_with, asked_page(call), words, owner))
 
 
 @operation("GET", _MESSAGE, MessageObject)

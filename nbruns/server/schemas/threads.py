@@ -124,6 +124,13 @@ class ListMessagesQuery(ListQuery):
     run_id: Filter | None = None
 
 
+class SearchMessagesQuery(ListQuery):
+    #: Words: a message fits if its text contains all of them.
+    query: Filter
+    thread_id: Filter | None = None
+    run_id: Filter | None = None
+
+
 class ThreadObject(Object):
     id: str
     object: Literal["thread"] = "thread"

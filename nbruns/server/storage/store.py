@@ -6,8 +6,9 @@ An object is stored as the JSON of the API (`body`), beside the few columns that
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -183,6 +184,42 @@ def listed(
     conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str] | None = None
 ) -> tuple[list[JSON], bool]:
     """Return a page of objects, and whether more follow."""
+    query, backwards = _on_page(conn, table, page, where)
+    found: list[JSON] = list(conn.scalars(query.limit(page.limit + 1)))
+    items = found[: page.limit]
+    return (items[::-1] if backwards else items), len(found) > page.limit
+
+
+def messages_with(
+    conn: sa.Connection, page: Page, words: Sequence[str], where: Mapping[str, str]
+) -> tuple[list[JSON], bool]:
+    """Return a page of the messages whose text contains all words, whatever their case, and whether more follow."""
+    query, backwards = _on_page(conn, messages, page, where)
+    body = sa.cast(messages.c.body, sa.Text)
+    # The database compares what is ASCII, and so passes over most messages without parsing them.
+    pieces = {piece for word in words for piece in re.findall(r"[A-Za-z0-9]+", word)}
+    query = query.where(*(body.ilike(f"%{piece}%") for piece in sorted(pieces)))
+    found: list[JSON] = []
+    for message in conn.scalars(query.execution_options(yield_per=200)):
+        text = _text_of(message).lower()
+        if all(word.lower() in text for word in words):
+            found.append(message)
+            if len(found) > page.limit:
+                break
+    items = found[: page.limit]
+    return (items[::-1] if backwards else items), len(found) > page.limit
+
+
+def _text_of(message: JSON) -> str:
+    parts = message["content"]
+    texts = (part["text"]["value"] if part["type"] == "text" else part.get("refusal", "") for part in parts)
+    return "\n".join(texts)
+
+
+def _on_page(
+    conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str] | None
+) -> tuple[sa.Select[Any], bool]:
+    """Return the query of a page's objects without its limit, and whether it reads the page backwards."""
     query = sa.select(table.c.body).where(*matches(table, where or {}))
     newest_first = page.order == "desc"
     if page.after:
@@ -191,10 +228,7 @@ def listed(
         query = query.where(_beyond(conn, table, page.before, "before", where, older=not newest_first))
     # With `before` alone, the page is the one that ends there, so it is read backwards.
     backwards = page.before is not None and page.after is None
-    query = query.order_by(table.c.seq.desc() if newest_first != backwards else table.c.seq.asc())
-    found: list[JSON] = list(conn.scalars(query.limit(page.limit + 1)))
-    items = found[: page.limit]
-    return (items[::-1] if backwards else items), len(found) > page.limit
+    return query.order_by(table.c.seq.desc() if newest_first != backwards else table.c.seq.asc()), backwards
 
 
 def _beyond(
