@@ -227,7 +227,7 @@ _MEASURES = (
 
 
 def _bar_html(share: float | None, text: str) -> str:
-    bar = f'<span class="nbruns-bar-of" style="width:{100 * share:.1f}%"></span>' if share is not None else ""
+    bar = f'<span class="nbruns-bar-of" style="width:{100 * share:.1f}%"></span>' if share else ""
     return f"<td><span>{escape(text)}</span>{bar}</td>"
 
 

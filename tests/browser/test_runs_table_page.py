@@ -131,6 +131,15 @@ def test_ten_thousand_runs(
     expect(details.get_by_role("tabpanel")).to_contain_text('"rate_limit_exceeded"')
     expect(asked(page)).to_have_text(f"{lately} ['failed'] -total_tokens rate limit")
 
+    # Two runs side by side.
+    row(page, 3).click(modifiers=["ControlOrMeta"])
+    output.get_by_role("button", name="Compare 2").click()
+    expect(details.get_by_role("table", name="Transcripts")).to_be_visible()
+    expect(details.get_by_role("columnheader")).to_have_count(4)  # of the bars, and of the transcripts
+    page.screenshot("runs-table-compared", page.cell(1))
+    row(page, 2).click()
+    expect(details.get_by_role("tab", name="JSON")).to_have_attribute("aria-selected", "true")
+
     # The notebook that is saved has a plain table, also without a kernel.
     wait_until(lambda: f"{lately} of 10,000 runs" in saved(page), "the plain table to be saved")
     assert "widget-view" not in saved(page)

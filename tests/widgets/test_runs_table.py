@@ -147,6 +147,24 @@ def test_opening_a_run_shows_all_there_is(table: RunsTable, client: nbruns.Clien
     assert table.selected == [run]
 
 
+def test_selected_runs_side_by_side(table: RunsTable, sent: Sent) -> None:
+    ask(table, sent, choose=[table._version, 3, 3])
+    with pytest.raises(ValueError, match="at least two"):
+        table.compare()
+    ask(table, sent, compare=True)
+    assert table._details == {}
+    ask(table, sent, choose=[table._version, 3, 4])
+    assert list(table.compare().frame["id"]) == [run.id for run in table.selected]
+    ask(table, sent, compare=True)
+    sections = opened(table, "comparison")
+    assert list(sections) == ["Transcripts"]
+    assert all(run.id in sections["Transcripts"] for run in table.selected)
+    ask(table, sent, choose=[table._version, 0, 6])
+    ask(table, sent, open="")
+    ask(table, sent, compare=True)  # too many: the page has its button disabled
+    assert table._details == {}
+
+
 def test_a_page_opens_and_closes(table: RunsTable, sent: Sent) -> None:
     run_id = table.frame["id"][3]
     ask(table, sent, open=run_id)

@@ -20,7 +20,8 @@ from nbruns.client.transport import Transport
 from nbruns.errors import APIError, NotFoundError, TimeoutError, error_text
 from nbruns.frames import runs_frame
 from nbruns.objects import Run, Thread
-from nbruns.text import excerpt
+from nbruns.text import JSON, excerpt
+from nbruns.widgets.compare import Comparison, compare
 from nbruns.widgets.run_view.exchange import fetch_exchange
 from nbruns.widgets.runs_table import saved
 from nbruns.widgets.runs_table.details import to_wire
@@ -30,6 +31,7 @@ from nbruns.widgets.runs_table.rows import COLUMNS, Filter, Rows, complete, mome
 if TYPE_CHECKING:
     from nbruns.client import Client
     from nbruns.client.runs import Runs
+    from nbruns.frames.cost import Prices
 
 #: Number of threads whose runs are listed concurrently.
 MAX_WORKERS = 8
@@ -81,6 +83,8 @@ class Moment(traitlets.Unicode):  # type: ignore[type-arg]
 STATIC = Path(__file__).parent.parent / "static"
 #: Number of active runs to retrieve per poll; the others follow in the next polls.
 RUNS_PER_POLL = 20
+#: Maximum number of runs that the page shows side by side, and what is open then.
+MAX_COMPARED, _COMPARISON = 6, "comparison"
 #: Maximum number of rows per response to a page.
 MAX_ROWS_PER_RESPONSE = 300
 #: Seconds to wait for the first rows when displaying, so that the saved table has them.
@@ -204,6 +208,17 @@ class RunsTable(anywidget.AnyWidget):
         self._thread_of(run_id)
         self._chosen = [run_id]
         self._open(run_id)
+
+    def compare(self, *, prices: Prices | None = None) -> Comparison:
+        """Return the selected runs side by side, as `nbruns.compare` does. The page has a button for it.
+
+        Args:
+            prices: Prices of a million tokens by model, as for `df.runs.cost`.
+
+        Raises:
+            ValueError: Fewer than two runs are selected.
+        """
+        return compare(*((id, self._thread_of(id)) for id in self._chosen), client=self._runs, prices=prices)
 
     def refresh(self) -> None:
         """List the runs again in the background, including new ones.
@@ -377,12 +392,38 @@ class RunsTable(anywidget.AnyWidget):
             target=self._fetch, args=(str(run_id),), name="nbruns-table-open", daemon=True
         ).start()
 
+    def _open_comparison(self, _: object) -> None:
+        chosen = list(self._chosen)
+        if not 2 <= len(chosen) <= MAX_COMPARED:
+            return
+        self._details = {"id": _COMPARISON, "state": "loading"}
+        threading.Thread(
+            target=self._fetch_comparison, args=(chosen,), name="nbruns-table-compare", daemon=True
+        ).start()
+
+    def _fetch_comparison(self, chosen: list[str]) -> None:
+        try:
+            html = compare(*((id, self._thread_of(id)) for id in chosen), client=self._runs).to_html()
+            head = f"<strong>{len(chosen)} runs side by side</strong>"
+            wire: JSON = {
+                "id": _COMPARISON,
+                "state": "ready",
+                "head": head,
+                "sections": [["Transcripts", html]],
+            }
+        except Exception as error:  # shown in the page
+            wire = {"id": _COMPARISON, "state": "error", "words": error_text(error)}
+        with self._lock:
+            if self._details.get("id") == _COMPARISON and not self._closed.is_set():
+                self._details = wire
+
     _HANDLERS: ClassVar[dict[str, Callable[[RunsTable, Any], None]]] = {
         "rows": _send_rows,
         "choose": _choose,
         "hello": _hello,
         "bye": _bye,
         "open": _open,
+        "compare": _open_comparison,
         "refresh": lambda self, _: self.refresh(),
     }
 

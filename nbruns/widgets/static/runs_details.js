@@ -33,20 +33,21 @@ class Details {
     if (!details.id) return;
     if (sections.size) setHtml(this.head, details.head);
     else this.head.replaceChildren(element("span", "nbruns-id", {}, details.id));
-    if (sections.size) this.showTabs([...sections.keys()]);
-    const same = this.shown === `${details.id} ${this.section}`;
+    const section = sections.has(this.section) ? this.section : [...sections.keys()][0];
+    if (sections.size) this.showTabs([...sections.keys()], section);
+    const same = this.shown === `${details.id} ${section}`;
     const top = same ? this.panel.scrollTop : 0;
-    if (sections.size) setHtml(this.panel, `<div class="nbruns-blocks">${sections.get(this.section)}</div>`);
-    else this.panel.replaceChildren(element("p", `nbruns-told nbruns-${details.state}`, {}, details.state === "error" ? details.words : "Loading run…"));
+    if (sections.size) setHtml(this.panel, `<div class="nbruns-blocks">${sections.get(section)}</div>`);
+    else this.panel.replaceChildren(element("p", `nbruns-told nbruns-${details.state}`, {}, details.state === "error" ? details.words : "Loading…"));
     this.panel.scrollTop = top;
-    this.shown = `${details.id} ${this.section}`;
+    this.shown = `${details.id} ${section}`;
     this.tick();
   }
 
-  showTabs(names) {
-    if (this.tabs.children.length !== names.length) this.tabs.replaceChildren(...names.map((name) => this.tab(name)));
+  showTabs(names, section) {
+    if ([...this.tabs.children].map((tab) => tab.textContent).join() !== names.join()) this.tabs.replaceChildren(...names.map((name) => this.tab(name)));
     for (const tab of this.tabs.children) {
-      const selected = tab.textContent === this.section;
+      const selected = tab.textContent === section;
       tab.setAttribute("aria-selected", String(selected));
       tab.tabIndex = selected ? 0 : -1;
       if (selected) this.panel.setAttribute("aria-labelledby", tab.id);

@@ -1,5 +1,6 @@
 // The bar above the table: search, model, time, and a button for each status.
 
+const MAX_COMPARED = 6; // as in table.py
 const TIMES = [["", "Any time"], ["1h", "Last hour"], ["24h", "Last 24 hours"], ["7D", "Last 7 days"], ["30D", "Last 30 days"]];
 
 class Filters {
@@ -21,10 +22,12 @@ class Filters {
     this.count = element("span", "nbruns-count", { role: "status" });
     this.refresh = element("button", "nbruns-refresh", { type: "button", title: "Reload the list of runs" }, "Refresh");
     this.refresh.addEventListener("click", () => store.model.send({ refresh: true }));
+    this.compare = element("button", "nbruns-compare-chosen", { type: "button" });
+    this.compare.addEventListener("click", () => store.model.send({ compare: true }));
     this.chips = element("div", "nbruns-chips", { role: "group", "aria-label": "Status" });
     this.chip = new Map();
     this.custom = false;
-    const bar = element("div", "nbruns-filters", {}, this.search, this.models, this.times, this.range, this.count, this.refresh);
+    const bar = element("div", "nbruns-filters", {}, this.search, this.models, this.times, this.range, this.count, this.compare, this.refresh);
     this.root = element("div", "nbruns-top", { role: "search", "aria-label": "Filter runs" }, bar, this.chips);
   }
 
@@ -58,6 +61,11 @@ class Filters {
     const loading = facts.state === "loading";
     const text = loading ? (facts.all ? `${number(facts.all)} runs loaded…` : "Loading…") : shown + (facts.active ? `, ${number(facts.active)} active` : "");
     if (this.count.textContent !== text) this.count.textContent = text;
+    const chosen = this.store.get("_chosen").length;
+    this.compare.hidden = chosen < 2;
+    this.compare.disabled = chosen > MAX_COMPARED;
+    this.compare.textContent = `Compare ${number(chosen)}`;
+    this.compare.title = this.compare.disabled ? `Select at most ${MAX_COMPARED} runs to compare` : "Show the selected runs side by side";
     this.refresh.disabled = loading;
     this.refresh.hidden = !facts.lists;
   }
