@@ -5,9 +5,13 @@ Works in one pass, so that streaming arguments can be rendered at every update.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from html import escape
+
+from nbruns.text import excerpt
+from nbruns.widgets.html import sendable
 
 _PART = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*(?:"|\\?\Z))|(?P<sign>[{}\[\],:])|(?P<word>[^\s{}\[\],:"]+)|(?P<space>\s+)""",
@@ -18,6 +22,26 @@ INDENT = "  "
 _BIDI_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 #: Maximum length of JSON that stays on one line.
 MAX_LINE_LENGTH = 72
+
+#: Maximum number of characters of one argument, and of all arguments, on one line.
+MAX_VALUE, MAX_ARGUMENTS = 80, 300
+
+
+def arguments_line(arguments: str) -> str:
+    """Return the arguments of a call on one line, as Python writes them: `city="Oslo", days=3`.
+
+    Long ones are cut off. Arguments that are not a JSON object are returned as they are.
+    """
+    try:
+        given = json.loads(arguments or "{}", strict=False)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        return excerpt(sendable(arguments), MAX_ARGUMENTS)
+    shown = (
+        f"{name}={excerpt(json.dumps(value, ensure_ascii=False), MAX_VALUE)}" for name, value in given.items()
+    )
+    return excerpt(sendable(", ".join(shown)), MAX_ARGUMENTS)
 
 
 def show_controls(text: str) -> str:

@@ -113,15 +113,20 @@ def test_nested_arguments_and_an_output_in_fields(lab: Lab, notebook_page: OpenN
     assert form.evaluate(UNNAMED) == []
     expect(trip).to_have_role("group")
     expect(trip).to_have_accessible_name("plan_trip")
-    expect(trip.get_by_role("group", name="stops", exact=True)).to_be_visible()
     assert "The day on which it begins." in told(trip.get_by_label("start"))
     expect(trip.get_by_label("budget (optional)")).to_have_attribute("placeholder", "default: null")
     expect(trip.get_by_label("by (optional)")).to_have_value("default: train")
     assert trip.locator("mjx-container").count() == 0  # dollars are no mathematics
     assert "costs it $5 or $10?" in (ask.text_content() or "")
     expect(form.get_by_role("timer")).to_contain_text("expires in 9:")
+    expect(form.get_by_role("status")).to_have_text("2 calls need output")
     page.page.set_viewport_size({"width": 1200, "height": 1700})
     page.screenshot("form-light", page.cell(1))
+    assert form.bounding_box()["height"] < 260  # two cards and their footer
+    expect(trip.get_by_label("start")).to_be_hidden()
+    trip.get_by_text("plan_trip(start=").click()
+    expect(trip.get_by_label("start")).to_be_visible()
+    expect(trip.get_by_role("group", name="stops", exact=True)).to_be_visible()
 
     trip.get_by_role("button", name="Add to stops").click()
     third = trip.get_by_role("group", name="stops 3", exact=True)
@@ -139,13 +144,18 @@ def test_nested_arguments_and_an_output_in_fields(lab: Lab, notebook_page: OpenN
 
     # The output by hand: nothing in it fits at first, and Submit leads to the first of what is wrong.
     amount = trip.get_by_label("amount")
+    expect(amount).to_be_hidden()
+    trip.get_by_role("button", name="Enter output").click()
+    expect(amount).to_be_focused()
     amount.fill("a lot")
     ask.get_by_placeholder("Return value of ask_somebody").fill("ten")
     form.get_by_role("button", name="Submit").click()
     expect(amount).to_be_focused()
     amount.fill("250")
     trip.get_by_label("currency").select_option("NOK")
+    expect(form.get_by_role("status")).to_have_text("1 call needs output")
     trip.get_by_label("valid_until").fill("2026-12-31")
+    expect(form.get_by_role("status")).to_have_text("Ready to submit")
     page.run_cell(2)
     expect(page.output(2)).to_contain_text('{\\"amount\\": 250, \\"currency\\": \\"NOK\\"')
     expect(page.output(2)).to_contain_text('"call_2": "ten"')
@@ -159,8 +169,8 @@ def test_nested_arguments_and_an_output_in_fields(lab: Lab, notebook_page: OpenN
     page.screenshot("form-dark", page.cell(1))
     page.page.set_viewport_size({"width": 620, "height": 1900})
     page.screenshot("form-narrow", page.cell(1))
-    wide = form.evaluate(
-        "e => [...e.querySelectorAll('*')].filter(x => x.scrollWidth > e.clientWidth).length"
+    wide = form.evaluate(  # the line of a call is cut off, until it is opened
+        "e => [...e.querySelectorAll(':not(.nbruns-code)')].filter(x => x.scrollWidth > e.clientWidth).length"
     )
     assert wide == 0
     page.set_theme("JupyterLab Light")
@@ -212,16 +222,25 @@ def test_approvals_by_keyboard_alone(lab: Lab, notebook_page: OpenNotebook) -> N
     keys = page.page.keyboard
     form.get_by_role("button", name="Submit").focus()
     keys.press("Enter")
-    first, second = form.get_by_role("radiogroup", name="Allow this call?").all()
-    expect(first.get_by_label("Approve")).to_be_focused()  # where the first answer is missing
-    keys.press("Space")
-    keys.press("Tab")  # past the arguments of the second call, which can be scrolled by keyboard
+    first, second = form.get_by_role("group", name="Allow this call?").all()
+    approve, deny = first.get_by_role("button", name="Approve"), second.get_by_role("button", name="Deny")
+    expect(approve).to_be_focused()  # where the first answer is missing
+    keys.press("Space")  # which scrolls JupyterLab elsewhere
+    expect(approve).to_have_attribute("aria-pressed", "true")
     keys.press("Tab")
-    keys.press("ArrowDown")  # which is JupyterLab's key for the next cell elsewhere
-    expect(second.get_by_label("Deny")).to_be_checked()
-    outline = second.get_by_label("Deny").evaluate("e => getComputedStyle(e).outlineStyle")
-    assert outline == "solid"
+    keys.press("Tab")  # the second call's line
+    keys.press("Enter")
+    expect(form.locator(".nbruns-given").nth(1)).to_be_visible()
+    for _ in range(3):  # its arguments, which can be scrolled by keyboard, stand behind its buttons
+        keys.press("Tab")
+        if deny.evaluate("e => e === document.activeElement"):
+            break
+    assert deny.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+    keys.press("Enter")
+    expect(deny).to_have_attribute("aria-pressed", "true")
+    expect(second.get_by_role("button", name="Approve")).to_have_attribute("aria-pressed", "false")
     page.screenshot("form-approval", page.cell(1))
+    keys.press("Tab")
     keys.press("Tab")
     expect(form.get_by_role("button", name="Submit")).to_be_focused()
     keys.press("Enter")
@@ -261,3 +280,40 @@ def test_submit_right_after_run_is_not_lost(lab: Lab, notebook_page: OpenNoteboo
     expect(told).not_to_contain_text("when the running functions", timeout=20_000)
     page.run_cell(2)
     expect(page.output(2)).to_have_text("[{'call_1': '3 degrees in Oslo'}]")
+
+
+LONG = """
+calls = [call("ask_somebody", {"number": n}, f"call_{n}") for n in range(9)]
+tall = ToolOutputsForm(waiting("submit_tool_outputs", *calls), on_submit=lambda outputs: taken.append(outputs))
+for card in tall.calls[1:]:
+    card.output = "somebody"
+# What is typed takes the kernel a while, so that the page holds back what comes after.
+tall.calls[0]._answer.on_change(lambda: time.sleep(0.3))
+taken = []
+tall
+"""
+
+
+def test_the_footer_stays_in_sight_and_ctrl_enter_submits_all_that_was_typed(
+    lab: Lab, notebook_page: OpenNotebook
+) -> None:
+    page = notebook_page(
+        lab.write_notebook("keys.ipynb", [MAKE, LONG, "print([each['call_0'] for each in taken])"])
+    )
+    page.page.set_viewport_size({"width": 1000, "height": 500})
+    page.run_all()
+    form = page.output(1).locator(".nbruns-form")
+    status = form.get_by_role("status")
+    text = form.get_by_label("Output", exact=True).first
+    text.scroll_into_view_if_needed()
+    assert form.bounding_box()["height"] > 700
+    expect(status).to_be_in_viewport()
+    expect(status).to_have_text("1 call needs output")
+    page.screenshot("form-sticky")
+    text.focus()
+    page.page.keyboard.type("Anna", delay=10)
+    page.page.keyboard.press("Control+Enter")
+    expect(form).to_contain_text("Submitted.")
+    assert page.cell(1).locator(".jp-InputPrompt").inner_text() == "[2]:"  # the cell was not run again
+    page.run_cell(2)
+    expect(page.output(2)).to_have_text("['Anna']")

@@ -35,6 +35,7 @@ def answer_form(page: NotebookPage, cell: int) -> None:
     form = page.output(cell).locator(".nbruns-form")
     form.wait_for()
     weather, daylight = form.locator(".nbruns-card").all()
+    weather.get_by_text("get_weather(").click()
     assert_one_line([weather.get_by_label("city"), weather.get_by_label("unit")])
     weather.get_by_role("button", name="Run get_weather").click()
     page.page.wait_for_function(

@@ -209,7 +209,7 @@ def test_times_as_texts_of_iso_8601_are_read() -> None:
     assert frame["expires_at"][0].isoformat() == "2030-08-29T06:22:30+00:00"
     waiting = {**RUN, "expires_at": "2030-08-29T06:22:30"}
     form = ToolOutputsForm(Run(waiting))
-    assert form._head.expires_at == frame["expires_at"][0].timestamp()
+    assert form._status.expires_at == frame["expires_at"][0].timestamp()
     form.close()
 
 

@@ -11,7 +11,8 @@ from test_transcript import EVIL
 
 from nbruns.errors import NbrunsError
 from nbruns.objects import Run
-from nbruns.widgets.form.approval_card import MAX_ARGUMENT_CHARS, ApprovalCard
+from nbruns.widgets.form.approval_card import ApprovalCard
+from nbruns.widgets.form.call_line import MAX_ARGUMENT_CHARS
 from nbruns.widgets.form.form import ToolOutputsForm
 from nbruns.widgets.run_view.view import RunView
 
@@ -34,13 +35,13 @@ def asking(*calls: dict[str, Any]) -> dict[str, Any]:
 
 
 def text_of(card: ApprovalCard) -> str:
-    return "".join(child.value for child in card.children if isinstance(getattr(child, "value", None), str))
+    return "".join(part.value for part in (card._line, card._arguments, card._note))
 
 
 def test_each_call_is_approved_or_denied() -> None:
     taken: list[Any] = []
     form = ToolOutputsForm(Run(asking(mcp_call(), mcp_call("call_2"))), on_submit=taken.append)
-    assert form._head.title == "2 tool calls need approval"
+    assert form._status.title == "2 calls need approval"
     assert [card.title for card in form.calls] == ["search_docs (1st call)", "search_docs (2nd call)"]
     assert "on the server docs" in text_of(form.calls[0])
     assert "rain" in text_of(form.calls[0])

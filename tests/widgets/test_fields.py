@@ -293,3 +293,15 @@ def test_users_can_teach_it_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_label_is_never_set_as_tex_and_can_be_sent(name: str, label: str) -> None:
     assert field_for(name, {"type": "string"}, required=True).control.description == label
+
+
+@pytest.mark.parametrize("value", ["Oslo", "3", "true", '"x"', "{", "", " ", "a\nb", 3, 2.5, True])
+def test_a_value_of_any_kind_comes_back_even_where_its_text_looks_like_another(value: Any) -> None:
+    rows = field_for("x", {"type": "array", "items": {}}, [value])
+    (field,) = [field for _, field in rows.fields()]
+    assert type(field).__name__ == "AnyField"
+    text = field.control.value
+    field.control.value = "something else"
+    field.control.value = text
+    assert rows.read() == [value]
+    assert type(rows.read()[0]) is type(value)

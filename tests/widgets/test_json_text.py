@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from nbruns.widgets.json_text import MAX_LINE_LENGTH, pretty_json_html
+from nbruns.widgets.json_text import MAX_ARGUMENTS, MAX_LINE_LENGTH, arguments_line, pretty_json_html
 
 VALUE = {
     "city": 'Os"lo \\ <b>&',
@@ -56,3 +56,25 @@ def test_what_is_no_json_is_left_alone(text: str) -> None:
 @pytest.mark.parametrize("text", ["[}]{", '{"a" "b"', "[1 2,,3", '{"a":\n\n1}', "{{{{[[[["])
 def test_broken_json_is_shown_all_the_same(text: str) -> None:
     assert re.sub(r"\s", "", plain(pretty_json_html(text))) == re.sub(r"\s", "", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ('{"city": "Ærø", "days": 3, "dry": true}', 'city="Ærø", days=3, dry=true'),
+        ("{}", ""),
+        ("", ""),
+        ('["Oslo"]', '["Oslo"]'),
+        ('{"city": "Os', '{"city": "Os'),
+        ('{"a": "\u202eb"}', r'a="\u202eb"'),
+        ('{"a": "\\ud800"}', r'a="\ud800"'),
+    ],
+)
+def test_arguments_are_one_line_of_code(arguments: str, line: str) -> None:
+    assert arguments_line(arguments) == line
+
+
+def test_a_line_of_arguments_is_bounded() -> None:
+    assert arguments_line(json.dumps({"a": "x" * 1000, "b": 1})) == f'a="{"x" * 78}…, b=1'
+    assert len(arguments_line(json.dumps(dict.fromkeys(map(str, range(1000)), 1)))) == MAX_ARGUMENTS
+    assert len(arguments_line("[" * 100_000)) == MAX_ARGUMENTS

@@ -75,6 +75,8 @@ def field_of(card: CallCard) -> Field:
         (list[int], ListField),
         (list[Place], ListField),
         (dict[str, float], MapField),
+        (dict, MapField),
+        (list, ListField),
     ],
 )
 def test_the_return_annotation_makes_the_fields(returns: Any, kind: type[Field]) -> None:
@@ -128,7 +130,7 @@ def test_what_does_not_fit_is_not_submitted_and_said_at_its_field() -> None:
     ):
         form.submit()
     assert "Not a whole number" in days._note.value and "Required" in start._note.value
-    assert form._head.refused == 1
+    assert form._status.refused == 1
     start.control.value, days.control.value = date(2026, 8, 26), "2"
     assert card._note.value == form._note.value == ""  # what was wrong may be right now
     form.submit()
@@ -240,3 +242,39 @@ def test_an_empty_file_is_an_answer() -> None:
     card._answer._way.value = "file"
     card._answer.field("file").take("empty.txt", b"")
     assert card.output == ""
+
+
+def test_values_of_any_kind_are_entered_as_one_would_say_them() -> None:
+    card = card_of(dict)
+    field = field_of(card)
+    entered = {
+        "city": "Oslo",
+        "degrees": "3",
+        "dry": "false",
+        "code": '"0150"',
+        "tags": '["a"]',
+        "at": "18:00",
+    }
+    for number, (name, text) in enumerate(entered.items()):
+        field._add.click()
+        row = field.rows[number][0]
+        row.children["name"].control.value, row.children["value"].control.value = name, text
+    expected = {"city": "Oslo", "degrees": 3, "dry": False, "code": "0150", "tags": ["a"], "at": "18:00"}
+    assert card.output is not None and json.loads(card.output) == expected
+    row.children["value"].control.value = "[1, 2"
+    assert card.output is None
+    assert "Not valid JSON" in row.children["value"]._note.value
+    names = card_of(list)
+    field_of(names)._add.click()
+    field_of(names).rows[0][0].control.value = "Anna"
+    assert names.output == '["Anna"]'
+
+
+def test_labels_are_the_titles_that_somebody_gave() -> None:
+    class Room(pydantic.BaseModel):
+        max_price: float = pydantic.Field(title="Highest price, in €")
+        free_from: date
+        where: Place
+
+    labels = [field.spec.title for _, field in field_of(card_of(Room)).fields()]
+    assert labels == ["Highest price, in €", "free_from", "where"]

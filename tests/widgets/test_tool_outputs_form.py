@@ -81,7 +81,7 @@ def test_calls_are_named_as_people_would() -> None:
     assert [titles[2 + n] for n in (3, 4, 11, 12, 13, 21, 22)] == [
         f"ask ({place} call)" for place in ("3rd", "4th", "11th", "12th", "13th", "21st", "22nd")
     ]
-    assert [place in form.calls[0].children[0].value for place in ("1st call", "2nd call")] == [True, False]
+    assert [place in form.calls[0]._line.value for place in ("1st call", "2nd call")] == [True, False]
     with pytest.raises(NbrunsError) as refused:
         form.submit()
     shown = "".join([str(refused.value), words(form), *(card._note.value for card in form.calls)])
@@ -283,7 +283,7 @@ def test_what_was_entered_is_not_lost_where_somebody_else_was_faster(monkeypatch
 
 def test_a_run_without_a_deadline_stays_open() -> None:
     form = ToolOutputsForm(run(expires_at=None))
-    assert form._head.expires_at is None
+    assert form._status.expires_at is None
     assert form.state == "open"
 
 
@@ -352,7 +352,7 @@ def test_a_function_is_not_run_with_what_does_not_fit_and_can_be_run_again() -> 
     days.control.value = "many"
     card._run_shown()
     assert card.output is None and 'role="alert"' in days._note.value
-    assert (card._run.disabled, card._run.description) == (False, "Run get_weather")
+    assert (card._run.disabled, card._run.description) == (False, "Run")
     days.control.value = "2"
     card._run_shown()
     assert card.output == "12 celsius in Oslo"
@@ -391,3 +391,64 @@ def test_a_refusal_stays_until_it_is_no_longer_true() -> None:
     assert "1st call" not in words(form)
     form.calls[1].output = "rain"
     assert words(form) == ""
+
+
+def test_the_footer_counts_what_is_left_and_shows_no_fault_in_passing() -> None:
+    def measure() -> float: ...
+
+    form = ToolOutputsForm(run(call_json("{}", name="measure"), call_json(id="call_2")), tools=[measure])
+    assert (form._status.title, form._submit.button_style) == ("2 calls need output", "")
+    degrees = form.calls[0]._answer.field("fields")
+    degrees.control.value = "cold"
+    assert form._status.title == "2 calls need output"
+    assert degrees._note.value == ""  # nobody has submitted yet
+    degrees.control.value = "-3"
+    assert form._status.title == "1 call needs output"
+    form.calls[1].error = "out of order"
+    assert (form._status.title, form._submit.button_style) == ("Ready to submit", "primary")
+    form.calls[1].output = None
+    assert form._status.title == "1 call needs output"
+    form.finish("Answered elsewhere.")
+    assert form._status.title == ""
+
+
+def test_where_a_function_is_registered_running_it_comes_first() -> None:
+    form = ToolOutputsForm(run(call_json(), call_json(id="call_2", name="ask")), tools=[get_weather])
+    weather, ask = form.calls
+    is_open = [card._answer.layout.display != "none" for card in form.calls]
+    assert is_open == [False, True]
+    assert weather._run in weather.children[0].children[1].children
+    assert ask._run not in ask.children[0].children[1].children
+    weather.run()
+    assert weather._answer.layout.display is None and weather._enter.layout.display == "none"
+    other = ToolOutputsForm(run(), tools=[get_weather]).calls[0]
+    other._enter.click()
+    assert other._answer.layout.display is None
+    third = ToolOutputsForm(run(), tools=[get_weather]).calls[0]
+    third._is_error.value = True
+    assert third._answer.layout.display is None
+
+
+def test_the_line_shows_the_arguments_with_which_the_function_ran() -> None:
+    form = ToolOutputsForm(run(call_json('{"city": "Oslo"}')), tools=[get_weather])
+    (card,) = form.calls
+    assert "(city=&quot;Oslo&quot;)" in card._line.value
+    card._editor.fields["city"].control.value = "Bergen"
+    card.run()
+    assert "(city=&quot;Bergen&quot;)" in card._line.value
+
+
+def test_submit_waits_for_what_a_page_has_not_sent_yet(sent: Sent) -> None:
+    taken: list[Any] = []
+    form = ToolOutputsForm(run(), on_submit=taken.append)
+    status = form._status
+    form.calls[0].output = "A"
+    status._handle_custom_msg({"hello": True}, [])
+    status._handle_custom_msg("nonsense", [])
+    form._submit.click()
+    until(lambda: any(m["data"].get("content") == {"settle": 1, "form": form.model_id} for m in sent))
+    assert form.state == "open"
+    form.calls[0].output = "Anna"
+    status._handle_custom_msg({"settled": 1}, [])
+    until(lambda: taken)
+    assert taken == [{"call_1": "Anna"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from html import escape
@@ -13,17 +14,20 @@ from nbruns.objects import ToolCall
 from nbruns.text import JSON, excerpt
 from nbruns.tools import Tool
 from nbruns.tools.answers import Answer, answer
-from nbruns.widgets.form.approval_card import arguments_html, name_html
+from nbruns.widgets.form.call_line import CallLine, arguments_html, details
 from nbruns.widgets.form.output_editor import ERROR, TEXT, OutputEditor
-from nbruns.widgets.html import plain_html, sendable
+from nbruns.widgets.html import plain_label, sendable
+from nbruns.widgets.notebook.threads import start_thread
 
 if TYPE_CHECKING:
     from nbruns.widgets.form.arguments import ArgumentsEditor
-from nbruns.widgets.notebook.threads import start_thread
 
 
 class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     """The card of one call. Read or set `output` or `error`; `run()` calls the registered function.
+
+    Where a function is registered, the output editor stays closed until there is an output to see, or until the
+    user wants to enter one.
 
     `place` distinguishes calls of the same function, for example "2nd call".
     """
@@ -35,37 +39,53 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self._place = place
         self._tool = tool
         self._is_empty_output = False  # the function returned an empty string, which is a valid output
+        self._arguments_are_edited = False  # since the line last showed them
         #: The thread of the current or last run started by a click.
         self.thread: threading.Thread | None = None
+        #: Waits until everything that a page has sent has arrived.
+        self.settle: Callable[[], object] = lambda: None
         self._editor = None if tool is None else _arguments_editor(call, tool)
         self._answer = OutputEditor(call.name, None if tool is None else tool.output_schema)
         self._output = self._answer.text
-        self._is_error = ipywidgets.Checkbox(description="Report as an error", indent=False)
-        name = sendable(excerpt(call.name, 80))
-        self._run = ipywidgets.Button(description=f"Run {name}", icon="play")
+        described = str(function.get("description") or (tool.description if tool is not None else "") or "")
+        self._line = CallLine(call, place, description=described)
+        title = plain_label(excerpt(self.title, 80))
+        self._is_error = ipywidgets.ToggleButton(description="Report error", tooltip=f"Report error: {title}")
+        self._is_error.add_class("nbruns-quiet")
+        self._enter = ipywidgets.Button(description="Enter output", tooltip=f"Enter output: {title}")
+        self._enter.add_class("nbruns-quiet").add_class("nbruns-enter")
+        self._enter.on_click(lambda _: self._open())
+        self._run = ipywidgets.Button(
+            description="Run", icon="play", button_style="primary", tooltip=f"Run {title}"
+        )
+        self._run.add_class("nbruns-run")
         self._run.on_click(lambda _: self._run_clicked())
         self._note = ipywidgets.HTML()
         self._note.add_class("nbruns-told")
         self._answer.on_change(self._edited)
         self._is_error.observe(self._error_toggled, "value")
         if self._editor is not None:
-            self._editor.on_change(lambda: self.say(""))
-        described = function.get("description") or (tool.description if tool is not None else "")
-        super().__init__(self._parts(str(described)))
+            self._editor.on_change(self._arguments_edited)
+        super().__init__(self._parts(described))
         self.add_class("nbruns-card")
+        if tool is None:
+            self._open()
+        else:
+            self._answer.layout.display = "none"
 
     def _parts(self, description: str) -> list[Any]:
-        text = plain_html(excerpt(description, 1000))
-        hint = f'<span class="nbruns-hint">{text}</span>' if description else ""
-        below = ipywidgets.HBox([self._is_error])
-        below.add_class("nbruns-below")
-        head = ipywidgets.HTML(name_html(self.call, self._place) + hint)
-        return [head, *self._argument_parts(), self._answer, below, self._note]
+        actions = ipywidgets.HBox(
+            [self._is_error] if self._tool is None else [self._enter, self._is_error, self._run]
+        )
+        actions.add_class("nbruns-actions")
+        head = ipywidgets.HBox([self._line, actions])
+        head.add_class("nbruns-call-head")
+        arguments = self._editor or ipywidgets.HTML(arguments_html(self.call))
+        return [head, details(description, arguments), self._answer, self._note]
 
-    def _argument_parts(self) -> list[Any]:
-        if self._editor is not None:
-            return [self._editor, self._run]
-        return [ipywidgets.HTML(arguments_html(self.call))]
+    def _open(self) -> None:
+        self._answer.layout.display = None
+        self._enter.layout.display = "none"
 
     @property
     def title(self) -> str:
@@ -94,11 +114,18 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
     @answer.setter
     def answer(self, answer: Answer | None) -> None:
         self._is_error.value = answer is not None and answer.is_error
-        if answer is not None and not answer.is_error:
-            self._answer.way = TEXT
+        if answer is not None:
+            self._open()
+            if not answer.is_error:
+                self._answer.way = TEXT
         self._output.value = "" if answer is None else sendable(answer.text)
         self._is_empty_output = answer is not None and not answer.text
         self.say("The function returned an empty string." if self._is_empty_output else "")
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the card can be submitted. Does not show what is wrong with it."""
+        return self._is_empty_output or self._answer.is_complete
 
     def problem(self) -> str:
         """Return why the card can't be submitted, or an empty string if it can."""
@@ -106,7 +133,8 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
             self._answer.read()
         except ValueError:
             return f"The output of {self.title} is invalid. See the message above."
-        return "" if self.answer else f"{self.title} is unanswered. Enter an output or report an error."
+        ways = "Run it, enter an output" if self.can_run else "Enter an output"
+        return "" if self.answer else f"{self.title} is unanswered. {ways} or report an error."
 
     @property
     def output(self) -> str | None:
@@ -144,6 +172,9 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         except ValueError as error:
             self.say("The function was not run because its arguments are invalid. See above.")
             raise ValueError(f"{self.call.name}: {error}") from error
+        if self._arguments_are_edited:
+            self._arguments_are_edited = False
+            self._line.show(arguments if isinstance(arguments, str) else json.dumps(arguments))
         self.answer = answer(self._tool, arguments)
 
     def on_edit(self, callback: Callable[[], object]) -> None:
@@ -157,7 +188,7 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
 
     def freeze(self, frozen: bool) -> None:
         """Disable or enable every control, keeping the values."""
-        self._is_error.disabled = self._run.disabled = frozen
+        self._is_error.disabled = self._enter.disabled = self._run.disabled = frozen
         self._answer.freeze(frozen)
         if self._editor is not None:
             self._editor.freeze(frozen)
@@ -166,24 +197,30 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self._is_empty_output = False
         self.say("")
 
+    def _arguments_edited(self) -> None:
+        self._arguments_are_edited = True
+        self.say("")
+
     def _error_toggled(self, change: Mapping[str, Any]) -> None:
         self._answer.way = ERROR if change["new"] else self._answer.chosen
+        if change["new"]:
+            self._open()
 
     def _run_clicked(self) -> None:
         # In a thread, so that a slow function does not block the kernel.
         self.thread = start_thread("nbruns-tool", self._run_shown)
 
     def _run_shown(self) -> None:
-        words = self._run.description
-        self._run.disabled, self._run.description = True, words.replace("Run ", "Running ", 1) + "…"
+        self._run.disabled, self._run.description = True, "Running…"
         try:
+            self.settle()
             self.run()
         except ValueError:
             pass  # shown at the field
         except Exception as error:
             self.say(f"{type(error).__name__}: {excerpt(error, 500)}")
         finally:
-            self._run.disabled, self._run.description = False, words
+            self._run.disabled, self._run.description = False, "Run"
 
 
 def _arguments_editor(call: ToolCall, tool: Tool) -> ArgumentsEditor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,6 +21,19 @@ def close_all(widget: Any) -> None:
     for child in getattr(widget, "children", ()):
         close_all(child)
     widget.close()
+
+
+_silent = ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """In this block and thread, reading fields leaves their messages as they are."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
@@ -48,6 +63,7 @@ class FieldSpec:
     whole: Any = True
     context: FormContext = field(repr=False, default=None)  # type: ignore[assignment]  # set by field_for
     depth: int = 0
+    is_property: bool = False
 
     @property
     def default(self) -> Any:
@@ -56,9 +72,16 @@ class FieldSpec:
 
     @property
     def title(self) -> str:
-        """The label to display."""
-        name = sendable(excerpt(self.label, 80))
+        """The label to display: the title in the schema of a property, else its name."""
+        name = sendable(excerpt(self.given_title or self.label, 80))
         return name if self.required or not name else f"{name} (optional)"
+
+    @property
+    def given_title(self) -> str:
+        """The title of a property in its schema; empty if there is none, or one that pydantic made of the name."""
+        title = self.whole.get("title") if self.is_property and isinstance(self.whole, Mapping) else None
+        made = self.label.title().replace("_", " ").strip()
+        return title if isinstance(title, str) and title.strip() and title != made else ""
 
     @property
     def description(self) -> str:
@@ -151,6 +174,8 @@ class Field:
 
     def say(self, wrong: str) -> None:
         """Show an error message below the control, after the hint."""
+        if _silent.get():
+            return
         hint = f'<span class="nbruns-hint">{plain_html(self.hint())}</span>' if self.hint() else ""
         alert = f'<span role="alert">{plain_html(wrong)}</span>' if wrong else ""
         self._note.value = hint + alert

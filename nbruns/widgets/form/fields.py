@@ -16,6 +16,7 @@ from nbruns.widgets.form.field import Field, FieldSpec, FormContext
 from nbruns.widgets.form.group_fields import AlternativesField, ListField, MapField, ObjectField
 from nbruns.widgets.form.plain_schema import shape_of
 from nbruns.widgets.form.scalar_fields import (
+    AnyField,
     BooleanField,
     ChoiceField,
     DateField,
@@ -37,6 +38,7 @@ FIELDS: list[type[Field]] = [
     MapField,
     ListField,
     AlternativesField,
+    AnyField,
     JSONField,
 ]
 

@@ -29,16 +29,52 @@ WAITING = "Submits when the running functions finish."
 State = Literal["open", "submitting", "submitted", "expired", "closed"]
 
 
-class FormHead(anywidget.AnyWidget):
-    """The title and countdown of the form. This widget also loads the style sheet."""
+class FormStatus(anywidget.AnyWidget):
+    """How many calls are left, and the time that is left for them. This widget also loads the style sheet."""
 
-    _esm = STATIC / "form_head.js"
+    _esm = STATIC / "form_status.js"
     _css = STATIC / "form.css"
 
     title = traitlets.Unicode().tag(sync=True)
+    #: The accessible name of the form.
+    label = traitlets.Unicode().tag(sync=True)
     expires_at = traitlets.Float(None, allow_none=True).tag(sync=True)
     #: Number of submits rejected because an answer is missing or invalid.
     refused = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        self.form_id = ""
+        self._is_shown = False
+        self._questions = 0
+        self._answered = threading.Condition()
+        self._last_answer = 0
+        super().__init__(**traits)
+        self.on_msg(self._receive)
+
+    def settle(self, seconds: float = 5.0) -> None:
+        """Wait until the kernel has what was typed before now, for at most `seconds`.
+
+        A page holds back what is typed into a control while the kernel handles what was typed before, but not a
+        click: without this, the last letters would arrive after a click on Submit. Also, JupyterLab sends messages to
+        several threads of the kernel. Only the page knows what is under way.
+        """
+        if not self._is_shown:
+            return
+        with self._answered:
+            self._questions += 1
+            question = self._questions
+        self.send({"settle": question, "form": self.form_id})
+        with self._answered:
+            self._answered.wait_for(lambda: self._last_answer >= question, seconds)
+
+    def _receive(self, _widget: object, content: Any, _buffers: object) -> None:
+        if not isinstance(content, dict):
+            return
+        self._is_shown = True
+        if isinstance(settled := content.get("settled"), int):
+            with self._answered:
+                self._last_answer = max(self._last_answer, settled)
+                self._answered.notify_all()
 
 
 class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
@@ -82,23 +118,33 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             ApprovalCard(call, place) if approvals else _card(call, functions, known, place)
             for call, place in zip(run.tool_calls, _places(run.tool_calls), strict=True)
         ]
-        self._head = FormHead(title=_title(len(self.calls), approvals), expires_at=_moment(run.expires_at))
-        self._submit = ipywidgets.Button(description="Submit", button_style="primary")
+        self._status = FormStatus(
+            label="Tool calls that need approval" if approvals else "Tool calls that need output",
+            expires_at=_moment(run.expires_at),
+        )
+        self._submit = ipywidgets.Button(description="Submit", tooltip="Submit (Ctrl+Enter)")
+        self._submit.add_class("nbruns-submit")
         self._submit.on_click(lambda _: self._submit_clicked())
         self._note = ipywidgets.HTML()
         self._note.add_class("nbruns-told")
         for card in self.calls:
             card.on_edit(self._edited)
-        super().__init__([self._head, *self.calls, self._footer()])
+            card.settle = self._status.settle
+        super().__init__([*self.calls, self._footer()])
         self.add_class("nbruns-form")
+        self._status.form_id = self.model_id
+        self._count()
         self._deadline = self._start_clock()
 
     def _footer(self) -> Any:
         self._buttons = [self._submit]
         if sum(card.can_run for card in self.calls) > 1:
-            self._buttons.append(ipywidgets.Button(description="Run all functions", icon="play"))
-            self._buttons[1].on_click(lambda _: self._run_all_clicked())
-        footer = ipywidgets.HBox([*self._buttons, self._note])
+            run_all = ipywidgets.Button(
+                description="Run all", icon="play", tooltip="Run the functions of all unanswered calls"
+            )
+            run_all.on_click(lambda _: self._run_all_clicked())
+            self._buttons.insert(0, run_all)
+        footer = ipywidgets.HBox([self._note, self._status, *self._buttons])
         footer.add_class("nbruns-footer")
         return footer
 
@@ -193,7 +239,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
             self._refused = bool(text)
             if text:
                 self._say(text)
-                self._head.refused += 1  # the page moves the focus to the first invalid control
+                self._status.refused += 1  # the page moves the focus to the first invalid control
                 raise NbrunsError(text)
             self._state = "submitting"
         self._show("Submitting…")
@@ -211,7 +257,8 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         for card in self.calls:
             card.freeze(over)
         if self._state in ("submitted", "expired", "closed"):
-            self._head.expires_at = None
+            self._status.expires_at = None
+        self._count()
         self._say(text)
 
     def _say(self, text: str) -> None:
@@ -219,7 +266,14 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def _edited(self) -> None:
         if self._state == "open":
+            self._count()
             self._say(self._status_text())
+
+    def _count(self) -> None:
+        """Show how many calls are left; Submit is the main action once there are none."""
+        left = sum(not card.is_answered for card in self.calls)
+        self._status.title = _title(left, self.run.requires_approval) if self._state == "open" else ""
+        self._submit.button_style = "" if left else "primary"
 
     def _status_text(self) -> str:
         """Return the current status: why the last submit was rejected, or that submit() is waiting."""
@@ -233,7 +287,11 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         return [t for t in threads if t and t.is_alive() and t is not threading.current_thread()]
 
     def _run_all_clicked(self) -> None:
-        self._run_all = start_thread("nbruns-tools", self.run_tools)
+        self._run_all = start_thread("nbruns-tools", self._run_all_shown)
+
+    def _run_all_shown(self) -> None:
+        self._status.settle()
+        self.run_tools()
 
     def _submit_clicked(self) -> None:
         # In a thread, so that the kernel stays responsive and the page can disable the button.
@@ -241,6 +299,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
 
     def _submit_shown(self) -> None:
         try:
+            self._status.settle()
             self.submit()
         except Exception:
             pass  # shown in the form
@@ -292,7 +351,9 @@ def _ordinal(number: int) -> str:
 
 
 def _title(number: int, approvals: bool) -> str:
-    calls, need = ("1 tool call", "needs") if number == 1 else (f"{number} tool calls", "need")
+    if number == 0:
+        return "Ready to submit"
+    calls, need = ("1 call", "needs") if number == 1 else (f"{number} calls", "need")
     return f"{calls} {need} {'approval' if approvals else 'output'}"
 
 

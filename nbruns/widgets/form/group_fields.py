@@ -95,7 +95,16 @@ class Group(Field):
     def _own_controls(self) -> list[Any]:
         return [self._sent] if self._sent is not None else []
 
-    def child(self, name: str, schema: Any, value: Any, required: bool, label: str | None = None) -> Field:
+    def child(
+        self,
+        name: str,
+        schema: Any,
+        value: Any,
+        required: bool,
+        *,
+        label: str | None = None,
+        is_property: bool = False,
+    ) -> Field:
         """Create a nested field whose changes propagate to this field."""
         field = self.spec.context.make(
             FieldSpec(
@@ -106,6 +115,7 @@ class Group(Field):
                 whole=schema,
                 context=self.spec.context,
                 depth=self.spec.depth + 1,
+                is_property=is_property,
             )
         )
         field.on_change(self.changed)
@@ -149,7 +159,7 @@ class ObjectField(Group):
         schemas = known | {name: True for name in given if name not in known}
         self.spec.context.left -= len(schemas)  # reserve before nested fields are created
         self.children = {
-            name: self.child(name, schema, given.get(name, MISSING), name in names)
+            name: self.child(name, schema, given.get(name, MISSING), name in names, is_property=True)
             for name, schema in schemas.items()
         }
         self._inside.children = [field.widget for field in self.children.values()]
@@ -265,9 +275,8 @@ class MapField(Rows):
         values = spec.schema.get("additionalProperties")
         few = len(mapping(spec.value)) <= MAX_ROWS and spec.depth < MAX_DEPTH and spec.context.left > 2
         named = bool(mapping(spec.schema.get("properties")))
-        return (
-            spec.schema.get("type") == "object" and isinstance(values, Mapping) and not named and fits and few
-        )
+        any_names = isinstance(values, Mapping) or values is True
+        return spec.schema.get("type") == "object" and any_names and not named and fits and few
 
     def items_of(self, value: Any) -> list[Any]:
         return list(mapping(value).items())
@@ -280,7 +289,9 @@ class MapField(Rows):
         }
         pair = {"type": "object", "properties": properties, "required": ["name", "value"]}
         given = {key: part for key, part in (("name", name), ("value", value)) if part is not MISSING}
-        return self.child(f"{self.spec.label} {number}", pair, given, required=True)
+        field = self.child(f"{self.spec.label} {number}", pair, given, required=True)
+        field.widget.add_class("nbruns-pair")
+        return field
 
     def inner(self) -> Any:
         values: JSON = {}

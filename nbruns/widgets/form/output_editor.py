@@ -9,6 +9,7 @@ from typing import Any
 import ipywidgets
 
 from nbruns.text import excerpt
+from nbruns.widgets.form.field import silent
 from nbruns.widgets.html import sendable
 
 TEXT, JSON, FIELDS, FILE, ERROR = "text", "json", "fields", "file", "error"
@@ -25,9 +26,8 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
         self._schema = None if schema == {"type": "string"} else schema
         self._callbacks: list[Callable[[], object]] = []
         self._made: dict[str, Any] = {}
-        self.text = ipywidgets.Textarea(
-            description="Output", placeholder=sendable(f"Return value of {excerpt(name, 80)}"), rows=3
-        )
+        self._placeholder = sendable(f"Return value of {excerpt(name, 80)}")
+        self.text = ipywidgets.Textarea(description="Output", rows=2)
         self.text.add_class("nbruns-field")
         self.text.observe(lambda _: self._changed(), "value")
         ways = [(words, way) for way, words in _WAYS.items() if way != FIELDS or self._schema is not None]
@@ -63,6 +63,15 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
         """Return the output text, or None. Raises ValueError if it is invalid, and shows it at the field."""
         return _READ.get(self.way, _text)(self)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is an output and it is valid. Does not show what is wrong."""
+        with silent():
+            try:
+                return self.read() is not None
+            except ValueError:
+                return False
+
     def field(self, way: str) -> Any:
         """Return the editor for an input mode."""
         if way in (TEXT, ERROR):
@@ -90,6 +99,7 @@ class OutputEditor(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not 
 
     def _show(self) -> None:
         self.text.description = "Error" if self._is_error else "Output"
+        self.text.placeholder = "What went wrong" if self._is_error else self._placeholder
         self._way.layout.display = "none" if self._is_error else None
         shown = _widget(self.field(self.way))
         for widget in self._shown[1:]:

@@ -183,6 +183,47 @@ class JSONField(Field):
             raise ValueError(f"Not valid JSON: {error}.") from error
 
 
+#: What a schema of any value may still say.
+_ANNOTATIONS = {"title", "description", "default", "examples", "deprecated"}
+
+
+class AnyField(JSONField):
+    """A value of any kind inside a list or an object, entered as it would be said: JSON, or else text."""
+
+    @classmethod
+    def knows(cls, spec: FieldSpec) -> bool:
+        plain = spec.value is MISSING or isinstance(spec.value, (str, int, float, type(None)))
+        any_value = spec.whole is not False and not spec.schema.keys() - _ANNOTATIONS
+        return spec.depth > 0 and plain and any_value
+
+    def make(self, value: Any) -> Any:
+        text = "" if value is MISSING else self._written(value)
+        long = len(text) > 80 or "\n" in text
+        kind = ipywidgets.Textarea if long else ipywidgets.Text
+        return kind(text, placeholder=self.placeholder_text(), **self.options())
+
+    def placeholder_text(self) -> str:
+        return super().placeholder_text() or 'Text, or JSON such as 3, true, "3"'
+
+    def parse(self, shown: Any) -> Any:
+        try:
+            return super().parse(shown)
+        except ValueError:
+            if shown.strip()[0] in '{["':  # meant as JSON
+                raise
+            return shown
+
+    def _written(self, value: Any) -> str:
+        """Return the value as one would enter it: text that can't be confused with JSON needs no quotes."""
+        if isinstance(value, str) and value.strip() and sendable(value) == value:
+            try:
+                if self.parse(value) == value:
+                    return value
+            except ValueError:
+                pass
+        return to_json(value)
+
+
 def _index(listed: list[Any], value: Any) -> int | None:
     same = (i for i, choice in enumerate(listed) if type(choice) is type(value) and choice == value)
     return next(same, None)

@@ -20,7 +20,7 @@ from nbruns.text import excerpt
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.highlight import coloured_html, lexer_for, marks
 from nbruns.widgets.html import duration, money
-from nbruns.widgets.json_text import pretty_json_html, show_controls
+from nbruns.widgets.json_text import arguments_line, pretty_json_html, show_controls
 from nbruns.widgets.markdown import MarkdownBlocks, is_link, link_html, markdown_html
 from nbruns.widgets.run_view.sources import (
     annotated,
@@ -321,9 +321,9 @@ def call_html(call: ToolCall, state: str, files: Mapping[str, FileShown] = _NO_F
 
 def _function_line(call: ToolCall, state: str) -> str:
     line = f'<span class="nbruns-name">{escape(call.name)}</span>'
-    given = arguments_line(call.arguments)
-    if given is None:  # while they are written, they only grow at one place
-        given = "…" if state == CALLED else excerpt(" ".join(call.arguments.split()), _LINE_CHARS)
+    # While they are written, they only grow at one place.
+    is_written = state == CALLED and not call.arguments.endswith("}")
+    given = "…" if is_written else arguments_line(call.arguments)
     line += f'<span class="nbruns-arguments">({escape(given, quote=False)})</span>'
     if call.output is None:
         return f'<span class="nbruns-line">{line}</span>'
@@ -338,18 +338,6 @@ def _queries_html(call: ToolCall) -> str:
     queries = [str(query) for query in items_of(_detail(call).get("queries"))]
     shown = excerpt(", ".join(json.dumps(query, ensure_ascii=False) for query in queries), _LINE_CHARS)
     return f'<span class="nbruns-arguments">({escape(shown, quote=False)})</span>' if queries else ""
-
-
-def arguments_line(arguments: str) -> str | None:
-    """Return a call's arguments as Python would have them, `city="Oslo", days=3`; None if they are not JSON."""
-    try:
-        given = json.loads(arguments)
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        return None
-    named = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in given.items())
-    return excerpt(", ".join(named), _LINE_CHARS)
 
 
 def _call_state(call: ToolCall, step: RunStep | None, awaited: Mapping[str, ToolCall]) -> str:
