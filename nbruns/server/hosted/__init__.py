@@ -13,6 +13,7 @@ from nbruns.server.hosted.protocol import Context, Found, HostedTool, Result, To
 from nbruns.text import JSON
 
 __all__ = [
+    "FILE_TOOLS",
     "TOOLS",
     "Context",
     "Found",
@@ -21,11 +22,25 @@ __all__ = [
     "ToolSchema",
     "citations",
     "declared",
+    "explanation",
     "without_content",
 ]
 
 #: The tools that this server offers, by type.
 TOOLS: dict[str, HostedTool] = {"file_search": FileSearch()}
+#: The tools that files are given to, where they are offered.
+FILE_TOOLS = ("file_search", "code_interpreter")
+
+
+def explanation(type: str) -> str:
+    """Return why this server doesn't run the hosted tool `type`, and what to do instead.
+
+    The same wherever a tool is named: in assistants, runs, tool choices and attachments."""
+    offered = f" (it runs {', '.join(sorted(TOOLS))})" if TOOLS else ""
+    return (
+        f"this server does not run the hosted tool '{type[:100]}'{offered}. Pass function tools instead: your own "
+        "program runs those and submits their outputs."
+    )
 
 
 def declared(tools: Sequence[JSON]) -> tuple[list[JSON], dict[str, str]]:

@@ -66,10 +66,16 @@ class Turn:
         )
         # In a thread: the first question to a model may import what takes a second, and others stream meanwhile.
         model = await asyncio.to_thread(models.resolve, question.model)
-        async for delta in model.answer(question):
-            if isinstance(delta, Finish):
-                return await self._finish(delta)
-            await self._take(delta)
+        try:
+            async for delta in model.answer(question):
+                if isinstance(delta, Finish):
+                    return await self._finish(delta)
+                await self._take(delta)
+        except ModelError as error:
+            if question.model == self._run["model"]:
+                raise
+            alias = f"{self._run['model']!r} stands for {question.model!r} here. "
+            raise ModelError(error.code, alias + error.message) from None
         raise ModelError(
             "server_error", f"The model {question.model!r} stopped without finishing its answer."
         )
