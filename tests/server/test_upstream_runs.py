@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import WEATHER, Api, Scripts, names
+from served import WEATHER, Api, names
 from test_cli import served
 from upstream_server import (
     CHAT,
@@ -330,16 +330,3 @@ def test_a_model_that_the_upstream_lacks_is_refused_and_its_runs_say_so(
             run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
             assert api.until(run, "completed")["model"] == "gpt-4o"
             assert up.requests[-1]["model"] == "qwen3"
-
-
-def test_a_run_of_a_model_that_is_gone_says_which_there_are(
-    api: Api, script: Scripts, models: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = script()
-    # It is known until the run begins.
-    monkeypatch.setitem(models._builders, said.name, lambda: models._upstream_for(said.name))
-    del models._built[said.name]
-    run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": said.assistant()})
-    error = api.until(run, "failed")["last_error"]
-    assert error["code"] == "invalid_prompt"
-    assert f"The model '{said.name}' does not exist here; there are 'demo'" in error["message"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nbruns.server.hosted.file_search import FileSearch
-from nbruns.server.hosted.protocol import Context, Found, HostedTool, Result, ToolSchema
+from nbruns.server.hosted.protocol import AskedUpFront, Context, Found, HostedTool, Result, ToolSchema
 from nbruns.text import JSON
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "citations",
     "declared",
     "explanation",
+    "up_front",
     "without_content",
 ]
 
@@ -60,6 +61,13 @@ def declared(tools: Sequence[JSON]) -> tuple[list[JSON], dict[str, str]]:
             types[name] = tool["type"]
             functions.append({"type": "function", "function": {**function, "name": name}})
     return functions, types
+
+
+def up_front(type: str, question: str) -> str | None:
+    """Return the arguments with which a hosted tool is called for a model that can't call tools; None if only a model
+    can write them."""
+    tool = TOOLS[type]
+    return tool.ask(question) if isinstance(tool, AskedUpFront) else None
 
 
 def citations(text: str, details: Mapping[str, Sequence[JSON]]) -> list[JSON]:

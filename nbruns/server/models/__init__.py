@@ -25,6 +25,9 @@ from nbruns.server.models.protocol import (
     RefusalDelta,
     TextDelta,
     ToolCallDelta,
+    ToolUser,
+    functions_due,
+    questions,
     usage,
 )
 from nbruns.text import excerpt
@@ -39,7 +42,10 @@ __all__ = [
     "RefusalDelta",
     "TextDelta",
     "ToolCallDelta",
+    "ToolUser",
     "UnknownModelError",
+    "functions_due",
+    "questions",
     "usage",
 ]
 
