@@ -1,4 +1,4 @@
-"""`nbruns serve | stop | lab | demo`: the commands and their manuals."""
+"""`nbruns serve | stop | lab | demo | import`: the commands and their manuals."""
 
 from __future__ import annotations
 
@@ -123,14 +123,18 @@ def _check(args: argparse.Namespace) -> None:
         raise SetupError(f"--port {args.port}: Not a port. Use 0 to 65535; 0 takes any free port.")
     if args.upstream_api not in (None, "chat", "responses"):
         raise SetupError(f"--upstream-api {args.upstream_api}: Use chat or responses, or omit the option.")
-    for option, url, schemes in (
-        ("--upstream", args.upstream, ("http", "https")),
-        ("--database-url", args.database_url, ("sqlite", "postgresql", "postgresql+psycopg")),
-    ):
-        if url is not None and not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            begin = " or ".join(f"{scheme}://" for scheme in schemes)
-            # Not the whole URL: it may hold a password.
-            raise SetupError(f"{option} {url.partition(':')[0]}…: use a URL that begins with {begin}")
+    _check_url("--upstream", args.upstream, ("http", "https"))
+    _check_url("--database-url", args.database_url, _DATABASES)
+
+
+_DATABASES = ("sqlite", "postgresql", "postgresql+psycopg")
+
+
+def _check_url(option: str, url: str | None, schemes: Sequence[str]) -> None:
+    if url is not None and not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+        begin = " or ".join(f"{scheme}://" for scheme in schemes)
+        # Not the whole URL: it may hold a password.
+        raise SetupError(f"{option} {url.partition(':')[0]}…: use a URL that begins with {begin}")
 
 
 def _named_file(text: str) -> tuple[str, Path]:
@@ -200,6 +204,47 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
+#: What `nbruns import` prints about single lines, at most.
+_MOST_SAID = 200
+
+
+def _import(args: argparse.Namespace) -> int:
+    from nbruns.server.storage.imports import import_files
+
+    folder = data_folder(args.data)
+    said = 0
+
+    def say(file: Path, line: int, text: str) -> None:
+        nonlocal said
+        said += 1
+        if said <= _MOST_SAID:
+            where = f"{file}:{line}" if line else str(file)
+            print(f"{where}: {' '.join(text.split())}", file=sys.stderr)
+        elif said == _MOST_SAID + 1:
+            print("Further messages are left out.", file=sys.stderr)
+
+    _check_url("--database-url", args.database_url, _DATABASES)
+    url = args.database_url or f"sqlite:///{folder / 'nbruns.sqlite'}"
+    done = import_files(url, args.files, say)
+    nouns = ("assistant", "thread", "run", "message", "run step")
+    kinds = ("assistant", "thread", "thread.run", "thread.message", "thread.run.step")
+    counts = [
+        _counted(done.new[kind], noun) for kind, noun in zip(kinds, nouns, strict=True) if done.new[kind]
+    ]
+    print(f"Imported {', '.join(counts) or 'nothing'}.")
+    if done.made_threads:
+        print(f"Made {_counted(done.made_threads, 'thread')} that the files name, but don't contain.")
+    if known := done.known.total():
+        print(f"{_counted(known, 'object')} with the same ids exist already and were left as they are.")
+    if done.failures:
+        print(f"Not imported: {_counted(done.failures, 'line')}, see above.")
+    return 1 if done.failures else 0
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _seconds(text: str) -> int:
     """A number of seconds, at least 1 and at most a year."""
     seconds = int(text)
@@ -226,16 +271,19 @@ _DATA: dict[str, JSON] = {
         "help": "folder for the database, token and log (default: NBRUNS_DATA, or the user's data folder)",
     }
 }
+_DATABASE_URL: dict[str, JSON] = {
+    "--database-url": {
+        "metavar": "URL",
+        "default": os.environ.get("NBRUNS_DATABASE_URL") or None,
+        "help": "database to use instead of the SQLite file in the data folder: sqlite:///FILE or "
+        "postgresql://USER@HOST/NAME; several servers can share a PostgreSQL database (default: "
+        "NBRUNS_DATABASE_URL, or the file)",
+    }
+}
 _SERVE: dict[str, dict[str, JSON]] = {
     "where": {
         **_DATA,
-        "--database-url": {
-            "metavar": "URL",
-            "default": os.environ.get("NBRUNS_DATABASE_URL") or None,
-            "help": "database to use instead of the SQLite file in the data folder: sqlite:///FILE or "
-            "postgresql://USER@HOST/NAME; several servers can share a PostgreSQL database (default: "
-            "NBRUNS_DATABASE_URL, or the file)",
-        },
+        **_DATABASE_URL,
         "--blobs": {
             "metavar": "FOLDER|URL",
             "default": os.environ.get("NBRUNS_BLOBS") or None,
@@ -367,6 +415,25 @@ start. Runs also continue after the server is killed.
 exit codes: 0 stopped normally; 1 setup error, a line on stderr says what is wrong and how to fix it; 2 invalid
 arguments; 130 interrupted before the server started.
 """
+_IMPORT_EPILOG = """\
+files: JSON, JSON lines or Parquet, or folders of these. They can contain assistants, threads, messages, runs and run
+steps as the API returns them: single objects, lists, pages, and what openai-python's model_dump_json() or
+client.runs.export() writes. Pass all files of one export in one command, because the objects are stored in the order in
+which they were created.
+
+Ids and creation times are kept. Objects whose ids exist already are left as they are, so you can import the same files
+again. Threads that the files name but don't contain are made. Runs that had not ended become expired. References to
+files and vector stores that don't exist here are left out, with a message.
+
+examples:
+  nbruns import assistants.jsonl threads/
+      import a file and a folder of files
+  nbruns import --database-url sqlite:///runs.sqlite export.json
+      import into another database
+
+exit codes: 0 everything was imported; 1 something could not be imported, a line on stderr says what and why, and the
+rest was imported; 2 invalid arguments.
+"""
 _COMMANDS = {
     "serve": _Manual(
         _serve,
@@ -402,5 +469,18 @@ _COMMANDS = {
         "run each model once, in the terminal",
         "Run each available model once, with a tool call answered by a Python function, and print the runs as a table.",
         {"where": _DATA},
+    ),
+    "import": _Manual(
+        _import,
+        "import assistants, threads and runs from files",
+        "Import assistants, threads, messages, runs and run steps that were made on another server. The server of the\n"
+        "data folder can be running.",
+        {
+            "what": {
+                "files": {"nargs": "+", "type": Path, "metavar": "FILE", "help": "file or folder to import"}
+            },
+            "where": {**_DATA, **_DATABASE_URL},
+        },
+        _IMPORT_EPILOG,
     ),
 }

@@ -46,6 +46,7 @@ OPTIONS = {
     "stop": ["--data"],
     "lab": ["--data", "notebook"],
     "demo": ["--data"],
+    "import": ["FILE", "--data", "--database-url"],
 }
 
 

@@ -21,8 +21,15 @@ class ScriptedUpstream(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, *answers: tuple[Any, ...], has: tuple[str, ...] = (CHAT, RESPONSES)) -> None:
+    def __init__(
+        self,
+        *answers: tuple[Any, ...],
+        has: tuple[str, ...] = (CHAT, RESPONSES),
+        models: tuple[str, ...] | None = None,
+    ) -> None:
         self.answers, self.has, self.requests = list(answers), has, list[JSON]()
+        #: The models that it tells of; None: it can't be asked for any.
+        self.models, self.asked_for = models, list[str]()
         self.gone = threading.Event()
         super().__init__(("127.0.0.1", 0), _Endpoint)
 
@@ -58,6 +65,21 @@ class _Endpoint(BaseHTTPRequestHandler):
                 self.wfile.flush()
         except OSError:
             self.server.gone.set()
+
+    def do_GET(self) -> None:
+        name = self.path.removeprefix("/v1/models").removeprefix("/")
+        self.server.asked_for.append(name)
+        models = [{"id": each, "object": "model"} for each in self.server.models or ()]
+        missing = error(f"The model '{name}' does not exist", code="model_not_found")
+        found: JSON = {"data": models} if not name else next((m for m in models if m["id"] == name), missing)
+        if self.server.models is None:
+            found = error(f"Cannot GET {self.path}")
+        said = json.dumps(found).encode()
+        self.send_response(404 if "error" in found else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

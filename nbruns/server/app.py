@@ -72,7 +72,12 @@ async def _call(services: Services, operation: Operation, request: Request) -> C
     uploads: Mapping[str, UploadFile] = {}
     if operation.form is not None:
         fields, uploads = await _read_form(request, operation.max_form_bytes)
-        params = parse(operation.form, fields)
+        try:
+            params = parse(operation.form, fields)
+        except Refused:
+            for file in uploads.values():
+                await file.close()
+            raise
     else:
         params = parse(operation.body, _parse_json(await _read(request))) if operation.body else {}
     return Call(services, path, query, request.headers, params, uploads, request.scope["context"])

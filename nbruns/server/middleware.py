@@ -109,8 +109,8 @@ class AccessMiddleware:
         hosts: Iterable[str] | None,
         origins: Collection[str] = (),
     ) -> None:
-        self._app = CORSMiddleware(app, **_CORS, allow_origins=[*origins]) if origins else app
         self._origins = frozenset(origins)
+        self._app = self._for_pages(app) if origins else app
         self._token = token
         self._hosts = None if hosts is None else frozenset(hosts)
         self._open = 0
@@ -133,13 +133,19 @@ class AccessMiddleware:
             is_preflight = scope["method"] == "OPTIONS" and headers.get("origin") in self._origins
             self._check(scope["path"], headers, is_preflight=is_preflight)
         except Refused as refusal:
-            await _refuse(context.send, refusal)
+            # A page of an allowed origin can read why.
+            is_allowed = Headers(scope=scope).get("origin") in self._origins
+            refuse = _refusing(refusal)
+            await (self._for_pages(refuse) if is_allowed else refuse)(scope, receive, context.send)
         else:
             await self._app(scope, receive, context.send)
         finally:
             self._open -= 1
             self._last = time.monotonic()
             context.log()
+
+    def _for_pages(self, app: ASGIApp) -> ASGIApp:
+        return CORSMiddleware(app, **_CORS, allow_origins=[*self._origins])
 
     def _check(self, path: str, headers: Headers, *, is_preflight: bool) -> None:
         host = headers.get("host", "")
@@ -183,10 +189,15 @@ def _name(host: str) -> str:
         return ""
 
 
-async def _refuse(send: Send, refusal: Refused) -> None:
+def _refusing(refusal: Refused) -> ASGIApp:
+    """Return an app that answers with a refusal."""
     body = encode(refusal.body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": refusal.status, "headers": [*headers]})
+        await send({"type": "http.response.body", "body": body})
+
+    return refuse

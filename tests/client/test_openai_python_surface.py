@@ -1,28 +1,43 @@
-"""Every method that openai-python has for assistants, threads, messages, runs and steps, against the process that
-`nbruns serve` is: what it returns are its own types, what it raises its own exceptions."""
+"""Every method that openai-python has for assistants, threads, messages, runs, steps, files, uploads, vector stores and
+models, against the process that `nbruns serve` is: what it returns are its own types, what it raises its own
+exceptions."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from openai import AssistantEventHandler, AsyncAssistantEventHandler, AsyncOpenAI, OpenAI
+from openai import AssistantEventHandler, AsyncAssistantEventHandler, AsyncOpenAI, AzureOpenAI, OpenAI
 from openai.resources.beta.assistants import Assistants
 from openai.resources.beta.threads import Messages, Runs, Threads
 from openai.resources.beta.threads.runs import Steps
+from openai.resources.files import Files
+from openai.resources.models import Models
+from openai.resources.uploads.parts import Parts
+from openai.resources.uploads.uploads import Uploads
+from openai.resources.vector_stores.file_batches import FileBatches
+from openai.resources.vector_stores.files import Files as VectorStoreFiles
+from openai.resources.vector_stores.vector_stores import VectorStores
 from openai.types.beta import Assistant, Thread
 from openai.types.beta.threads import Message, Run
 from openai.types.beta.threads.runs import RunStep
 
 from nbruns.client import Client
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(deprecated|should be used instead):DeprecationWarning")
 
 RESOURCES = (Assistants, Threads, Messages, Runs, Steps)
+FILE_RESOURCES = (Files, Uploads, Parts, VectorStores, VectorStoreFiles, FileBatches, Models)
+#: There are no fine-tuned models to be deleted here.
+NOT_SERVED = {"Models.delete"}
+FERRY = "The ferry to the island leaves every two hours and takes no cars. Über 3 Stunden."
 QUESTION: Any = {"role": "user", "content": "What should I wear in Oslo?"}
 WEATHER: Any = {
     "type": "function",
@@ -55,11 +70,15 @@ def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
         return call
 
-    for resource in RESOURCES:
+    for resource in RESOURCES + FILE_RESOURCES:
         for name in public_methods(resource):
-            full = f"{resource.__name__}.{name}"
+            full = f"{_name(resource)}.{name}"
             monkeypatch.setattr(resource, name, counted(full, getattr(resource, name)))
     return names
+
+
+def _name(resource: type) -> str:
+    return "VectorStoreFiles" if resource is VectorStoreFiles else resource.__name__
 
 
 def public_methods(resource: type) -> list[str]:
@@ -194,6 +213,127 @@ def steps(surface: OpenAI, assistant: str) -> None:
     assert of.retrieve(made[0].id, thread_id=thread, run_id=run.id) == made[0]
 
 
+@pytest.mark.parametrize(
+    "by", ["OpenAI", "AzureOpenAI", pytest.param("AzureOpenAI v1", marks=pytest.mark.nightly)]
+)
+def test_the_whole_surface_of_files(client: Client, called: set[str], tmp_path: Path, by: str) -> None:
+    address = client.base_url.removesuffix("/v1")
+    key: Any = {"api_key": client.api_key, "max_retries": 0, "timeout": 30}
+    made = {
+        "OpenAI": lambda: OpenAI(base_url=client.base_url, **key),
+        "AzureOpenAI": lambda: AzureOpenAI(azure_endpoint=address, api_version="2024-05-01-preview", **key),
+        "AzureOpenAI v1": lambda: AzureOpenAI(base_url=f"{address}/openai/v1", api_version="preview", **key),
+    }
+    with made[by]() as surface:
+        file = files(surface, tmp_path)
+        uploads(surface, tmp_path)
+        store = vector_stores(surface, file)
+        vector_store_files(surface, store, file)
+        file_batches(surface, store, file)
+        assert surface.vector_stores.delete(store).deleted
+        assert surface.files.delete(file).deleted
+        with pytest.raises(openai.NotFoundError, match="No such File object"):
+            surface.files.retrieve(file)
+        assert "demo" in [model.id for model in surface.models.list()]
+        assert surface.models.retrieve("demo").owned_by == "nbruns"
+        with pytest.raises(openai.NotFoundError) as missing:
+            surface.models.retrieve("gpt-none")
+        assert missing.value.code == "model_not_found"
+    every = {f"{_name(each)}.{name}" for each in FILE_RESOURCES for name in public_methods(each)}
+    assert called == every - NOT_SERVED
+
+
+def files(surface: OpenAI, folder: Path) -> str:
+    of, path = surface.files, folder / "Fähre.md"
+    path.write_text(FERRY)
+    made = of.create(file=path, purpose="assistants")
+    assert (made.filename, made.bytes, made.status) == ("Fähre.md", len(FERRY.encode()), "processed")
+    after: Any = {"anchor": "created_at", "seconds": 3600}
+    brief = of.create(
+        file=("a.txt", io.BytesIO(b"brief"), "text/plain"), purpose="user_data", expires_after=after
+    )
+    assert brief.expires_at == brief.created_at + 3600
+    assert of.wait_for_processing(made.id) == of.retrieve(made.id) == made
+    assert of.content(made.id).text == FERRY == of.retrieve_content(made.id)
+    assert [each.id for each in paged(of.list(purpose="user_data", limit=1), 1)] == [brief.id]
+    assert of.delete(brief.id).deleted
+    return made.id
+
+
+def uploads(surface: OpenAI, folder: Path) -> None:
+    of, data = surface.uploads, FERRY.encode()
+    upload = of.create(bytes=len(data), filename="ferry.txt", mime_type="text/plain", purpose="assistants")
+    parts = [of.parts.create(upload.id, data=piece).id for piece in (data[30:], data[:30])]
+    done = of.complete(upload.id, part_ids=parts[::-1], md5=hashlib.md5(data).hexdigest())
+    assert done.status == "completed" and done.file is not None
+    assert surface.files.content(done.file.id).read() == data
+    given: Any = {"mime_type": "text/plain", "purpose": "assistants", "part_size": 16}
+    chunked = of.upload_file_chunked(file=folder / "Fähre.md", **given)
+    assert chunked.file is not None and surface.files.content(chunked.file.id).read() == data
+    dropped = of.create(bytes=1, filename="x", mime_type="text/plain", purpose="assistants")
+    assert of.cancel(dropped.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError, match="The upload is cancelled"):
+        of.parts.create(dropped.id, data=b"x")
+
+
+def vector_stores(surface: OpenAI, file: str) -> str:
+    of = surface.vector_stores
+    made = of.create(name="Island", file_ids=[file], metadata={"kept": "yes"})
+    assert (made.file_counts.total, made.status) == (1, "in_progress")
+    days: Any = {"anchor": "last_active_at", "days": 3}
+    changed = of.update(made.id, name="Isle", expires_after=days)
+    assert (changed.name, changed.metadata) == ("Isle", {"kept": "yes"}) and changed.expires_at is not None
+    assert of.files.poll(file, vector_store_id=made.id).status == "completed"
+    assert of.retrieve(made.id).status == "completed"
+    assert made.id in [each.id for each in of.list(limit=100)]
+    filters: Any = {"type": "eq", "key": "kind", "value": "none"}
+    [found] = of.search(made.id, query="When does the boat go?", max_num_results=1, rewrite_query=True)
+    assert (found.file_id, found.filename, found.content[0].text) == (file, "Fähre.md", FERRY)
+    assert 0 < found.score <= 1
+    assert [*of.search(made.id, query=["boat", "cars"], filters=filters)] == []
+    return made.id
+
+
+def vector_store_files(surface: OpenAI, store: str, file: str) -> None:
+    of = surface.vector_stores.files
+    assert of.retrieve(file, vector_store_id=store).status == "completed"
+    assert of.update(file, vector_store_id=store, attributes={"year": 2026}).attributes == {"year": 2026}
+    assert [part.text for part in of.content(file, vector_store_id=store)] == [FERRY]
+    assert [each.id for each in of.list(store, filter="completed")] == [file]
+    chunks: Any = {"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 10}}
+    polled = of.upload_and_poll(vector_store_id=store, file=("a.txt", b"An answer"), chunking_strategy=chunks)
+    assert (
+        polled.status == "completed"
+        and polled.chunking_strategy == of.retrieve(polled.id, vector_store_id=store).chunking_strategy
+    )
+    assert of.delete(polled.id, vector_store_id=store).deleted
+    assert of.create(store, file_id=polled.id).status == "in_progress"
+    assert of.create_and_poll(polled.id, vector_store_id=store, attributes={"a": 1.5}).attributes == {
+        "a": 1.5
+    }
+    assert of.upload(vector_store_id=store, file=("b.txt", b"Another")).vector_store_id == store
+    empty = of.upload_and_poll(vector_store_id=store, file=("empty.txt", b""))
+    assert empty.status == "failed" and empty.last_error is not None
+    assert empty.last_error.message == "The file is empty."
+
+
+def file_batches(surface: OpenAI, store: str, file: str) -> None:
+    of = surface.vector_stores.file_batches
+    made = of.create(store, file_ids=[file])
+    assert of.poll(made.id, vector_store_id=store).status == "completed"
+    assert of.retrieve(made.id, vector_store_id=store).file_counts.completed == 1
+    assert [each.id for each in of.list_files(made.id, vector_store_id=store)] == [file]
+    assert of.create_and_poll(store, file_ids=[file]).file_counts.completed == 1
+    texts: Any = [(f"{number}.txt", f"Text {number}".encode()) for number in range(3)]
+    batch = of.upload_and_poll(store, files=texts, file_ids=[file])
+    assert (batch.status, batch.file_counts.completed, batch.file_counts.total) == ("completed", 4, 4)
+    late = of.create(store, file_ids=[file])
+    try:
+        assert of.cancel(late.id, vector_store_id=store).status == "cancelled"
+    except openai.BadRequestError as error:  # it was faster
+        assert "with status 'completed'" in error.message
+
+
 def test_an_event_handler_told_by_an_asynchronous_client(client: Client) -> None:
     async def scenario() -> str:
         async with AsyncOpenAI(base_url=client.base_url, api_key=client.api_key, max_retries=0) as surface:
@@ -227,9 +367,14 @@ def test_answers_as_they_came(surface: OpenAI) -> None:
         (lambda of: of.assistants.list(limit=101), openai.BadRequestError, "integer_above_max_value"),
         (lambda of: of.threads.create(extra_body={"x": 1}), openai.BadRequestError, "unknown_parameter"),
         (
-            lambda of: of.assistants.create(model="demo", tools=[{"type": "code_interpreter"}]),
+            lambda of: of.assistants.create(model="demo", tools=[{"type": "bing_grounding"}]),
             openai.BadRequestError,
             "unsupported_tool",
+        ),
+        (
+            lambda of: of.threads.create(tool_resources={"file_search": {"vector_store_ids": ["vs_nope"]}}),
+            openai.BadRequestError,
+            "invalid_value",
         ),
         (
             lambda of: of.threads.create(metadata={"k": "v" * (16 * 1024 * 1024)}),

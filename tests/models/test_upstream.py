@@ -402,3 +402,24 @@ def test_an_upstream_must_be_a_url(url: str) -> None:
 def test_an_upstream_has_one_of_two_apis() -> None:
     with pytest.raises(SetupError, match="chat or responses"):
         Models(upstream="http://127.0.0.1:9/v1", upstream_api="completions").resolve("m")
+
+
+def test_whether_an_upstream_has_a_model_is_asked_once() -> None:
+    async def lacking(model: Any, *names: str) -> list[str | None]:
+        return [await model.lacks(name) for name in names]
+
+    with upstream_server((200, HI), models=("qwen3", "meta/llama")) as server:
+        model = upstream(server.url)
+        known, gone, slashed, again = asyncio.run(lacking(model, "qwen3", "gpt-4o", "meta/llama", "qwen3"))
+        assert (known, slashed, again) == (None, None, None)
+        assert gone is not None and "has no model 'gpt-4o' (The model 'gpt-4o' does not exist)" in gone
+        assert server.asked_for == ["qwen3", "gpt-4o", "meta/llama"]
+
+
+def test_an_upstream_that_does_not_say_may_have_every_model() -> None:
+    with upstream_server() as server:
+        silent: Any = upstream(server.url)
+        assert asyncio.run(silent.lacks("any")) is None
+        assert server.asked_for == ["any"]
+    gone: Any = upstream(server.url)
+    assert asyncio.run(gone.lacks("any")) is None

@@ -2,6 +2,7 @@
 // key being in OPENAI_API_KEY; says on its last line which methods of which resources it has called.
 import assert from "node:assert/strict";
 import OpenAI from "openai";
+import { counted } from "./counted.mjs";
 
 const openai = new OpenAI({ baseURL: process.argv[2], maxRetries: 0 });
 const { assistants, threads } = openai.beta;
@@ -94,18 +95,6 @@ await assert.rejects(new OpenAI({ baseURL: process.argv[2], apiKey: "wrong" }).b
 const missed = Object.entries(called).filter(([, times]) => times === 0);
 assert.deepEqual(missed, []);
 console.log(JSON.stringify(Object.keys(called)));
-
-function counted(resources) {
-  const times = {};
-  for (const [noun, resource] of Object.entries(resources))
-    for (const verb of Object.getOwnPropertyNames(Object.getPrototypeOf(resource)))
-      if (verb !== "constructor") {
-        const method = resource[verb];
-        times[`${noun}.${verb}`] = 0;
-        resource[verb] = (...given) => (times[`${noun}.${verb}`]++, method.apply(resource, given));
-      }
-  return times;
-}
 
 function outputsOf(run) {
   const calls = run.required_action.submit_tool_outputs.tool_calls;

@@ -7,11 +7,12 @@ import time
 from typing import Any
 
 import pytest
-from served import ANSWER, Api, Scripts
+from served import ANSWER, WEATHER, Api, Scripts
 from test_files import uploaded
 from test_vector_stores import CATS, OSLO, ready, store_of
 
-from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
+from nbruns.server.hosted import FILE_TOOLS, TOOLS
+from nbruns.server.models import Finish, Models, TextDelta, ToolCallDelta, usage
 
 JSON = dict[str, Any]
 TOOL: JSON = {"type": "file_search"}
@@ -220,18 +221,99 @@ def test_the_shapes_of_the_first_version_are_read(api: Api, script: Scripts) -> 
     message = {"role": "user", "content": "Where?", "file_ids": [other]}
     thread = api.post("/threads", {"messages": [message]})
     [asked] = api.get(f"/threads/{thread['id']}/messages")["data"]
-    assert asked["attachments"] == [{"file_id": other, "tools": [{"type": "file_search"}]}]
+    tools = [{"type": tool} for tool in FILE_TOOLS if tool in TOOLS]
+    assert asked["attachments"] == [{"file_id": other, "tools": tools}] and TOOL in tools
     run = api.until(api.post(f"/threads/{thread['id']}/runs", {"assistant_id": made["id"]}), "completed")
     step = api.get(f"{api.run_path(run)}/steps")["data"][-1]
     results = step["step_details"]["tool_calls"][0]["file_search"]["results"]
     assert {each["file_id"] for each in results} == {file, other}
     assert api.post("/assistants", {"model": "demo", "file_ids": []})["tool_resources"] == {}
     api.post(f"/threads/{thread['id']}/messages", {"role": "user", "content": "x", "file_ids": []})
-    status, error = api.refused("POST", f"/assistants/{made['id']}", {"file_ids": ["file-abc"]})
-    assert (status, error["param"]) == (400, "file_ids")
+    unknown = {"file_ids": [file, "file-abc"]}
+    for path, body in (
+        (f"/assistants/{made['id']}", {}),
+        ("/assistants", {"model": "demo"}),
+        (f"/threads/{thread['id']}/messages", {"role": "user", "content": "x"}),
+    ):
+        status, error = api.refused("POST", path, body | unknown)
+        assert (status, error["param"]) == (400, "file_ids")
+        assert error["message"] == "No file found with id 'file-abc'."
+    assert api.get(f"/assistants/{made['id']}") == made
+
+
+def test_file_ids_replace_the_files_of_the_tools_that_take_some(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A server that offers both; nothing is run here.
+    monkeypatch.setitem(TOOLS, "code_interpreter", TOOLS.get("code_interpreter", TOOLS["file_search"]))
+    file, other = uploaded(api, OSLO, "a.txt")["id"], uploaded(api, CATS, "b.txt")["id"]
+    path = "/assistants/" + api.post("/assistants", {"model": "demo", "file_ids": [file]})["id"]
+
+    def files_of(assistant: JSON) -> JSON:
+        resources = assistant["tool_resources"]
+        found = {"code_interpreter": resources.get("code_interpreter", {}).get("file_ids")}
+        if ids := resources.get("file_search", {}).get("vector_store_ids"):
+            found["file_search"] = [each["id"] for each in api.get(f"/vector_stores/{ids[0]}/files")["data"]]
+        return found
+
+    assert files_of(api.get(path)) == {"code_interpreter": [file], "file_search": [file]}
+    now = {"code_interpreter": [file], "file_search": [other]}
+    changed = api.post(path, {"tools": [TOOL], "file_ids": [other, other]})
+    assert files_of(changed) == now and changed["tools"][0]["type"] == "file_search"
+    assert files_of(api.post(path, {"name": "The same files"})) == now
+    assert files_of(api.post(path, {"file_ids": []})) == {"code_interpreter": [file]}
+    assert api.post(path, {"tool_resources": None})["tool_resources"] == {}
 
 
 def test_more_of_a_function_than_the_api_has_is_left_out(api: Api) -> None:
     function = {"name": "f", "module": "somewhere", "parameters": {"type": "object", "properties": {}}}
     made = api.post("/assistants", {"model": "demo", "tools": [{"type": "function", "function": function}]})
     assert made["tools"][0]["function"].keys() == {"name", "parameters", "strict"}
+
+
+def test_a_model_that_cannot_call_tools_gets_the_passages_up_front(api: Api, models: Models) -> None:
+    """The real small model, at temperature 0: its script decides nothing here."""
+    store, (file, _) = store_of(
+        api, b"Favorite foods of the club: Filip likes cake best.", b"Cats sleep for sixteen hours a day."
+    )
+    resources = {"file_search": {"vector_store_ids": [store["id"]]}}
+    body = {"model": "smollm2", "tools": [TOOL], "tool_resources": resources, "temperature": 0}
+    assistant = api.post("/assistants", body)["id"]
+    thread = api.thread_with("What is the favorite food of Filip?")
+    run = api.until(api.post(f"/threads/{thread}/runs", {"assistant_id": assistant}), "completed")
+    assert "cake" in answer_of(api, run)["value"]
+    message, step = api.get(f"{api.run_path(run)}/steps")["data"]
+    [call] = step["step_details"]["tool_calls"]
+    assert call["file_search"]["queries"] == ["What is the favorite food of Filip?"]
+    assert call["file_search"]["results"][0]["file_id"] == file
+    assert (
+        step["usage"]["total_tokens"] == 0 < message["usage"]["total_tokens"] == run["usage"]["total_tokens"]
+    )
+
+
+def test_what_is_searched_for_up_front_is_the_question(
+    api: Api, script: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"Note {number} says that Oslo is cold.".encode() for number in range(4)]
+    store, files = store_of(api, *texts)
+    resources = {"file_search": {"vector_store_ids": [store["id"]]}}
+    scripted = script(ANSWER, ANSWER, ANSWER)
+    monkeypatch.setattr(scripted.model, "calls_tools", False, raising=False)
+    assistant = scripted.assistant(tools=[TOOL], tool_resources=resources)
+    attached = {"file_id": files[0], "tools": [TOOL]}
+    asked = {"role": "user", "content": "How cold is Oslo?", "attachments": [attached]}
+    thread = api.post("/threads", {"messages": [asked]})["id"]
+    run = api.until(api.post(f"/threads/{thread}/runs", {"assistant_id": assistant}), "completed")
+    [_, step] = api.get(f"{api.run_path(run)}/steps")["data"]
+    found = step["step_details"]["tool_calls"][0]["file_search"]
+    assert found["queries"] == ["How cold is Oslo?"] and len(found["results"]) == 2
+    assert [message["role"] for message in scripted.model.prompts[0].messages] == [
+        "user",
+        "assistant",
+        "tool",
+    ]
+    # Where it isn't wanted, or the model has functions to choose from, the model is asked first.
+    for body in ({"tool_choice": "none"}, {"tools": [TOOL, WEATHER]}):
+        run = api.post(f"/threads/{thread}/runs", {"assistant_id": assistant, **body})
+        assert api.until(run, "completed")["usage"]["total_tokens"] == 35
+        assert scripted.model.prompts[-1].messages[-1]["role"] != "tool"

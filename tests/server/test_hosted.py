@@ -14,7 +14,7 @@ from served import ANSWER, OUTPUTS, WEATHER, Api, Scripts, ServerProcess, names
 from test_kills import assert_same_state
 
 from nbruns.server import hosted
-from nbruns.server.hosted import Result
+from nbruns.server.hosted import TOOLS, Result, explanation
 from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
 
 JSON = dict[str, Any]
@@ -248,7 +248,46 @@ def test_a_hosted_tool_checks_its_own_entry_and_others_are_refused(api: Api, aba
     body = {"model": "demo", "tools": [{"type": "abacus", "beads": 9}]}
     status, error = api.refused("POST", "/assistants", body)
     assert (status, error["param"]) == (400, "tools[0].beads")
-    status, error = api.refused(
-        "POST", "/assistants", {"model": "demo", "tools": [{"type": "code_interpreter"}]}
-    )
-    assert (status, error["code"]) == (400, "unsupported_tool")
+
+
+def places(api: Api, tool: JSON, assistant: str) -> list[tuple[str, JSON, str]]:
+    """Every place where a tool can be named: path, body, and the parameter that names it."""
+    attached = {"role": "user", "content": "x", "attachments": [{"file_id": "file-x", "tools": [tool]}]}
+    thread = api.thread_with()
+    runs = f"/threads/{thread}/runs"
+    return [
+        ("/assistants", {"model": "demo", "tools": [WEATHER, tool]}, "tools[1].type"),
+        (f"/assistants/{assistant}", {"tools": [tool]}, "tools[0].type"),
+        (runs, {"assistant_id": assistant, "tools": [tool]}, "tools[0].type"),
+        (runs, {"assistant_id": assistant, "tool_choice": tool}, "tool_choice.type"),
+        ("/threads/runs", {"assistant_id": assistant, "tools": [tool]}, "tools[0].type"),
+        ("/threads/runs", {"assistant_id": assistant, "thread": {"messages": [attached]}},
+         "thread.messages[0].attachments[0].tools[0].type"),
+        ("/threads", {"messages": [attached]}, "messages[0].attachments[0].tools[0].type"),
+        (runs, {"assistant_id": assistant, "additional_messages": [attached]},
+         "additional_messages[0].attachments[0].tools[0].type"),
+        (f"/threads/{thread}/messages", attached, "attachments[0].tools[0].type"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["abacus", "bing_grounding"])
+def test_a_tool_that_is_off_or_unknown_is_refused_alike_wherever_it_is_named(
+    api: Api, abacus: Abacus, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    with_it = api.post("/assistants", {"model": "demo", "tools": [WEATHER, ABACUS]})["id"]
+    monkeypatch.delitem(TOOLS, "abacus")
+    without = api.post("/assistants", {"model": "demo"})["id"]
+    asked = places(api, {"type": kind}, without)
+    if kind == "abacus":  # the assistant was made while it was on
+        asked += [
+            (path, {"assistant_id": with_it}, "tools[1].type")
+            for path in (f"/threads/{api.thread_with()}/runs", "/threads/runs")
+        ]
+    for path, body, param in asked:
+        status, error = api.refused("POST", path, body)
+        assert (status, error["code"], error["param"]) == (400, "unsupported_tool", param), path
+        assert error["message"] == f"'{param.removesuffix('.type')}': {explanation(kind)}"
+    assert f"does not run the hosted tool '{kind}' (it runs " in explanation(kind)
+    if kind == "abacus":
+        run = {"assistant_id": with_it, "tools": []}  # a run may do without
+        assert api.post("/threads/runs", run | {"instructions": "Be kind."})["tools"] == []

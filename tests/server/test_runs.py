@@ -350,7 +350,7 @@ def test_a_run_whose_model_is_gone_fails_and_says_which_there_are(
     del models._built[run["model"]]
     api.post(f"{api.run_path(run)}/submit_tool_outputs", OUTPUTS)
     failed = api.until(run, "failed", "completed")
-    assert failed["last_error"]["code"] == "server_error"
+    assert failed["last_error"]["code"] == "invalid_prompt"
     assert (
         f"The model '{run['model']}' does not exist here; there are 'demo'" in failed["last_error"]["message"]
     )

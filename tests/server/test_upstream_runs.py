@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from served import WEATHER, Api, names
+from test_cli import served
 from upstream_server import (
+    CHAT,
     USED,
     ScriptedUpstream,
     call,
@@ -267,3 +270,63 @@ def test_an_answer_that_goes_on_forever_is_cut_off(
     *_, ended, _ = made.run(tools=[WEATHER])
     assert ended.name == "thread.run.failed"
     assert "it was cut off" in ended.data["last_error"]["message"]
+
+
+def test_a_model_that_the_upstream_lacks_is_refused_and_its_runs_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = (404, error("The model 'retired' does not exist", code="model_not_found"))
+    with upstream_server(
+        gone, (200, chat({"content": "Hi"})), has=(CHAT,), models=("qwen3", "retired")
+    ) as up:
+        options = (
+            "--upstream",
+            up.url,
+            "--alias",
+            "gpt-4o=qwen3",
+            "--alias",
+            "gpt-4*=gone",
+            "--alias",
+            "old=retired",
+        )
+        with served(tmp_path, *options) as (_, url, _):
+            api = Api(url.removesuffix("/v1"), (tmp_path / "token").read_text().strip())
+            listed = {each["id"]: each["owned_by"] for each in api.get("/models")["data"]}
+            assert listed.items() >= {"qwen3": "upstream", "gpt-4o": "alias", "demo": "nbruns"}.items()
+            lacks = f"The upstream {up.url[7:-3]} has no model"
+            for name, said in (
+                ("gpt-5", f"{lacks} 'gpt-5' (The model 'gpt-5' does not exist). Name one that it has."),
+                (
+                    "gpt-4-turbo",
+                    f"'gpt-4-turbo' stands for 'gone' here. {lacks} 'gone' (The model 'gone' does not",
+                ),
+            ):
+                assistant = api.post("/assistants", {"model": "demo"})["id"]
+                for status, method, path, body in (
+                    (400, "POST", "/assistants", {"model": name}),
+                    (400, "POST", f"/assistants/{assistant}", {"model": name}),
+                    (
+                        400,
+                        "POST",
+                        f"/threads/{api.thread_with()}/runs",
+                        {"assistant_id": assistant, "model": name},
+                    ),
+                    (400, "POST", "/threads/runs", {"assistant_id": assistant, "model": name}),
+                    (404, "GET", f"/models/{name}", None),
+                ):
+                    got, refused = api.refused(method, path, body)
+                    assert (got, refused["code"], refused["param"]) == (status, "model_not_found", "model")
+                    assert refused["message"].startswith(said)
+            assert api.get("/models/gpt-4o")["owned_by"] == "alias"
+            # One that the upstream has ceased to have since it said so.
+            assistant = api.post("/assistants", {"model": "old"})["id"]
+            run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+            failed = api.until(run, "failed")
+            assert (failed["model"], failed["last_error"]["code"]) == ("old", "invalid_prompt")
+            assert failed["last_error"]["message"].startswith(
+                f"'old' stands for 'retired' here. {lacks} 'retired'"
+            )
+            assistant = api.post("/assistants", {"model": "gpt-4o"})["id"]
+            run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+            assert api.until(run, "completed")["model"] == "gpt-4o"
+            assert up.requests[-1]["model"] == "qwen3"

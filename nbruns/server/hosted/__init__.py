@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nbruns.server.hosted.file_search import FileSearch
-from nbruns.server.hosted.protocol import Context, Found, HostedTool, Result, ToolSchema
+from nbruns.server.hosted.protocol import AskedUpFront, Context, Found, HostedTool, Result, ToolSchema
 from nbruns.text import JSON
 
 __all__ = [
+    "FILE_TOOLS",
     "TOOLS",
     "Context",
     "Found",
@@ -21,11 +22,26 @@ __all__ = [
     "ToolSchema",
     "citations",
     "declared",
+    "explanation",
+    "up_front",
     "without_content",
 ]
 
 #: The tools that this server offers, by type.
 TOOLS: dict[str, HostedTool] = {"file_search": FileSearch()}
+#: The tools that files are given to, where they are offered.
+FILE_TOOLS = ("file_search", "code_interpreter")
+
+
+def explanation(type: str) -> str:
+    """Return why this server doesn't run the hosted tool `type`, and what to do instead.
+
+    The same wherever a tool is named: in assistants, runs, tool choices and attachments."""
+    offered = f" (it runs {', '.join(sorted(TOOLS))})" if TOOLS else ""
+    return (
+        f"this server does not run the hosted tool '{type[:100]}'{offered}. Pass function tools instead: your own "
+        "program runs those and submits their outputs."
+    )
 
 
 def declared(tools: Sequence[JSON]) -> tuple[list[JSON], dict[str, str]]:
@@ -45,6 +61,13 @@ def declared(tools: Sequence[JSON]) -> tuple[list[JSON], dict[str, str]]:
             types[name] = tool["type"]
             functions.append({"type": "function", "function": {**function, "name": name}})
     return functions, types
+
+
+def up_front(type: str, question: str) -> str | None:
+    """Return the arguments with which a hosted tool is called for a model that can't call tools; None if only a model
+    can write them."""
+    tool = TOOLS[type]
+    return tool.ask(question) if isinstance(tool, AskedUpFront) else None
 
 
 def citations(text: str, details: Mapping[str, Sequence[JSON]]) -> list[JSON]:

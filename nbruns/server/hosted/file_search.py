@@ -16,11 +16,14 @@ from pydantic import Field
 from nbruns.server.hosted.protocol import Context, Result, ToolSchema
 from nbruns.text import JSON, excerpt
 
-#: What the model gets, as in the original.
-RESULTS = 20
+#: What the model gets, as in the original, and a small model whose context is short.
+RESULTS, FEW_RESULTS = 20, 2
+MAX_RESULTS = 50
 #: The most queries of one call, and characters of a query.
 MAX_QUERIES, MAX_QUERY = 5, 1000
 RANKING: JSON = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
+#: What a prompt says of attachments, on lines of their own.
+_ATTACHED = re.compile(r"\n?\[attached file [^\n]*\]")
 _MARK = re.compile(r"【(\d{1,6}):(\d{1,6})(?:†[^】]{0,300})?】")
 
 
@@ -38,7 +41,7 @@ class RankingOptions(ToolSchema):
 
 
 class FileSearchSettings(ToolSchema):
-    max_num_results: Annotated[int, Field(ge=1, le=50)] | None = None
+    max_num_results: Annotated[int, Field(ge=1, le=MAX_RESULTS)] | None = None
     ranking_options: RankingOptions | None = None
 
 
@@ -81,6 +84,11 @@ class FileSearch:
             },
         }
 
+    def ask(self, question: str) -> str:
+        """Search for the question itself. Models that can't call tools are small: they get few passages."""
+        words = _ATTACHED.sub("", question)[:MAX_QUERY]
+        return json.dumps({"queries": [words or question[:MAX_QUERY]], "limit": FEW_RESULTS})
+
     def describe(self, arguments: str) -> JSON:
         return {}
 
@@ -97,7 +105,8 @@ class FileSearch:
                 {"ranking_options": shown, "results": []},
             )
         try:
-            found = await context.search(queries, settings.get("max_num_results") or RESULTS, ranking)
+            limit = settings.get("max_num_results") or RESULTS
+            found = await context.search(queries, min(limit, _limit(arguments)), ranking)
         except ValueError as error:
             return Result(
                 f"The files could not be searched: {error}", {"ranking_options": shown, "results": []}
@@ -146,6 +155,15 @@ def _queries(arguments: str) -> list[str]:
     listed = [given] if isinstance(given, str) else given if isinstance(given, list) else []
     texts = [text[:MAX_QUERY] for text in listed if isinstance(text, str) and text.strip()]
     return list(dict.fromkeys(texts))[:MAX_QUERIES]
+
+
+def _limit(arguments: str) -> int:
+    """Return how many results a call made up front asks for."""
+    try:
+        limit = json.loads(arguments).get("limit")
+    except (ValueError, RecursionError, AttributeError):
+        limit = None
+    return limit if isinstance(limit, int) and 0 < limit < MAX_RESULTS else MAX_RESULTS
 
 
 def _output(results: Sequence[JSON], number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -86,4 +86,13 @@ class HostedTool(Protocol):
 
     def without_content(self, details: JSON) -> JSON:
         """Return the details without what is only shown to those who ask for it with `include`."""
+        ...
+
+
+@runtime_checkable
+class AskedUpFront(Protocol):
+    """What a hosted tool can have besides: it is called before a model that can't call tools is asked."""
+
+    def ask(self, question: str) -> str:
+        """Return the arguments of the call; `question` is the user's last message."""
         ...

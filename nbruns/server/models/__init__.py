@@ -25,6 +25,9 @@ from nbruns.server.models.protocol import (
     RefusalDelta,
     TextDelta,
     ToolCallDelta,
+    ToolUser,
+    functions_due,
+    questions,
     usage,
 )
 from nbruns.text import excerpt
@@ -39,7 +42,10 @@ __all__ = [
     "RefusalDelta",
     "TextDelta",
     "ToolCallDelta",
+    "ToolUser",
     "UnknownModelError",
+    "functions_due",
+    "questions",
     "usage",
 ]
 
@@ -105,10 +111,19 @@ class Models:
         name = self.real_name(name)
         return bool(self._upstream_url) or name in self._builders or name in self._built
 
-    def check_name(self, name: str) -> None:
-        """Raise UnknownModelError if no model answers to `name`."""
+    async def check_name(self, name: str) -> None:
+        """Raise UnknownModelError if no model answers to `name`, or the upstream says that it has none."""
         if not self.knows(name):
             raise UnknownModelError(self._unknown(name))
+        real = self.real_name(name)
+        if real not in self._builders and real not in self._built:
+            upstream = await asyncio.to_thread(self._upstream_for, real)
+            if (said := await upstream.lacks(real)) is not None:  # type: ignore[attr-defined]
+                raise UnknownModelError(self._stands_for(name) + said)
+
+    def _stands_for(self, name: str) -> str:
+        real = self.real_name(name)
+        return "" if real == name else f"{excerpt(repr(name))} stands for {excerpt(repr(real))} here. "
 
     async def listed(self) -> list[tuple[str, str]]:
         """Return the names that runs can use, each with who provides it: `nbruns`, `alias` or `upstream`."""
@@ -154,7 +169,8 @@ class Models:
     def _unknown(self, name: str) -> str:
         known = ", ".join(repr(known) for known in self.names)
         return (
-            f"The model {name!r} does not exist here; there are {known}. To add others, start the "
+            f"{self._stands_for(name)}The model {self.real_name(name)!r} does not exist here; there are {known}. To "
+            "add others, start the "
             f"server with `nbruns serve --upstream URL` (any Chat Completions or Responses endpoint) or "
             f"`--model NAME=FILE.gguf`, or let one of these answer: `--alias '{name[:100]}=demo'`."
         )

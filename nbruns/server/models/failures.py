@@ -66,6 +66,12 @@ class Failure(ModelError):
         return self.kind == "model_not_found" or (self.status == 404 and "model" in self.said.lower())
 
     @property
+    def says_model_is_unknown(self) -> bool:
+        """Whether the upstream, asked for a model, says that it has none: not that it can't be asked for one."""
+        about = re.sub(r"/models\S*", "", self.said).lower()
+        return self.kind == "model_not_found" or (self.status == 404 and "model" in about)
+
+    @property
     def is_too_long(self) -> bool:
         """Whether the conversation does not fit."""
         return self.status in (None, 400, 413) and bool(TOO_LONG.search(f"{self.kind} {self.said}"))

@@ -89,19 +89,19 @@ class GGUF:
         self.path, self.context, self.limit = Path(path).resolve(), context, limit
         self.warmth, self.seed = warmth, seed
         self.threads = threads or max(1, (os.cpu_count() or 1) // 2)
-        self._knows_tools = _knows_tools(self.path)
+        self.calls_tools = _knows_tools(self.path)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=self.path.stem)
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the model's answer token by token."""
         functions = [tool["function"] for tool in prompt.tools if tool["type"] == "function"]
-        _check_schemas(functions if self._knows_tools else functions_due(prompt), prompt)
+        _check_schemas(functions if self.calls_tools else functions_due(prompt), prompt)
         async with aclosing(self._answering(prompt)) as deltas:
             async for delta in deltas:
                 yield delta
 
     def _answering(self, prompt: Prompt) -> AsyncGenerator[Delta]:
-        if self._knows_tools:
+        if self.calls_tools:
             return self._natively(prompt)
         functions = functions_due(prompt)
         return self._call(prompt, functions) if functions else self._say(prompt)

@@ -86,6 +86,16 @@ class Closing(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class ToolUser(Protocol):
+    """What a model can have besides: whether it was trained to call tools. Others are taken to have been.
+
+    What hosted tools find for one that was not is given to it up front."""
+
+    @property
+    def calls_tools(self) -> bool: ...
+
+
 class ModelError(Exception):
     """The model could not answer; `code` and `message` become the run's `last_error`."""
 

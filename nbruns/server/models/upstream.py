@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from nbruns.errors import SetupError, install_command
 from nbruns.server.models import truncation
@@ -36,8 +36,12 @@ DEFAULTS: JSON = {"temperature": 1.0, "top_p": 1.0, "parallel_tool_calls": True}
 
 LONGEST_PAUSE = 30.0
 CONNECT_SECONDS = 10.0
-#: Seconds to wait for the list of its models.
-LIST_SECONDS = 5.0
+#: Seconds to wait for the list of its models, and for whether it has one.
+LIST_SECONDS, CHECK_SECONDS = 5.0, 2.0
+#: For so long it is not asked again whether it has a model.
+KNOWN_SECONDS = 300.0
+#: Names of which that is remembered, at most.
+_MOST_KNOWN = 1000
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Upstream:
         self._api = ENDPOINTS[api] if api else None
         self._retries = max_retries
         self._ways: dict[str, tuple[Endpoint, frozenset[str]]] = {}
+        #: When the upstream was asked whether it has a model, and didn't say no.
+        self._asked_for: dict[str, float] = {}
         self._key = next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
         self._client = AsyncOpenAI(
             base_url=base_url,
@@ -128,6 +134,34 @@ class Upstream:
             return []
         models = items(mapping(listed).get("data"))[:1000]
         return [name[:256] for model in models if (name := text(model.get("id")))]
+
+    async def lacks(self, model: str) -> str | None:
+        """Return why the upstream has no model of that name; None if it has one, or doesn't say.
+
+        Its list is no answer: many accept more names than they list.
+        """
+        if (
+            model in self._ways
+            or time.monotonic() - self._asked_for.get(model, -KNOWN_SECONDS) < KNOWN_SECONDS
+        ):
+            return None
+        from openai import OpenAIError
+
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._client.get(f"/models/{quote(model, safe='/')}", cast_to=object)
+        except (OpenAIError, ModelError, TimeoutError, ValueError) as error:
+            failed = failure(error, self.host, self._key, MEND)
+            if isinstance(failed, Failure) and failed.says_model_is_unknown:
+                return self._no_model(model, failed)
+        if len(self._asked_for) >= _MOST_KNOWN:
+            self._asked_for.clear()
+        self._asked_for[model] = time.monotonic()
+        return None
+
+    def _no_model(self, model: str, failed: Failure) -> str:
+        why = f"The upstream {self.host} has no model {excerpt(repr(model))}"
+        return f"{why} ({excerpt(failed.said)}). Name one that it has."
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Yield the upstream's answer as it comes."""
@@ -178,8 +212,7 @@ class Upstream:
             if not failed.is_unknown_model:
                 raise failed
         if failed.is_unknown_model and (self._api is not None or attempt.endpoint is not CHAT):
-            why = f"The upstream {self.host} has no model {attempt.prompt.model!r}"
-            raise ModelError("invalid_prompt", f"{why} ({excerpt(failed.said)}). Name one that it has.")
+            raise ModelError("invalid_prompt", self._no_model(attempt.prompt.model, failed))
         if self._is_elsewhere(attempt, failed):
             return replace(attempt, endpoint=RESPONSES, left_out=frozenset(), instead_of=failed)
         if _was_default(attempt, failed.param):

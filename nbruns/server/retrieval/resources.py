@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nbruns.server.hosted import FILE_TOOLS, TOOLS
 from nbruns.server.retrieval import vector_stores
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.storage import files, store
@@ -41,6 +42,44 @@ def check_files(conn: sa.Connection, ids: Iterable[str], param: str) -> None:
     """Refuse ids that no file has."""
     if unknown := files.unknown_files(conn, ids):
         raise Refused(f"No file found with id '{unknown[0]}'.", param=param, code="invalid_value")
+
+
+def message_params(conn: sa.Connection, params: JSON) -> JSON:
+    """Return what a message is made of, with `file_ids` of the first version of the API as attachments."""
+    given = {name: value for name, value in params.items() if name != "file_ids"}
+    if ids := params.get("file_ids"):
+        check_files(conn, ids, "file_ids")
+        tools = [{"type": tool} for tool in FILE_TOOLS if tool in TOOLS]
+        attached = [{"file_id": id, "tools": tools} for id in dict.fromkeys(ids)]
+        given["attachments"] = [*(given.get("attachments") or []), *attached]
+    return given
+
+
+def assistant_resources(tx: Transaction, params: JSON, before: JSON | None = None) -> JSON:
+    """Return the `tool_resources` of an assistant that is made or changed, with `file_ids` of the first version.
+
+    The files are given to those of its tools that take some, instead of those that the tools had. `before` is the
+    assistant as it was.
+    """
+    now = {"tools": [], "tool_resources": {}, **(before or {})}
+    resolved: JSON = now["tool_resources"]
+    if "tool_resources" in params:
+        resolved = resolve(tx, params["tool_resources"])
+    ids = params.get("file_ids")
+    if ids is None:
+        return resolved
+    check_files(tx.conn, ids, "file_ids")
+    offered = [tool for tool in FILE_TOOLS if tool in TOOLS]
+    tools = [tool["type"] for tool in (now["tools"] if params.get("tools") is None else params["tools"])]
+    resolved = dict(resolved)
+    for tool in [tool for tool in offered if tool in tools] or offered:
+        resolved.pop(tool, None)
+        if ids and tool == "file_search":
+            made = vector_stores.create(tx, {"file_ids": list(dict.fromkeys(ids))})
+            resolved[tool] = {"vector_store_ids": [made["id"]]}
+        elif ids:
+            resolved[tool] = {"file_ids": list(dict.fromkeys(ids))}
+    return resolved
 
 
 def attach(tx: Transaction, thread: JSON, messages: Sequence[JSON]) -> JSON:

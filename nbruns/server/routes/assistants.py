@@ -6,7 +6,6 @@ from nbruns.server.models import UnknownModelError
 from nbruns.server.retrieval import resources
 from nbruns.server.routes.operation import (
     Call,
-    change_object,
     delete_object,
     get_object,
     list_objects,
@@ -20,7 +19,7 @@ from nbruns.server.schemas.assistants import (
     ModifyAssistantRequest,
 )
 from nbruns.server.schemas.base import ListQuery, Page
-from nbruns.server.schemas.errors import Refused
+from nbruns.server.schemas.errors import Refused, not_found
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Transaction
 from nbruns.text import JSON
@@ -30,11 +29,15 @@ _ASSISTANT = "/v1/assistants/{assistant_id}"
 
 @operation("POST", "/v1/assistants", AssistantObject, CreateAssistantRequest)
 async def create_assistant(call: Call) -> JSON:
-    check_model(call, call.params["model"])
+    await check_model(call, call.params["model"])
 
     def create(tx: Transaction) -> JSON:
-        resolved = {"tool_resources": resources.resolve(tx, call.params.get("tool_resources"))}
-        assistant = objects.assistant(call.params | resolved, store.now())
+        id = call.params.get("id")
+        if id is not None and store.get(tx.conn, store.assistants, id) is not None:
+            raise Refused(f"An assistant with the id '{id}' exists.", status=409, param="id", code="id_taken")
+        resolved = {"tool_resources": resources.assistant_resources(tx, call.params)}
+        given = {name: value for name, value in call.params.items() if name != "file_ids"}
+        assistant = objects.assistant(given | resolved, store.now())
         store.add(tx.conn, store.assistants, assistant)
         return assistant
 
@@ -56,15 +59,28 @@ async def get_assistant(call: Call) -> JSON:
 @operation("POST", _ASSISTANT, AssistantObject, ModifyAssistantRequest)
 async def update_assistant(call: Call) -> JSON:
     if call.params.get("model") is not None:
-        check_model(call, call.params["model"])
+        await check_model(call, call.params["model"])
     # A null sets what leaving it out at creation means; a model there must be.
     defaults = AssistantObject.defaults()
     change = {
         name: defaults[name] if value is None else value
         for name, value in call.params.items()
-        if value is not None or name != "model"
+        if name != "file_ids" and (value is not None or name != "model")
     }
-    return await change_object(call, store.assistants, "assistant", call.path["assistant_id"], change)
+    id = call.path["assistant_id"]
+
+    def update(tx: Transaction) -> JSON:
+        before = store.get(tx.conn, store.assistants, id, lock=True)
+        if before is None:
+            raise not_found("assistant", id)
+        resolved = {"tool_resources": resources.assistant_resources(tx, call.params, before)}
+        changed = before | change | resolved
+        store.put(tx.conn, store.assistants, changed)
+        return changed
+
+    changed = await call.db.write(update)
+    call.services.ingester.wake()
+    return changed
 
 
 @operation("DELETE", _ASSISTANT, DeleteAssistantResponse)
@@ -74,9 +90,9 @@ async def delete_assistant(call: Call) -> JSON:
     return DeleteAssistantResponse.new(id=id)
 
 
-def check_model(call: Call, name: str) -> None:
+async def check_model(call: Call, name: str) -> None:
     """Refuse the name of a model that isn't there."""
     try:
-        call.services.models.check_name(name)
+        await call.services.models.check_name(name)
     except UnknownModelError as error:
         raise Refused(str(error), param="model", code="model_not_found") from None

@@ -258,7 +258,7 @@ async def get_model(call: Call) -> JSON:
     if name in known:
         return _model(name, known[name])
     try:
-        call.services.models.check_name(name)
+        await call.services.models.check_name(name)
     except UnknownModelError as error:
         raise Refused(str(error), status=404, param="model", code="model_not_found") from None
     return _model(name, "upstream")

@@ -17,7 +17,7 @@ from nbruns.server.schemas.base import NoQuery, Object, Schema
 from nbruns.server.schemas.errors import Refused, not_found
 from nbruns.server.storage import store
 from nbruns.server.storage.blobs import Blobs
-from nbruns.server.storage.database import Database, Transaction
+from nbruns.server.storage.database import Database, Transaction, encode
 from nbruns.text import JSON
 
 if TYPE_CHECKING:
@@ -127,6 +127,15 @@ def operation(
         return handler
 
     return register
+
+
+#: Milliseconds between two polls of an object, as suggested to clients.
+POLL_AFTER_MS = "250"
+
+
+def polled(payload: JSON) -> Response:
+    """Return the answer with an object that clients poll until it has ended."""
+    return Response(encode(payload), 200, {"openai-poll-after-ms": POLL_AFTER_MS}, "application/json")
 
 
 async def list_objects(call: Call, table: Table, where: Mapping[str, str | None] | None = None) -> JSON:

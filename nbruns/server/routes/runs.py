@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starlette.responses import Response, StreamingResponse
 
-from nbruns.server.hosted import without_content
+from nbruns.server.hosted import TOOLS, explanation, without_content
 from nbruns.server.routes.assistants import check_model
-from nbruns.server.routes.operation import Call, get_object, list_objects, operation
+from nbruns.server.routes.operation import Call, get_object, list_objects, operation, polled
 from nbruns.server.routes.threads import changed_fields, get_thread
 from nbruns.server.runs import transitions
 from nbruns.server.runs.transitions import StartedRun
@@ -24,11 +24,7 @@ from nbruns.server.schemas.runs import (
 )
 from nbruns.server.schemas.threads import ModifyRequest
 from nbruns.server.storage import store
-from nbruns.server.storage.database import encode
 from nbruns.text import JSON
-
-#: Milliseconds between two polls of a run, as suggested to clients.
-POLL_AFTER_MS = "250"
 
 _RUNS = "/v1/threads/{thread_id}/runs"
 _RUN = _RUNS + "/{run_id}"
@@ -67,8 +63,7 @@ async def list_all_runs(call: Call) -> JSON:
 
 @operation("GET", _RUN, RunObject)
 async def get_run(call: Call) -> Response:
-    run = await _get_run(call)
-    return Response(encode(run), 200, {"openai-poll-after-ms": POLL_AFTER_MS}, "application/json")
+    return polled(await _get_run(call))
 
 
 @operation("POST", _RUN, RunObject, ModifyRequest)
@@ -120,8 +115,19 @@ async def _get_run(call: Call) -> JSON:
 async def _check_run(call: Call) -> None:
     params = call.params
     assistant = await get_object(call, store.assistants, "assistant", params["assistant_id"])
-    check_model(call, params.get("model") or assistant["model"])
-    _check_tool_choice(params.get("tool_choice"), params.get("tools", assistant["tools"]) or [])
+    await check_model(call, params.get("model") or assistant["model"])
+    tools = assistant["tools"] if params.get("tools") is None else params["tools"]
+    _check_offered(tools)
+    _check_tool_choice(params.get("tool_choice"), tools)
+
+
+def _check_offered(tools: list[JSON]) -> None:
+    """Refuse the tools of an assistant that was made where they were offered."""
+    for index, tool in enumerate(tools):
+        if tool["type"] != "function" and tool["type"] not in TOOLS:
+            param = f"tools[{index}]"
+            message = f"'{param}': {explanation(tool['type'])}"
+            raise Refused(message, param=f"{param}.type", code="unsupported_tool")
 
 
 def _check_tool_choice(choice: str | JSON | None, tools: list[JSON]) -> None:

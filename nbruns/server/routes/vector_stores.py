@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from starlette.responses import Response
+
 from nbruns.server.retrieval import vector_stores
 from nbruns.server.retrieval.embeddings import EmbeddingError
 from nbruns.server.retrieval.index import RESULTS, WrongModelError
-from nbruns.server.routes.operation import Call, list_objects, operation
+from nbruns.server.routes.operation import Call, list_objects, operation, polled
 from nbruns.server.schemas.base import ListQuery, Page
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.schemas.vector_stores import (
@@ -84,8 +86,8 @@ async def list_vector_store_files(call: Call) -> JSON:
 
 
 @operation("GET", _FILE, VectorStoreFileObject)
-async def get_vector_store_file(call: Call) -> JSON:
-    return await call.db.read(vector_stores.get_file, _store_id(call), call.path["file_id"])
+async def get_vector_store_file(call: Call) -> Response:
+    return polled(await call.db.read(vector_stores.get_file, _store_id(call), call.path["file_id"]))
 
 
 @operation("POST", _FILE, VectorStoreFileObject, UpdateVectorStoreFileRequest)
@@ -116,8 +118,8 @@ async def create_file_batch(call: Call) -> JSON:
 
 
 @operation("GET", _BATCH, FileBatchObject)
-async def get_file_batch(call: Call) -> JSON:
-    return await call.db.read(vector_stores.get_batch, _store_id(call), call.path["batch_id"])
+async def get_file_batch(call: Call) -> Response:
+    return polled(await call.db.read(vector_stores.get_batch, _store_id(call), call.path["batch_id"]))
 
 
 @operation("POST", _BATCH + "/cancel", FileBatchObject)

@@ -218,7 +218,9 @@ async def _outcome(
 def _last_error(error: Exception) -> JSON:
     if isinstance(error, ModelError):
         return {"code": error.code, "message": error.message}
-    if isinstance(error, UnknownModelError | SetupError):
+    if isinstance(error, UnknownModelError):  # as where an upstream has no such model: another name mends it
+        return {"code": "invalid_prompt", "message": str(error)}
+    if isinstance(error, SetupError):
         return {"code": "server_error", "message": str(error)}
     log.error("A run failed", exc_info=error)
     return {

@@ -111,7 +111,7 @@ def create_thread(tx: Transaction, params: JSON) -> JSON:
 
 def _add_messages(tx: Transaction, thread: JSON, given: Sequence[JSON], now: int) -> JSON:
     """Put messages on a thread, with what they attach; return the thread."""
-    messages = [objects.message(each, thread["id"], now) for each in given]
+    messages = [objects.message(resources.message_params(tx.conn, each), thread["id"], now) for each in given]
     thread = resources.attach(tx, thread, messages)
     for message in messages:
         store.add(tx.conn, store.messages, message)
@@ -132,7 +132,7 @@ def add_message(tx: Transaction, thread_id: str, params: JSON) -> JSON:
         raise not_found("thread", thread_id)
     if (active := store.active_run(tx.conn, thread_id)) is not None:
         raise Refused(f"Can't add messages to {thread_id} while a run {active['id']} is active.")
-    message = objects.message(params, thread_id, store.now())
+    message = objects.message(resources.message_params(tx.conn, params), thread_id, store.now())
     resources.attach(tx, thread, [message])
     store.add(tx.conn, store.messages, message)
     return message

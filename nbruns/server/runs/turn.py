@@ -9,11 +9,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import mimetypes
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 from nbruns.server import hosted
-from nbruns.server.models import Delta, Finish, ModelError, Models, RefusalDelta, TextDelta, ToolCallDelta
+from nbruns.server.models import (
+    Delta,
+    Finish,
+    Model,
+    ModelError,
+    Models,
+    Prompt,
+    RefusalDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolUser,
+    functions_due,
+    questions,
+)
 from nbruns.server.runs import prompt, transitions
 from nbruns.server.runs.toolbox import HostedContext, Toolbox
 from nbruns.server.runs.transitions import Unfinished
@@ -66,13 +80,30 @@ class Turn:
         )
         # In a thread: the first question to a model may import what takes a second, and others stream meanwhile.
         model = await asyncio.to_thread(models.resolve, question.model)
-        async for delta in model.answer(question):
-            if isinstance(delta, Finish):
-                return await self._finish(delta)
-            await self._take(delta)
+        try:
+            async for delta in self._up_front(model, question) or model.answer(question):
+                if isinstance(delta, Finish):
+                    return await self._finish(delta)
+                await self._take(delta)
+        except ModelError as error:
+            if question.model == self._run["model"]:
+                raise
+            alias = f"{self._run['model']!r} stands for {question.model!r} here. "
+            raise ModelError(error.code, alias + error.message) from None
         raise ModelError(
             "server_error", f"The model {question.model!r} stopped without finishing its answer."
         )
+
+    def _up_front(self, model: Model, question: Prompt) -> AsyncIterator[Delta] | None:
+        """Return the call of a hosted tool for a model that can't call it, if that is the only tool that is due."""
+        if not isinstance(model, ToolUser) or model.calls_tools:
+            return None
+        names = [function["name"] for function in functions_due(question)]
+        said = questions(question)
+        if len(names) != 1 or names[0] not in self._types or not said:
+            return None
+        arguments = hosted.up_front(self._types[names[0]], said[0])
+        return None if arguments is None else _calling(names[0], arguments)
 
     def unfinished(self, usage: JSON | None = None) -> list[Unfinished]:
         """What has been begun and not completed, as far as it has come."""
@@ -294,6 +325,11 @@ class Turn:
         self._deltas += 1
         if self._deltas % _FLUSH_EVERY == 0:
             await self._db.write(_nothing)
+
+
+async def _calling(name: str, arguments: str) -> AsyncIterator[Delta]:
+    yield ToolCallDelta(0, name=name, arguments=arguments)
+    yield Finish("tool_calls", objects.NO_USAGE)
 
 
 def _nothing(tx: Transaction) -> None:

@@ -26,10 +26,16 @@ class ModifyAssistantRequest(Sampling):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_resources: ToolResources | None = None
     metadata: Metadata | None = None
+    #: As in the first version of the API: the files of the tools that take some.
+    file_ids: Annotated[list[Id], Field(max_length=10_000)] | None = None
 
 
 class CreateAssistantRequest(ModifyAssistantRequest):
     model: Id
+    #: Beyond the original: programs hold the ids of assistants that were made elsewhere.
+    id: Annotated[str, Chars(64, 6, "asst_[0-9A-Za-z_-]+", "asst_ and letters, digits, _ and -")] | None = (
+        None
+    )
 
 
 class AssistantObject(Object):

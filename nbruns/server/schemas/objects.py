@@ -39,7 +39,7 @@ def derived_id(prefix: str, *path: object) -> str:
 def assistant(params: JSON, now: int) -> JSON:
     """A new assistant."""
     given = {name: value for name, value in params.items() if value is not None}
-    return AssistantObject.new(id=new_id("asst"), created_at=now, **given)
+    return AssistantObject.new(**{"id": new_id("asst"), "created_at": now, **given})
 
 
 def thread(params: JSON, now: int) -> JSON:

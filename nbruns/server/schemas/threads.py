@@ -99,6 +99,8 @@ class CreateMessageRequest(Schema):
         Annotated[list[Annotated[Attachment, AfterValidator(plain)]], Field(max_length=10_000)] | None
     ) = None
     metadata: Metadata | None = None
+    #: As in the first version of the API: attachments for every tool that takes files.
+    file_ids: Annotated[list[Id], Field(max_length=10_000)] | None = None
 
 
 #: A message that is given with a thread or a run.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
 
-from nbruns.server.hosted import TOOLS
+from nbruns.server.hosted import TOOLS, explanation
 from nbruns.server.schemas.base import (
     BY_TYPE,
     MAX_NUMBER,
@@ -25,14 +25,11 @@ from nbruns.server.schemas.base import (
 from nbruns.server.schemas.vector_stores import ChunkingStrategy
 from nbruns.text import JSON
 
-#: Hosted tools of the original. Those that this server doesn't offer are refused with an explanation.
-HOSTED = ("code_interpreter", "file_search")
-
 
 def _tag_of_tool(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else None
-    is_hosted = isinstance(kind, str) and (kind in TOOLS or kind in HOSTED)
-    return "(hosted)" if is_hosted else tag_of(value)
+    # Whatever is no function is a hosted tool, of which those that this server doesn't offer are refused.
+    tag = tag_of(value)
+    return tag if tag in (None, "(str)", "<function>") else "(hosted)"
 
 
 class HostedTool(Schema, extra="allow"):
@@ -42,12 +39,8 @@ class HostedTool(Schema, extra="allow"):
 
 
 def _offered(tool: HostedTool) -> HostedTool:
-    if (kind := tool.type) not in TOOLS:
-        message = (
-            f"'{{name}}': this server does not run the hosted tool '{kind}'. Pass function tools instead: "
-            "your own program runs those and submits their outputs."
-        )
-        raise refused(message, "unsupported_tool", ".type")
+    if tool.type not in TOOLS:
+        raise refused(f"'{{name}}': {explanation(tool.type)}", "unsupported_tool", ".type")
     return tool
 
 
