@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from nbruns import __version__
@@ -18,6 +18,9 @@ from nbruns.local_server import data_folder, local, server_of, serving, shown, t
 from nbruns.server.logs import FORMATS, LEVELS, configure
 from nbruns.server.main import DEFAULT_PORT
 from nbruns.text import JSON
+
+if TYPE_CHECKING:
+    from nbruns.server.hosted import HostedTool
 
 #: Where `nbruns lab` puts copies of the notebooks, and which of them it opens.
 _COPIES, _TOUR = Path("nbruns-notebooks"), "01_tour.ipynb"
@@ -62,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from nbruns.server.hosted import TOOLS
     from nbruns.server.main import serve
     from nbruns.server.models import Models
     from nbruns.server.retrieval.embeddings import embedder
@@ -78,6 +82,7 @@ def _serve(args: argparse.Namespace) -> int:
     )
     models.check()
     embedding = embedder(args.embedding_model, args.upstream)
+    TOOLS["mcp"] = _mcp(args.mcp, folder)
     with serving(folder) as address:
 
         def tell(url: str) -> None:
@@ -101,6 +106,16 @@ def _serve(args: argparse.Namespace) -> int:
             embedder=embedding,
         )
     return 0
+
+
+def _mcp(given: Path | None, folder: Path) -> HostedTool:
+    from nbruns.server.hosted.mcp import Mcp
+
+    if given is not None and not given.is_file():
+        raise SetupError(f"--mcp {given}: No such file. Use a JSON file with mcpServers.")
+    tool = Mcp(given.resolve() if given else folder / "mcp.json")
+    tool.check()
+    return tool
 
 
 def _secrets(args: argparse.Namespace, token: str | None) -> list[str | None]:
@@ -282,6 +297,15 @@ _SERVE: dict[str, dict[str, JSON]] = {
             "help": "API of the upstream (default: NBRUNS_UPSTREAM_API, or detected for each model; chat is preferred)",
         },
     },
+    "tools": {
+        "--mcp": {
+            "type": Path,
+            "metavar": "FILE",
+            "default": os.environ.get("NBRUNS_MCP") or None,
+            "help": "MCP servers that runs may use, as JSON with mcpServers; read anew for each run (default: "
+            "NBRUNS_MCP, or mcp.json in the data folder)",
+        },
+    },
     "access": {
         "--no-token": {
             "action": "store_true",
@@ -337,6 +361,7 @@ environment:
   NBRUNS_UPSTREAM_API      default for --upstream-api
   NBRUNS_EMBEDDING_MODEL   default for --embedding-model
   NBRUNS_BLOBS             default for --blobs
+  NBRUNS_MCP               default for --mcp
 
 examples:
   nbruns serve
@@ -353,7 +378,7 @@ examples:
       run a program written for the Assistants API
 
 API: assistants, threads, messages, runs, steps, files, uploads, vector stores and models of the Assistants API, with
-streaming and the hosted tool file_search. In addition:
+streaming and the hosted tools file_search and mcp. In addition:
   GET /health          {{"status": "ok"}} while the server is running; no token required
   GET /openapi.json    OpenAPI description of this server; no token required
   GET /v1/threads      all threads

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nbruns.server import hosted
 from nbruns.server.retrieval import vector_stores
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.storage import files, store
@@ -21,6 +22,9 @@ def resolve(tx: Transaction, resources: JSON | None) -> JSON:
     """
     resolved: JSON = {}
     for tool, given in (resources or {}).items():
+        if not isinstance(given, dict):  # they name neither files nor vector stores
+            resolved[tool] = hosted.TOOLS[tool].stored(given)
+            continue
         kept = {name: value for name, value in given.items() if name != "vector_stores"}
         check_files(tx.conn, kept.get("file_ids") or [], f"tool_resources.{tool}.file_ids")
         for id in kept.get("vector_store_ids") or []:

@@ -412,6 +412,7 @@ def _detail(call: ToolCall) -> Mapping[str, Any]:
 
 _CALLS: dict[str, Callable[[ToolCall], str]] = {
     "function": _function_call,
+    "mcp": _function_call,
     "file_search": _file_search_call,
 }
 
