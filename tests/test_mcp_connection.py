@@ -117,7 +117,7 @@ def test_a_server_that_died_is_started_again() -> None:
 
 def test_its_process_ends_with_the_connection(tmp_path: Path) -> None:
     program = f"import os, sys; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); sys.argv[1:] = ['hang']; "
-    program += f"exec(open({str(SERVERS / 'hostile.py')!r}).read())"
+    program += f"exec(open({str(SERVERS / 'by_hand.py')!r}).read())"
     assert "did not answer" in failure(Server(command=[sys.executable, "-c", program]), call_seconds=0.2)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
