@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from nbruns import __version__
@@ -18,9 +18,6 @@ from nbruns.local_server import data_folder, local, server_of, serving, shown, t
 from nbruns.server.logs import FORMATS, LEVELS, configure
 from nbruns.server.main import DEFAULT_PORT
 from nbruns.text import JSON
-
-if TYPE_CHECKING:
-    from nbruns.server.hosted import HostedTool
 
 #: Where `nbruns lab` puts copies of the notebooks, and which of them it opens.
 _COPIES, _TOUR = Path("nbruns-notebooks"), "01_tour.ipynb"
@@ -65,7 +62,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from nbruns.server.hosted import TOOLS
     from nbruns.server.main import serve
     from nbruns.server.models import Models
     from nbruns.server.retrieval.embeddings import embedder
@@ -82,7 +78,7 @@ def _serve(args: argparse.Namespace) -> int:
     )
     models.check()
     embedding = embedder(args.embedding_model, args.upstream)
-    TOOLS["mcp"] = _mcp(args.mcp, folder)
+    _offer_mcp(args.mcp, folder)
     with serving(folder) as address:
 
         def tell(url: str) -> None:
@@ -108,14 +104,15 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def _mcp(given: Path | None, folder: Path) -> HostedTool:
+def _offer_mcp(given: Path | None, folder: Path) -> None:
+    from nbruns.server.hosted import TOOLS
     from nbruns.server.hosted.mcp import Mcp
 
     if given is not None and not given.is_file():
         raise SetupError(f"--mcp {given}: No such file. Use a JSON file with mcpServers.")
     tool = Mcp(given.resolve() if given else folder / "mcp.json")
     tool.check()
-    return tool
+    TOOLS["mcp"] = tool
 
 
 def _secrets(args: argparse.Namespace, token: str | None) -> list[str | None]:
