@@ -63,6 +63,7 @@ _MODULES = {
     "snapshot": ("RunSnapshot",),
     "tools": ("Tool", "tool"),
     "widgets.compare": ("Comparison", "compare"),
+    "tools.mcp": ("mcp_tools",),
     "widgets.run_view.view": ("RunView",),
     "widgets.runs_table.table": ("RunsTable",),
     "widgets.form.form": ("ToolOutputsForm",),
@@ -114,6 +115,7 @@ if TYPE_CHECKING:
     from nbruns.snapshot import RunSnapshot as RunSnapshot
     from nbruns.tools import Tool as Tool
     from nbruns.tools import tool as tool
+    from nbruns.tools.mcp import mcp_tools as mcp_tools
     from nbruns.widgets.compare import Comparison as Comparison
     from nbruns.widgets.compare import compare as compare
     from nbruns.widgets.form.form import ToolOutputsForm as ToolOutputsForm

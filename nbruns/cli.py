@@ -78,6 +78,7 @@ def _serve(args: argparse.Namespace) -> int:
     )
     models.check()
     embedding = embedder(args.embedding_model, args.upstream)
+    _offer_mcp(args.mcp, folder)
     with serving(folder) as address:
 
         def tell(url: str) -> None:
@@ -101,6 +102,17 @@ def _serve(args: argparse.Namespace) -> int:
             embedder=embedding,
         )
     return 0
+
+
+def _offer_mcp(given: Path | None, folder: Path) -> None:
+    from nbruns.server.hosted import TOOLS
+    from nbruns.server.hosted.mcp import Mcp
+
+    if given is not None and not given.is_file():
+        raise SetupError(f"--mcp {given}: No such file. Use a JSON file with mcpServers.")
+    tool = Mcp(given.resolve() if given else folder / "mcp.json")
+    tool.check()
+    TOOLS["mcp"] = tool
 
 
 def _secrets(args: argparse.Namespace, token: str | None) -> list[str | None]:
@@ -330,6 +342,15 @@ _SERVE: dict[str, dict[str, JSON]] = {
             "help": "API of the upstream (default: NBRUNS_UPSTREAM_API, or detected for each model; chat is preferred)",
         },
     },
+    "tools": {
+        "--mcp": {
+            "type": Path,
+            "metavar": "FILE",
+            "default": os.environ.get("NBRUNS_MCP") or None,
+            "help": "MCP servers that runs may use, as JSON with mcpServers; read anew for each run (default: "
+            "NBRUNS_MCP, or mcp.json in the data folder)",
+        },
+    },
     "access": {
         "--no-token": {
             "action": "store_true",
@@ -385,6 +406,7 @@ environment:
   NBRUNS_UPSTREAM_API      default for --upstream-api
   NBRUNS_EMBEDDING_MODEL   default for --embedding-model
   NBRUNS_BLOBS             default for --blobs
+  NBRUNS_MCP               default for --mcp
 
 examples:
   nbruns serve
@@ -401,7 +423,7 @@ examples:
       run a program written for the Assistants API
 
 API: assistants, threads, messages, runs, steps, files, uploads, vector stores and models of the Assistants API, with
-streaming and the hosted tool file_search. In addition:
+streaming and the hosted tools file_search and mcp. In addition:
   GET /health          {{"status": "ok"}} while the server is running; no token required
   GET /openapi.json    OpenAPI description of this server; no token required
   GET /v1/threads      all threads

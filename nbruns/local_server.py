@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +85,49 @@ class LocalServer:
         if not file.exists():
             raise SetupError(f"{self!r} doesn't use {file}, so no history can be added.")
         return write_history(f"sqlite:///{file}", runs=runs, days=days, until=until, seed=seed)
+
+    def add_mcp_server(
+        self,
+        label: str,
+        server: str | Sequence[str],
+        *,
+        headers: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Let runs of this server use an MCP server, by `{"type": "mcp", "server_label": label}` in their `tools`.
+
+            client.server.add_mcp_server("time", "uvx mcp-server-time")
+
+        It is written to the file `mcp.json` in the data folder, which only its owner can read, and holds at once. A
+        server that had the same label is replaced.
+
+        Args:
+            label: 1 to 64 letters, digits, _ and -.
+            server: A command, as text or as a list of its words, or a URL.
+            headers: HTTP headers for a URL.
+            env: Environment variables for a command, which inherits only a few, such as PATH.
+
+        Raises:
+            SetupError: The file can't be read or written, or the label is not valid.
+        """
+        from nbruns.server.hosted.mcp import Mcp
+        from nbruns.tools.mcp import server_json
+
+        file = self._folder / "mcp.json"
+        try:
+            content = json.loads(file.read_text()) if file.exists() else {}
+            content.setdefault("mcpServers", {})[label] = server_json(server, headers, env)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise SetupError(f"{shown(file)}: {excerpt(error)}") from None
+        draft = self._folder / f"mcp.json.{os.getpid()}"
+        with _writing(self._folder):
+            try:
+                with open(draft, "w", opener=_private) as written:
+                    json.dump(content, written, indent=2)
+                Mcp(draft).check()
+                draft.replace(file)
+            finally:
+                draft.unlink(missing_ok=True)
 
 
 def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT, **options: float) -> Client:

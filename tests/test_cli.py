@@ -42,6 +42,7 @@ OPTIONS = {
         "--embedding-model",
         "--blobs",
         "--allow-origin",
+        "--mcp",
     ],
     "stop": ["--data"],
     "lab": ["--data", "notebook"],

@@ -15,7 +15,7 @@ import nbruns
 from nbruns import errors
 
 NAMES = {
-    *("Client", "local", "tool", "RunStream", "RunView", "RunsTable", "ToolOutputsForm"),
+    *("Client", "local", "tool", "mcp_tools", "RunStream", "RunView", "RunsTable", "ToolOutputsForm"),
     *("Comparison", "compare"),
     *("runs_frame", "steps_frame", "messages_frame", "tool_calls_frame", "to_jsonl"),
     *("nested_to_json", "nested_from_json"),

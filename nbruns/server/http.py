@@ -19,6 +19,7 @@ from platformdirs import user_data_path
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nbruns.errors import SetupError
+from nbruns.server import hosted
 from nbruns.server.app import create_app
 from nbruns.server.middleware import LOOPBACK, AccessMiddleware
 from nbruns.server.models import Models
@@ -261,6 +262,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if not self.force_exit:
             await self.engine.stop()
+        await hosted.close()
         await self._ingester.stop()
         await self._settings.models.close()
         self._blobs.close()

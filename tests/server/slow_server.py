@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nbruns.server import hosted, limited_process
+from nbruns.server.hosted.mcp import Mcp
 from nbruns.server.main import serve
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
 from nbruns.server.runs import transitions
@@ -33,6 +34,13 @@ class Slow:
             for index, mark in enumerate(("quick", "slow")):
                 yield ToolCallDelta(index, f"call_{mark}", "tally", mark)
             yield Finish("tool_calls", usage(20, 10))
+        elif [tool["function"]["name"] for tool in prompt.tools][:1] == ["notes_add"] and len(
+            prompt.messages
+        ) == 1:
+            for index, label in enumerate(("notes", "guarded")):
+                text = "slow" if label == "notes" else label
+                yield ToolCallDelta(index, f"call_{label}", f"{label}_add", f'{{"text": "{text}"}}')
+            yield Finish("tool_calls", usage(20, 10))
         elif prompt.tools and prompt.messages[-1]["role"] != "tool":
             await asyncio.sleep(self._pause)
             for delta in CALL:
@@ -52,7 +60,7 @@ class TallyTool(hosted.ToolSchema):
     type: Literal["tally"]
 
 
-class Tally:
+class Tally(hosted.HostedTool):
     """A hosted tool that writes a line to a file at each call. The first "slow" one takes longer than any test."""
 
     def __init__(self, file: Path) -> None:
@@ -95,11 +103,13 @@ def main() -> None:
     parser.add_argument("--attempts", type=int, default=3)
     parser.add_argument("--seconds-for-schemas", type=float, default=limited_process.SECONDS)
     parser.add_argument("--blobs", type=Path)
+    parser.add_argument("--mcp", type=Path)
     parser.add_argument("--tally", type=Path, default=Path("/dev/null"))
     asked = parser.parse_args()
     transitions.MAX_ATTEMPTS = asked.attempts
     limited_process.SECONDS = asked.seconds_for_schemas
     hosted.TOOLS["tally"] = Tally(asked.tally)
+    hosted.TOOLS["mcp"] = Mcp(asked.mcp)
     models = Models()
     models.add("slow", Slow(asked.words, asked.pause))
     serve(

@@ -25,7 +25,7 @@ class AbacusTool(hosted.ToolSchema):
     type: Literal["abacus"]
 
 
-class Abacus:
+class Abacus(hosted.HostedTool):
     """A tool that adds numbers. It shows the sum that is asked for while the model writes it, and can be held up."""
 
     def __init__(self) -> None:

@@ -133,9 +133,11 @@ def test_its_bodies_are_those_of_the_reference(reference: JSON) -> None:
         beyond = {"reasoning_effort", "tool_resources", "stream_options", "description", "file_ids"}
         # Programs hold the ids of assistants that were made elsewhere.
         beyond |= {"id"} if path == "/v1/assistants" else set()
-        assert more <= beyond, path
+        # As Azure's clients send them: approvals instead of outputs, so neither is required.
+        instead = {"tool_approvals"} if path.endswith("/submit_tool_outputs") else set()
+        assert more <= beyond | instead, path
         assert its.get("properties", {}).keys() <= ours.get("properties", {}).keys(), path
-        assert ours.get("required", []) == its.get("required", []), path
+        assert ours.get("required", []) == ([] if instead else its.get("required", [])), path
         for name, schema in its.get("properties", {}).items():
             agree(reference, ours["properties"][name], schema, name)
 

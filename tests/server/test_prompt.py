@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nbruns.server import hosted
 from nbruns.server.runs import prompt, transitions
 from nbruns.server.runs.transitions import Unfinished
 from nbruns.server.schemas import objects
@@ -18,6 +19,7 @@ from nbruns.server.storage import files, migrations, store
 from nbruns.server.storage.database import Database
 
 JSON = dict[str, Any]
+NO_TOOLS = hosted.Declared([], {}, [])
 QUESTION = {"role": "user", "content": "What should I wear?"}
 
 
@@ -66,14 +68,14 @@ def test_a_turn_that_is_done_again_is_asked_what_it_was_asked_the_first_time(db:
 
 async def assert_asked_again(db: Database, run: JSON, turn: int) -> list[JSON]:
     """What a turn has made before it is cut off is no part of what the next attempt is asked."""
-    before = await db.read(prompt.build, run)
+    before = await db.read(prompt.build, run, NO_TOOLS)
     message = objects.answer(run, f"msg_{turn}", 1) | {"content": [text_content("Let me see.")]}
     details: JSON = {"type": "message_creation", "message_creation": {"message_id": f"msg_{turn}"}}
     step = objects.step(run, f"step_{turn}", details, 1)
     await db.write(transitions.complete_message, run["id"], message, step, objects.NO_USAGE)
     calls = objects.step(run, f"step_calls_{turn}", {"type": "tool_calls", "tool_calls": []}, 1)
     await db.write(transitions.save, run["id"], [Unfinished(store.steps, calls)])
-    assert await db.read(prompt.build, run) == before
+    assert await db.read(prompt.build, run, NO_TOOLS) == before
     return before.messages if turn > 1 else []
 
 
@@ -86,7 +88,7 @@ def test_what_is_no_text_is_named(db: Database) -> None:
             await db.write(lambda tx, file=file: store.add(tx.conn, files.files, file))
         attached = [{"file_id": "file_2", "tools": []}]
         run = await run_in_progress(db, [{"role": "user", "content": content, "attachments": attached}])
-        [message] = (await db.read(prompt.build, run)).messages
+        [message] = (await db.read(prompt.build, run, NO_TOOLS)).messages
         # The turn reads the image's bytes, which the database doesn't have.
         note = {"type": "text", "text": "[attached file guide.md]"}
         assert message["content"] == [image, {"type": "text", "text": "What is this?"}, note]

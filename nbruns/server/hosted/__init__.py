@@ -6,29 +6,56 @@ doesn't require action. `TOOLS` is the registry: nothing outside this package kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from nbruns.server.hosted.file_search import FileSearch
-from nbruns.server.hosted.protocol import AskedUpFront, Context, Found, HostedTool, Result, ToolSchema
+from nbruns.server.hosted.mcp import Mcp
+from nbruns.server.hosted.protocol import (
+    Context,
+    Found,
+    Function,
+    Functions,
+    HostedTool,
+    Result,
+    ToolSchema,
+    refused,
+)
 from nbruns.text import JSON
 
 __all__ = [
     "FILE_TOOLS",
     "TOOLS",
     "Context",
+    "Declared",
     "Found",
+    "Function",
+    "Functions",
     "HostedTool",
     "Result",
     "ToolSchema",
+    "asked_for",
     "citations",
+    "close",
     "declared",
+    "details_of",
+    "entry",
     "explanation",
+    "forget",
+    "keep_headers",
+    "keep_secrets",
+    "leave",
+    "needs_approval",
+    "refused",
     "up_front",
     "without_content",
 ]
 
 #: The tools that this server offers, by type.
-TOOLS: dict[str, HostedTool] = {"file_search": FileSearch()}
+TOOLS: dict[str, HostedTool] = {"file_search": FileSearch(), "mcp": Mcp()}
+#: The most characters of a function's name.
+_MAX_NAME = 64
 #: The tools that files are given to, where they are offered.
 FILE_TOOLS = ("file_search", "code_interpreter")
 
@@ -44,30 +71,103 @@ def explanation(type: str) -> str:
     )
 
 
-def declared(tools: Sequence[JSON]) -> tuple[list[JSON], dict[str, str]]:
-    """Return a run's tools as functions for the model, and the type of each hosted one by its function's name.
+@dataclass(frozen=True)
+class Declared:
+    """A run's tools, as the model sees them."""
 
-    A function of the user's keeps its name; a hosted tool of the same name gets another."""
-    functions = [tool for tool in tools if tool["type"] == "function"]
+    #: Functions, the user's own and those of hosted tools.
+    functions: list[JSON]
+    #: The type of each hosted tool's function, and what entries of its calls show from the start, by name.
+    hosted: dict[str, tuple[str, JSON]]
+    #: What the model is told of tools that can't be used.
+    notes: list[str]
+
+
+async def declared(run: JSON) -> Declared:
+    """Return a run's tools as functions for the model.
+
+    A function of the user's keeps its name; one of a hosted tool that has the same name gets another."""
+    functions = [tool for tool in run["tools"] if tool["type"] == "function"]
     taken = {tool["function"]["name"] for tool in functions}
-    types: dict[str, str] = {}
-    for tool in tools:
+    found = Declared(functions, {}, [])
+    for tool in run["tools"]:
         if tool["type"] in TOOLS:
-            function = TOOLS[tool["type"]].declare(tool)
-            name = function["name"]
-            while name in taken:
-                name += "_hosted"
-            taken.add(name)
-            types[name] = tool["type"]
-            functions.append({"type": "function", "function": {**function, "name": name}})
-    return functions, types
+            offered = await TOOLS[tool["type"]].functions(tool, run)
+            for function in offered.functions:
+                name = _free_name(function.definition["name"], taken)
+                taken.add(name)
+                found.hosted[name] = tool["type"], function.details
+                functions.append({"type": "function", "function": {**function.definition, "name": name}})
+            if offered.note:
+                found.notes.append(offered.note)
+    return found
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    free, count = name[:_MAX_NAME], 1
+    while free in taken:
+        suffix = "_hosted" if count == 1 else f"_hosted{count}"
+        free, count = name[: _MAX_NAME - len(suffix)] + suffix, count + 1
+    return free
+
+
+def entry(id: str, type: str, details: JSON) -> JSON:
+    """Return the step's entry of a call of a hosted tool."""
+    return {"id": id, "type": type, **({type: details} if TOOLS[type].nested else details)}
+
+
+def details_of(call: JSON) -> JSON:
+    """Return the details in the step's entry of a call of a hosted tool."""
+    if TOOLS[call["type"]].nested:
+        details: JSON = call[call["type"]]
+        return details
+    return {name: value for name, value in call.items() if name not in ("id", "type")}
+
+
+def needs_approval(run: JSON, call: JSON) -> bool:
+    """Whether a user has to approve the call of a step's entry before it is executed."""
+    return TOOLS[call["type"]].needs_approval(run, details_of(call))
+
+
+def asked_for(call: JSON) -> JSON:
+    """Return a call as a required action asks for its approval."""
+    shown = {name: value for name, value in details_of(call).items() if name != "output"}
+    return entry(call["id"], call["type"], shown)
+
+
+def keep_secrets(run: JSON, resources: JSON) -> None:
+    """Remember the secrets in the `tool_resources` that a run was given."""
+    for type in resources.keys() & TOOLS.keys():
+        TOOLS[type].keep_secrets(run, resources[type])
+
+
+def keep_headers(run: JSON, call: JSON, headers: Any) -> None:
+    """Remember the headers that came with the approval of a call."""
+    TOOLS[call["type"]].keep_headers(run, details_of(call), headers)
+
+
+def forget(run_id: str) -> None:
+    """Forget the secrets of a run, which has ended."""
+    for tool in TOOLS.values():
+        tool.forget(run_id)
+
+
+async def leave(run_id: str) -> None:
+    """End what is open for a run: it has ended, or waits."""
+    for tool in list(TOOLS.values()):
+        await tool.leave(run_id)
+
+
+async def close() -> None:
+    """End what is open for any run: the server stops."""
+    for tool in list(TOOLS.values()):
+        await tool.close()
 
 
 def up_front(type: str, question: str) -> str | None:
     """Return the arguments with which a hosted tool is called for a model that can't call tools; None if only a model
     can write them."""
-    tool = TOOLS[type]
-    return tool.ask(question) if isinstance(tool, AskedUpFront) else None
+    return TOOLS[type].ask(question)
 
 
 def citations(text: str, details: Mapping[str, Sequence[JSON]]) -> list[JSON]:
@@ -83,7 +183,7 @@ def without_content(step: JSON) -> JSON:
     if not calls or all(call["type"] not in TOOLS for call in calls):
         return step
     shown = [
-        {**call, call["type"]: TOOLS[call["type"]].without_content(call[call["type"]])}
+        entry(call["id"], call["type"], TOOLS[call["type"]].without_content(details_of(call)))
         if call["type"] in TOOLS
         else call
         for call in calls

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from nbruns.server.hosted.protocol import Context, Result, ToolSchema
+from nbruns.server.hosted.protocol import Context, HostedTool, Result, ToolSchema
 from nbruns.text import JSON, excerpt
 
 #: What the model gets, as in the original, and a small model whose context is short.
@@ -50,7 +50,7 @@ class FileSearchTool(ToolSchema):
     file_search: FileSearchSettings | None = None
 
 
-class FileSearch:
+class FileSearch(HostedTool):
     """The tool."""
 
     schema = FileSearchTool

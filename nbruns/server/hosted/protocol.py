@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 
 from nbruns.text import JSON
+
+#: What the model reads instead of an output if the user has not approved its call.
+DENIED = "Error: the user did not approve this call. Do not repeat it; answer without it."
 
 
 class ToolSchema(BaseModel):
     """An entry of `tools`, or a part of one. Unknown fields are refused, no type is converted into another."""
 
     model_config = ConfigDict(strict=True, extra="forbid", defer_build=True)
+
+
+def refused(message: str, code: str | None, within: str = "") -> PydanticCustomError:
+    """An error in our own words. Raise it in a validator; `{name}` in it becomes the name of the parameter, to which
+    `within` is added."""
+    return PydanticCustomError("refused", "", {"message": message, "code": code, "within": within})
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that a model sees for a hosted tool."""
+
+    #: Its name, description and parameters.
+    definition: JSON
+    #: What the step's entry of a call shows from the start.
+    details: JSON = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The functions of one entry of `tools`."""
+
+    functions: Sequence[Function]
+    #: What the model is told if there are not as many as there should be.
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,29 +78,48 @@ class Context(Protocol):
     def number(self) -> int:
         """How many calls of the tool have been answered in this run before."""
 
+    @property
+    def details(self) -> JSON:
+        """What the step's entry of the call shows."""
+
     async def search(self, queries: Sequence[str], limit: int, ranking: JSON) -> Sequence[Found]:
         """Search the vector stores of the run. Raises ValueError with words for the model."""
 
 
 class HostedTool(Protocol):
-    """A tool that the server runs."""
+    """A tool that the server runs. Inherit from it: what has a body here is the default."""
+
+    #: Whether the step's entry has the details under the tool's type, or beside `id` and `type`, as some of Azure's.
+    nested: bool = True
 
     @property
     def schema(self) -> type[ToolSchema]:
         """What an entry of `tools` may be."""
 
     def complete(self, tool: JSON) -> JSON:
-        """Return an entry of `tools` as it is stored and shown, with defaults."""
+        """Return an entry of `tools` as it is stored and shown, with defaults. Raises what `refused` makes."""
         ...
 
     def declare(self, tool: JSON) -> JSON:
         """Return the function that the model sees for an entry of `tools`: name, description, parameters."""
-        ...
+        return {}
+
+    async def functions(self, tool: JSON, run: JSON) -> Functions:
+        """Return the functions of an entry of `tools`, for tools that have other than one."""
+        return Functions([Function(self.declare(tool))])
 
     def describe(self, arguments: str) -> JSON:
         """Return what the step's entry shows under the tool's type while the model writes the arguments; `arguments`
         is the JSON text as far as it has come."""
         ...
+
+    def needs_approval(self, run: JSON, details: JSON) -> bool:
+        """Whether a user has to approve a call before it is executed; `details` is what its entry shows."""
+        return False
+
+    def deny(self, details: JSON) -> Result:
+        """Return the result of a call that the user has not approved."""
+        return Result(DENIED, details)
 
     async def run(self, run: JSON, arguments: str, context: Context) -> Result:
         """Execute a call. What goes wrong within the call is a Result that the model can read, not an exception.
@@ -88,11 +136,32 @@ class HostedTool(Protocol):
         """Return the details without what is only shown to those who ask for it with `include`."""
         ...
 
+    def ask(self, question: str) -> str | None:
+        """Return the arguments of a call that comes before a model is asked that can't call tools; None if only a model
+        can write them. `question` is the user's last message.
+        """
+        return None
 
-@runtime_checkable
-class AskedUpFront(Protocol):
-    """What a hosted tool can have besides: it is called before a model that can't call tools is asked."""
+    def stored(self, resources: Any) -> Any:
+        """Return the tool's part of `tool_resources` as it is stored and shown: without its secrets."""
+        return resources
 
-    def ask(self, question: str) -> str:
-        """Return the arguments of the call; `question` is the user's last message."""
-        ...
+    def keep_secrets(self, run: JSON, resources: Any) -> None:
+        """Remember the secrets that a run was given in `tool_resources`, in memory alone. Called in any thread."""
+        return None
+
+    def keep_headers(self, run: JSON, details: JSON, headers: JSON) -> None:
+        """Remember the headers that came with the approval of a call, in memory alone. Called in any thread."""
+        return None
+
+    def forget(self, run_id: str) -> None:
+        """Forget the secrets of a run, which has ended. Called in any thread."""
+        return None
+
+    async def leave(self, run_id: str) -> None:
+        """End what is open for a run: it has ended, or waits."""
+        return None
+
+    async def close(self) -> None:
+        """End what is open for any run: the server stops."""
+        return None

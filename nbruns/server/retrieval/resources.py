@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nbruns.server.hosted import FILE_TOOLS, TOOLS
+from nbruns.server import hosted
 from nbruns.server.retrieval import vector_stores
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.storage import files, store
@@ -22,6 +22,9 @@ def resolve(tx: Transaction, resources: JSON | None) -> JSON:
     """
     resolved: JSON = {}
     for tool, given in (resources or {}).items():
+        if not isinstance(given, dict):  # they name neither files nor vector stores
+            resolved[tool] = hosted.TOOLS[tool].stored(given)
+            continue
         kept = {name: value for name, value in given.items() if name != "vector_stores"}
         check_files(tx.conn, kept.get("file_ids") or [], f"tool_resources.{tool}.file_ids")
         for id in kept.get("vector_store_ids") or []:
@@ -49,7 +52,7 @@ def message_params(conn: sa.Connection, params: JSON) -> JSON:
     given = {name: value for name, value in params.items() if name != "file_ids"}
     if ids := params.get("file_ids"):
         check_files(conn, ids, "file_ids")
-        tools = [{"type": tool} for tool in FILE_TOOLS if tool in TOOLS]
+        tools = [{"type": tool} for tool in hosted.FILE_TOOLS if tool in hosted.TOOLS]
         attached = [{"file_id": id, "tools": tools} for id in dict.fromkeys(ids)]
         given["attachments"] = [*(given.get("attachments") or []), *attached]
     return given
@@ -69,7 +72,7 @@ def assistant_resources(tx: Transaction, params: JSON, before: JSON | None = Non
     if ids is None:
         return resolved
     check_files(tx.conn, ids, "file_ids")
-    offered = [tool for tool in FILE_TOOLS if tool in TOOLS]
+    offered = [tool for tool in hosted.FILE_TOOLS if tool in hosted.TOOLS]
     tools = [tool["type"] for tool in (now["tools"] if params.get("tools") is None else params["tools"])]
     resolved = dict(resolved)
     for tool in [tool for tool in offered if tool in tools] or offered:

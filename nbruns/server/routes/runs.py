@@ -10,7 +10,7 @@ from nbruns.server.routes.operation import Call, get_object, list_objects, opera
 from nbruns.server.routes.threads import changed_fields, get_thread
 from nbruns.server.runs import transitions
 from nbruns.server.runs.transitions import StartedRun
-from nbruns.server.schemas.base import ListQuery, Page
+from nbruns.server.schemas.base import ListQuery, Page, missing
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.schemas.runs import (
     CreateRunRequest,
@@ -78,7 +78,13 @@ async def cancel_run(call: Call) -> JSON:
 
 @operation("POST", _RUN + "/submit_tool_outputs", RunObject, SubmitToolOutputsRunRequest)
 async def submit_tool_outputs(call: Call) -> JSON | Response:
-    outputs = call.params["tool_outputs"]
+    outputs, approvals = call.params.get("tool_outputs"), call.params.get("tool_approvals")
+    if outputs is not None and approvals is not None:
+        raise Refused("Pass either 'tool_outputs' or 'tool_approvals'.", param="tool_approvals")
+    if approvals is not None:
+        return _started(call, await call.services.engine.approve(call.thread_id, call.run_id, approvals))
+    if outputs is None:
+        raise missing("tool_outputs")
     return _started(call, await call.services.engine.submit(call.thread_id, call.run_id, outputs))
 
 

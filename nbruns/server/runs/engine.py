@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 
 from nbruns.errors import SetupError
+from nbruns.server import hosted
 from nbruns.server.models import ModelError, Models, UnknownModelError
 from nbruns.server.runs import transitions
 from nbruns.server.runs.toolbox import Toolbox
@@ -100,6 +101,10 @@ class Engine:
         """Give a run the outputs of its tool calls and start its next turn."""
         return await self._started(self._db.write(transitions.submit, thread_id, run_id, outputs))
 
+    async def approve(self, thread_id: str, run_id: str, approvals: list[JSON]) -> StartedRun:
+        """Approve or deny the hosted calls of a run and start its next turn."""
+        return await self._started(self._db.write(transitions.approve, thread_id, run_id, approvals))
+
     async def cancel(self, thread_id: str, run_id: str) -> JSON:
         """Stop a run."""
         started = await self._db.write(transitions.cancel, thread_id, run_id)
@@ -134,11 +139,12 @@ class Engine:
                 await self._db.write(transitions.leave_turn, run_id, number)
                 self._ended_early.discard((run_id, number))
             run = await self._db.write(transitions.begin_turn, run_id, number)
-            if (
-                run is not None
-                and (following := await self._work(run, Turn(self._db, run, number, self._toolbox)))
-                is not None
-            ):
+            following = None
+            if run is not None:
+                following = await self._work(run, Turn(self._db, run, number, self._toolbox))
+            if following is None:
+                await hosted.leave(run_id)
+            else:
                 self._begin(run_id, following)
         except Exception:
             # The database could not be written. The next sweep that finds the run begins the turn anew.

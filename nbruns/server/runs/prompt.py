@@ -14,7 +14,7 @@ from nbruns.server.storage import files, store
 from nbruns.text import JSON
 
 
-def build(conn: sa.Connection, run: JSON) -> Prompt:
+def build(conn: sa.Connection, run: JSON, declared: hosted.Declared) -> Prompt:
     """The prompt for a run's next turn."""
     system = [{"role": "system", "content": run["instructions"]}] if run["instructions"] else []
     last = (run["truncation_strategy"] or {}).get("last_messages")
@@ -25,13 +25,13 @@ def build(conn: sa.Connection, run: JSON) -> Prompt:
     names = files.filenames(conn, named)
     thread = [_message(message, names) for message in conversation]
     so_far = _turns(conn, run)
-    messages = [*system, *(message for message in thread if message["content"]), *so_far]
-    tools, types = hosted.declared(run["tools"])
+    notes = [{"role": "system", "content": note} for note in declared.notes]
+    messages = [*system, *notes, *(message for message in thread if message["content"]), *so_far]
     return Prompt(
         model=run["model"],
         messages=_within_limit(conn, run, messages),
-        tools=tools,
-        tool_choice=_tool_choice(run, types, begun=bool(so_far)),
+        tools=declared.functions,
+        tool_choice=_tool_choice(run, declared, begun=bool(so_far)),
         parallel_tool_calls=run["parallel_tool_calls"],
         response_format=run["response_format"],
         temperature=run["temperature"],
@@ -129,15 +129,17 @@ def _part(part: JSON) -> str:
             return f"[{other} {part[other].get('file_id')}]"
 
 
-def _tool_choice(run: JSON, names: dict[str, str], *, begun: bool) -> str | JSON | None:
+def _tool_choice(run: JSON, declared: hosted.Declared, *, begun: bool) -> str | JSON | None:
     # A tool that was asked for by name, or "required", has been called when there are outputs: asking for it
     # again would never end.
     choice: str | JSON | None = run["tool_choice"]
     if choice != "none" and begun:
         return "auto"
     if isinstance(choice, dict) and choice["type"] != "function":
-        name = next(name for name, type in names.items() if type == choice["type"])
-        return {"type": "function", "function": {"name": name}}
+        names = [name for name, (type, _) in declared.hosted.items() if type == choice["type"]]
+        if len(names) != 1:
+            return "required" if names else "auto"
+        return {"type": "function", "function": {"name": names[0]}}
     return choice
 
 

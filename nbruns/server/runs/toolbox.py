@@ -40,6 +40,7 @@ class HostedContext:
     toolbox: Toolbox | None
     run: JSON
     number: int
+    details: JSON
 
     async def search(self, queries: Sequence[str], limit: int, ranking: JSON) -> list[Result]:
         """Search the vector stores of the run's assistant and thread."""

@@ -82,8 +82,9 @@ def create(
         raise not_found("assistant", params["assistant_id"])
     thread = check_unlocked(tx, thread_id)
     now = store.now()
-    if params.get("tool_resources"):
-        params = params | {"tool_resources": resources.resolve(tx, params["tool_resources"])}
+    given = params.get("tool_resources") or {}
+    if given:
+        params = params | {"tool_resources": resources.resolve(tx, given)}
     _add_messages(tx, thread, params.get("additional_messages") or [], now)
     run = objects.run(assistant, params, thread_id, now, lifetime)
     if not run["instructions"] and not store.has_question(tx.conn, thread_id):
@@ -91,6 +92,7 @@ def create(
             "Run creation requires a Thread with a user message or an assistant with instructions.",
             code="invalid_thread",
         )
+    hosted.keep_secrets(run, given)
     store.add(tx.conn, store.runs, run, worker=tx.worker, includes_content=includes_content)
     if new_thread is not None:
         tx.emit(run["id"], "thread.created", new_thread)
@@ -247,18 +249,32 @@ def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> Non
 
 
 def _require(tx: Transaction, run: JSON, calls: list[JSON]) -> None:
-    action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
+    _require_action(tx, run, "submit_tool_outputs", calls)
+
+
+def _require_action(tx: Transaction, run: JSON, type: str, calls: list[JSON]) -> None:
+    action = {"type": type, type: {"tool_calls": calls}}
     _set(tx, run, status="requires_action", required_action=action)
 
 
-def call_hosted(tx: Transaction, run_id: str, step: JSON, hosted: JSON, usage: JSON) -> int | None:
+def require_approval(tx: Transaction, run_id: str, calls: list[JSON]) -> None:
+    """Let a run wait for the approval of hosted calls."""
+    run = _working(tx, run_id)
+    if run is None:
+        return
+    if run["status"] == "cancelling":
+        return _end(tx, run, "cancelled", {})
+    _require_action(tx, run, "submit_tool_approval", [hosted.asked_for(call) for call in calls])
+
+
+def call_hosted(tx: Transaction, run_id: str, step: JSON, calls: JSON, usage: JSON) -> int | None:
     """Store the calls for hosted tools, and return the number of the next turn, which runs them; None if the run
     doesn't continue here.
     """
     run = _working(tx, run_id)
     if run is None:
         return None
-    store.put(tx.conn, store.steps, step, usage=usage, hosted=hosted)
+    store.put(tx.conn, store.steps, step, usage=usage, hosted=calls)
     if run["status"] == "cancelling":
         _end(tx, run, "cancelled", {})
         return None
@@ -282,13 +298,13 @@ def answer_hosted(
     details = result.details
     if not store.includes_content(tx.conn, run_id):
         details = hosted.TOOLS[type].without_content(details)
-    shown = objects.newly_shown(calls[index][type], details)
-    calls[index][type] = result.details
+    shown = objects.newly_shown(hosted.details_of(calls[index]), details)
+    calls[index] = hosted.entry(call_id, type, result.details)
     asked = store.hosted_calls(tx.conn, run_id)
     of_step = {call["id"]: asked[call["id"]] for call in calls if call["id"] in asked}
     of_step[call_id] |= {"output": result.output}
     store.put(tx.conn, store.steps, step, hosted=of_step)
-    delta = {"index": index, "id": call_id, "type": type, type: shown}
+    delta = {"index": index, **hosted.entry(call_id, type, shown)}
     tx.emit(run_id, "thread.run.step.delta", objects.tool_call_delta(step_id, delta))
     return step
 
@@ -312,23 +328,57 @@ def complete_hosted(tx: Transaction, run_id: str) -> bool:
 
 def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]) -> StartedRun:
     """Take the outputs of a run's tool calls, and queue the run again."""
-    run = _existing(tx, thread_id, run_id)
-    if run["status"] != "requires_action" or run["expires_at"] <= store.now():
-        status = "expired" if run["status"] == "requires_action" else run["status"]
-        raise Refused(f'Runs in status "{status}" do not accept tool outputs.')
-    asked = [call["id"] for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]]
-    given = [output.get("tool_call_id") for output in outputs]
-    if sorted(asked) != sorted(map(str, given)):
-        raise Refused(
-            f"Expected tool outputs for call_ids {asked}, got {given}.",
-            param="tool_outputs",
-            code="invalid_value",
-        )
+    run = _waiting(tx, thread_id, run_id, "outputs", outputs)
     after = store.last_event(tx.conn, run_id)
     _complete_calls(tx, run, {output["tool_call_id"]: output.get("output") or "" for output in outputs})
+    return _resumed(tx, run, after)
+
+
+def approve(tx: Transaction, thread_id: str, run_id: str, approvals: Sequence[JSON]) -> StartedRun:
+    """Take the approvals of a run's hosted calls, and queue the run again: its next turn executes them."""
+    run = _waiting(tx, thread_id, run_id, "approval", approvals)
+    after = store.last_event(tx.conn, run_id)
+    of_call = {approval["tool_call_id"]: approval for approval in approvals}
+    for step in store.of_run(tx.conn, store.steps, run_id):
+        calls = {call["id"]: call for call in _calls(step) if call["id"] in of_call}
+        if step["status"] != "in_progress" or not calls:
+            continue
+        asked = store.hosted_calls(tx.conn, run_id)
+        of_step = {call["id"]: asked[call["id"]] for call in _calls(step) if call["id"] in asked}
+        for id, call in calls.items():
+            of_step[id] |= {"approved": of_call[id]["approve"]}
+            if of_call[id].get("headers"):
+                hosted.keep_headers(run, call, of_call[id]["headers"])
+        store.put(tx.conn, store.steps, step, hosted=of_step)
+    return _resumed(tx, run, after)
+
+
+def _waiting(tx: Transaction, thread_id: str, run_id: str, what: str, answers: Sequence[JSON]) -> JSON:
+    """Return the run that these answers are for. Raises Refused if it doesn't wait for just them."""
+    run = _existing(tx, thread_id, run_id)
+    plural = what.removesuffix("s") + "s"
+    if run["status"] != "requires_action" or run["expires_at"] <= store.now():
+        status = "expired" if run["status"] == "requires_action" else run["status"]
+        raise Refused(f'Runs in status "{status}" do not accept tool {plural}.')
+    required = run["required_action"]
+    if required["type"] != f"submit_tool_{what}":
+        other = "approvals" if what == "outputs" else "outputs"
+        raise Refused(f"This run waits for tool {other}, not for tool {plural}.", param=f"tool_{plural}")
+    asked = [call["id"] for call in required[required["type"]]["tool_calls"]]
+    given = [answer.get("tool_call_id") for answer in answers]
+    if sorted(asked) != sorted(map(str, given)):
+        raise Refused(
+            f"Expected tool {plural} for call_ids {asked}, got {given}.",
+            param=f"tool_{plural}",
+            code="invalid_value",
+        )
+    return run
+
+
+def _resumed(tx: Transaction, run: JSON, after: int) -> StartedRun:
     run = _set(tx, run, status="queued", required_action=None)
-    turn = store.turn_of(tx.conn, run_id) + 1
-    store.assign(tx, run_id, turn)
+    turn = store.turn_of(tx.conn, run["id"]) + 1
+    store.assign(tx, run["id"], turn)
     return StartedRun(run, turn, after)
 
 
@@ -427,6 +477,7 @@ def _end(
         change |= {_RUN_TIME[ending]: store.now(), "expires_at": None}
     usages = store.step_usages(tx.conn, run["id"]).values()
     _set(tx, run, **change, usage=objects.total_usage(list(usages)))
+    hosted.forget(run["id"])
 
 
 def _close_unfinished(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import mimetypes
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -59,7 +60,7 @@ class Turn:
         self._messages_made = 0
         self._tool_step: JSON | None = None
         self._calls: dict[int, JSON] = {}
-        self._types = hosted.declared(run["tools"])[1]
+        self._declared = hosted.Declared([], {}, [])
         #: The calls of hosted tools, by id: what the model wrote.
         self._hosted: dict[str, JSON] = {}
         self._deltas = self._length = 0
@@ -72,7 +73,8 @@ class Turn:
         if (reason := await self._db.read(prompt.exhausted, self._run)) is not None:
             await self._end("incomplete", incomplete_details={"reason": reason})
             return None
-        question = await self._db.read(prompt.build, self._run)
+        self._declared = await hosted.declared(self._run)
+        question = await self._db.read(prompt.build, self._run, self._declared)
         question = replace(
             question,
             model=models.real_name(question.model),
@@ -100,9 +102,9 @@ class Turn:
             return None
         names = [function["name"] for function in functions_due(question)]
         said = questions(question)
-        if len(names) != 1 or names[0] not in self._types or not said:
+        if len(names) != 1 or names[0] not in self._declared.hosted or not said:
             return None
-        arguments = hosted.up_front(self._types[names[0]], said[0])
+        arguments = hosted.up_front(self._declared.hosted[names[0]][0], said[0])
         return None if arguments is None else _calling(names[0], arguments)
 
     def unfinished(self, usage: JSON | None = None) -> list[Unfinished]:
@@ -120,21 +122,33 @@ class Turn:
     async def _run_hosted(self) -> bool:
         """Run the hosted calls of the last turn that have no stored output. Returns whether the turn continues."""
         run_id = self._run["id"]
-        id = objects.derived_id("step", run_id, self._number - 1, "tool_calls")
-        step = await self._db.read(store.get, store.steps, id)
-        if step is None or step["status"] != "in_progress":
-            return True
         asked = await self._db.read(store.hosted_calls, run_id)
-        for call in step["step_details"]["tool_calls"]:
-            if call["id"] in asked and asked[call["id"]]["output"] is None:
-                context = HostedContext(
-                    self._db, self._toolbox, self._run, await self._answered(call["type"])
-                )
-                result = await hosted.TOOLS[call["type"]].run(
-                    self._run, asked[call["id"]]["arguments"], context
-                )
-                if await self._db.write(transitions.answer_hosted, run_id, id, call["id"], result) is None:
-                    return False
+        steps = await self._db.read(store.of_run, store.steps, run_id)
+        # What a turn has begun that was cut off has no calls yet.
+        started = [step for step in steps if step["status"] == "in_progress" and _hosted_calls(step, asked)]
+        if not started:
+            return True
+        waiting = []
+        for call in _hosted_calls(started[-1], asked):
+            tool, approved = hosted.TOOLS[call["type"]], asked[call["id"]].get("approved")
+            if asked[call["id"]]["output"] is not None:
+                continue
+            if approved is None and hosted.needs_approval(self._run, call):
+                waiting.append(call)
+                continue
+            details = hosted.details_of(call)
+            if approved is False:
+                result = tool.deny(details)
+            else:
+                number = await self._answered(call["type"])
+                context = HostedContext(self._db, self._toolbox, self._run, number, details)
+                result = await tool.run(self._run, asked[call["id"]]["arguments"], context)
+            step_id = started[-1]["id"]
+            if await self._db.write(transitions.answer_hosted, run_id, step_id, call["id"], result) is None:
+                return False
+        if waiting:
+            await self._db.write(transitions.require_approval, run_id, waiting)
+            return False
         return await self._db.write(transitions.complete_hosted, run_id)
 
     async def _with_images(self, message: JSON) -> JSON:
@@ -196,24 +210,26 @@ class Turn:
             )
         if call is None:
             call = self._calls[delta.index] = self._new_call(delta)
-            opening = {"index": len(self._calls) - 1, **call, call["type"]: dict(call[call["type"]])}
+            opening = {"index": len(self._calls) - 1, **copy.deepcopy(call)}
             await self._emit("thread.run.step.delta", objects.tool_call_delta(step["id"], opening))
         if delta.arguments:
             index, type = list(self._calls).index(delta.index), call["type"]
             if type == "function":
                 call["function"]["arguments"] += delta.arguments
-                shown: JSON = {"arguments": delta.arguments}
-            else:
-                shown = self._more_of(call, delta.arguments)
-            if shown:
-                more = {"index": index, "type": type, type: shown}
+                more = {"index": index, "type": type, type: {"arguments": delta.arguments}}
+                await self._emit("thread.run.step.delta", objects.tool_call_delta(step["id"], more))
+            elif shown := self._more_of(call, delta.arguments):
+                entry = hosted.entry(call["id"], type, shown)
+                more = {"index": index, **{name: entry[name] for name in entry if name != "id"}}
                 await self._emit("thread.run.step.delta", objects.tool_call_delta(step["id"], more))
 
     def _more_of(self, call: JSON, arguments: str) -> JSON:
         asked, type = self._hosted[call["id"]], call["type"]
         asked["arguments"] += arguments
-        before, call[type] = call[type], hosted.TOOLS[type].describe(asked["arguments"])
-        return objects.newly_shown(before, call[type])
+        before = hosted.details_of(call)
+        now = before | hosted.TOOLS[type].describe(asked["arguments"])
+        call |= hosted.entry(call["id"], type, now)
+        return objects.newly_shown(before, now)
 
     async def _finish(self, finish: Finish) -> int | None:
         used = objects.UNKNOWN_USAGE if finish.usage is None else finish.usage
@@ -242,16 +258,17 @@ class Turn:
         if self._message is None:
             await self._open_message()
         run_id, message, step = self._run["id"], self._written(), self._message_step
-        if self._types:
+        if self._declared.hosted:
             message = await self._cited(message)
         await self._db.write(transitions.complete, run_id, message, step, used)
         return None
 
     async def _answered(self, type: str) -> int:
         """Return how many calls of a hosted tool have been answered in this run."""
-        calls = await self._db.read(store.hosted_calls, self._run["id"])
-        names = [name for name, each in self._types.items() if each == type]
-        return sum(call["name"] in names and call["output"] is not None for call in calls.values())
+        asked = await self._db.read(store.hosted_calls, self._run["id"])
+        steps = await self._db.read(store.of_run, store.steps, self._run["id"])
+        calls = [call for step in steps for call in _hosted_calls(step, asked) if call["type"] == type]
+        return sum(asked[call["id"]]["output"] is not None for call in calls)
 
     async def _cited(self, message: JSON) -> JSON:
         """The message with the marks that the run's hosted tools make to its text."""
@@ -259,7 +276,7 @@ class Turn:
         for step in await self._db.read(store.of_run, store.steps, self._run["id"]):
             for call in step["step_details"].get("tool_calls", []):
                 if call["type"] != "function":
-                    details.setdefault(call["type"], []).append(call[call["type"]])
+                    details.setdefault(call["type"], []).append(hosted.details_of(call))
         for part in message["content"]:
             if part["type"] == "text":
                 part["text"]["annotations"] = hosted.citations(part["text"]["value"], details)
@@ -300,10 +317,10 @@ class Turn:
         taken = {call["id"] for call in self._calls.values()}
         derived = objects.derived_id("call", self._run["id"], self._number, len(self._calls))
         id = delta.id if delta.id and delta.id not in taken else derived
-        type = self._types.get(delta.name or "", "function")
-        if type != "function":
+        if delta.name in self._declared.hosted:
+            type, details = self._declared.hosted[delta.name]
             self._hosted[id] = {"name": delta.name, "arguments": "", "output": None}
-            return {"id": id, "type": type, type: hosted.TOOLS[type].describe("")}
+            return hosted.entry(id, type, details | hosted.TOOLS[type].describe(""))
         return {
             "id": id,
             "type": "function",
@@ -330,6 +347,11 @@ class Turn:
 async def _calling(name: str, arguments: str) -> AsyncIterator[Delta]:
     yield ToolCallDelta(0, name=name, arguments=arguments)
     yield Finish("tool_calls", objects.NO_USAGE)
+
+
+def _hosted_calls(step: JSON, asked: JSON) -> list[JSON]:
+    """Return the calls of hosted tools in a step; `asked` are those of the run, by id."""
+    return [call for call in step["step_details"].get("tool_calls", []) if call["id"] in asked]
 
 
 def _nothing(tx: Transaction) -> None:

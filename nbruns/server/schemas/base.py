@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
+from nbruns.server.hosted.protocol import refused as refused
 from nbruns.server.schemas.errors import Refused
 from nbruns.text import JSON
 
@@ -149,12 +150,6 @@ class Chars:
 def wrong(what: str, expected: str, got: str, code: str) -> PydanticCustomError:
     """Return the error for a value of the right type that is out of bounds, to be raised in a validator."""
     return PydanticCustomError("wrong", "", {"wrong": what, "expected": expected, "got": got, "code": code})
-
-
-def refused(message: str, code: str | None, within: str = "") -> PydanticCustomError:
-    """An error in our own words. Raise it in a validator; `{name}` in it becomes the name of the parameter, to which
-    `within` is added."""
-    return PydanticCustomError("refused", "", {"message": message, "code": code, "within": within})
 
 
 def _not_too_deep(value: JSON) -> JSON:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
+from nbruns.server.hosted.mcp import Headers
 from nbruns.server.schemas.base import (
     AnyObject,
     Chars,
@@ -76,8 +77,22 @@ class ToolOutput(Schema):
     output: Annotated[str, Chars(1_000_000)] | None = None
 
 
+class ToolApproval(Schema):
+    tool_call_id: Id
+    approve: bool
+    headers: Headers | None = None
+
+
 class SubmitToolOutputsRunRequest(Schema):
-    tool_outputs: Annotated[list[Annotated[ToolOutput, AfterValidator(given)]], Field(max_length=10_000)]
+    """Outputs of function calls, or approvals of hosted ones."""
+
+    tool_outputs: (
+        Annotated[list[Annotated[ToolOutput, AfterValidator(given)]], Field(max_length=10_000)] | None
+    ) = None
+    #: Beyond the reference, as Azure's clients send it.
+    tool_approvals: (
+        Annotated[list[Annotated[ToolApproval, AfterValidator(given)]], Field(max_length=10_000)] | None
+    ) = None
     stream: bool | None = None
     stream_options: AnyObject | None = None
 
@@ -136,9 +151,20 @@ class SubmitToolOutputs(Schema):
     tool_calls: list[RunToolCallObject]
 
 
-class RequiredAction(Schema):
+class RequiredOutputs(Schema):
     type: Literal["submit_tool_outputs"]
     submit_tool_outputs: SubmitToolOutputs
+
+
+class SubmitToolApproval(Schema):
+    tool_calls: list[HostedTool]
+
+
+class RequiredApproval(Schema):
+    """Beyond the reference, as Azure has it."""
+
+    type: Literal["submit_tool_approval"]
+    submit_tool_approval: SubmitToolApproval
 
 
 class RunError(Schema):
@@ -167,7 +193,7 @@ class RunObject(Object):
     cancelled_at: Time | None = None
     failed_at: Time | None = None
     completed_at: Time | None = None
-    required_action: RequiredAction | None = None
+    required_action: RequiredOutputs | RequiredApproval | None = None
     last_error: RunError | None = None
     model: str
     instructions: str | None = None

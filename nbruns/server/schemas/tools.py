@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from nbruns.server.hosted import TOOLS, explanation
+from nbruns.server.hosted.mcp import McpResource
 from nbruns.server.schemas.base import (
     BY_TYPE,
     MAX_NUMBER,
@@ -169,6 +170,8 @@ class FileSearchResources(Schema):
 class ToolResourcesObject(Schema):
     code_interpreter: CodeInterpreterResources | None = None
     file_search: FileSearchResources | None = None
+    #: Beyond the reference, as Azure's clients send it.
+    mcp: Annotated[list[McpResource], Field(max_length=20)] | None = None
 
 
 ToolResources = Annotated[ToolResourcesObject, AfterValidator(plain)]

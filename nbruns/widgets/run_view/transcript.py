@@ -308,14 +308,14 @@ def call_html(call: ToolCall, state: str, files: Mapping[str, FileShown] = _NO_F
         content = _code_interpreter_call(call, files)
     else:
         content = _CALLS.get(kind, _unknown_call)(call)
-    if kind == "function":
+    if kind in ("function", "mcp"):
         line = _function_line(call, state)
     else:
         name = f'<span class="nbruns-name">{escape(call.name)}</span>'
         line = f'<span class="nbruns-line">{name}{_queries_html(call)}</span>'
     summary = f'<summary>{line} <span class="nbruns-state">{escape(state)}</span></summary>'
     waits = ' class="nbruns-waits"' if state == WAITS else ""
-    is_open = "" if kind in ("function", "file_search") else " open"
+    is_open = "" if kind in ("function", "mcp", "file_search") else " open"
     return f"<details{is_open}{waits}>{summary}{content}</details>"
 
 
@@ -400,6 +400,7 @@ def _detail(call: ToolCall) -> Mapping[str, Any]:
 
 _CALLS: dict[str, Callable[[ToolCall], str]] = {
     "function": _function_call,
+    "mcp": _function_call,
     "file_search": _file_search_call,
 }
 
