@@ -85,11 +85,6 @@ class Ingester:
         """Look for work now."""
         self._woken.set()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is being ingested."""
-        return not self._tasks
-
     async def _sweep(self) -> None:
         orphans_deleted = False
         while True:

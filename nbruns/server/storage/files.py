@@ -235,6 +235,12 @@ def waiting(conn: sa.Connection, worker: str) -> list[Ingestion]:
     ]
 
 
+def any_in_progress(conn: sa.Connection) -> bool:
+    """Whether a file is being ingested, or is to be."""
+    table = vector_store_files.c
+    return conn.scalar(sa.select(table.seq).where(table.status == "in_progress").limit(1)) is not None
+
+
 def claim(tx: Transaction, work: Ingestion) -> bool:
     """Make this server the one that ingests a file; False if another was faster, or nothing is to be done."""
     table = vector_store_files
