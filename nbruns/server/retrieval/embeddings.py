@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from nbruns.errors import SetupError, install_command
 from nbruns.server.limited_process import LimitExceeded, Processes
+from nbruns.server.models.protocol import ModelError
 from nbruns.server.retrieval import minilm
 from nbruns.text import excerpt
 
@@ -115,8 +116,8 @@ class GGUF:
         from nbruns.server.models.llama import embed
 
         try:
-            return _units(embed(self._file, texts))
-        except (RuntimeError, ValueError) as error:
+            return _units(embed(self._file, texts), len(texts))
+        except (ModelError, RuntimeError, ValueError) as error:
             raise EmbeddingError(f"{self._file.name}: {excerpt(error)}") from error
 
 
@@ -141,8 +142,9 @@ class Upstream:
             answer = await self._client.embeddings.create(
                 model=self._model, input=list(texts), encoding_format="float"
             )
-            return _units([each.embedding for each in answer.data])
-        except (OpenAIError, ValueError, TypeError) as error:
+            data = sorted(answer.data, key=lambda each: int(each.index))
+            return _units([each.embedding for each in data], len(texts))
+        except (OpenAIError, ValueError, TypeError, AttributeError) as error:
             raise EmbeddingError(f"The upstream's {self._model}: {excerpt(error)}") from None
 
     async def close(self) -> None:
@@ -153,9 +155,9 @@ class Upstream:
 _KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
 
-def _units(vectors: list[list[float]]) -> Array:
+def _units(vectors: list[list[float]], count: int) -> Array:
     array = np.array(vectors, np.float32)
-    if array.ndim != 2 or not np.isfinite(array).all():
-        raise ValueError("it returned something else than vectors of equal length")
+    if array.ndim != 2 or len(array) != count or not array.shape[1] or not np.isfinite(array).all():
+        raise ValueError("it returned something else than a vector for each text, all of one length")
     units: Array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
     return units
