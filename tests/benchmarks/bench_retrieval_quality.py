@@ -109,7 +109,7 @@ class Searched:
                 )
                 store.add(tx.conn, files.vector_store_files, body)
                 own = {"vector_store_id": id, "file_id": str(number), "number": 0, "text": text}
-                packed = words.packed(words.count(text))
+                packed = words.packed(words.numbers(text))
                 tx.conn.execute(
                     sa.insert(files.passages), {**own, "vector": vectors[number].tobytes(), "words": packed}
                 )

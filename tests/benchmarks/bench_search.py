@@ -103,7 +103,7 @@ def add(tx: Transaction, store_id: str, start: int, group: list[str], vectors: A
             store.add(tx.conn, files.vector_store_files, body)
         own = {"vector_store_id": store_id, "file_id": f"file-{file}", "number": number}
         rows.append(
-            {**own, "text": text, "vector": vectors[at].tobytes(), "words": words.packed(words.count(text))}
+            {**own, "text": text, "vector": vectors[at].tobytes(), "words": words.packed(words.numbers(text))}
         )
     tx.conn.execute(sa.insert(files.passages), rows)
     files.count_change(tx, store_id)

@@ -6,7 +6,6 @@ import json
 import resource
 import sqlite3
 import threading
-import time
 from asyncio import to_thread
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

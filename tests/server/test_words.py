@@ -25,7 +25,7 @@ def added(known: words.Words, rows: np.ndarray, texts: list[str], at: list[int] 
     """The words of known passages that have moved to these rows, and of texts in the others."""
     total = int((rows >= 0).sum()) + len(texts)
     unsorted = words.moved(known, rows, total)
-    blobs = [words.packed(words.count(text)) for text in texts]
+    blobs = [words.packed(words.numbers(text)) for text in texts]
     unsorted.append(blobs, np.array(at if at is not None else range(total - len(texts), total), np.int64))
     return unsorted.sorted()
 

@@ -31,6 +31,8 @@ Array = NDArray[np.float32]
 
 #: Texts that are embedded with one call.
 BATCH = 64
+#: Texts that the model in a process gets with one call, and what that may take.
+_PART = 16
 _SECONDS, _MEMORY_BYTES = 120.0, 2 * 1024**3
 
 
@@ -86,11 +88,15 @@ class MiniLM:
 
     async def embed(self, texts: Sequence[str], *, is_query: bool = False) -> Array:
         processes = self._queries if is_query else self._passages
+        packed = b""
         try:
-            packed = await processes.call("nbruns.server.retrieval.minilm:embed", list(texts))
+            # In small parts: on a machine that is busy otherwise, many texts would take longer than a call may.
+            for start in range(0, len(texts), _PART):
+                part = list(texts[start : start + _PART])
+                packed += base64.b64decode(await processes.call("nbruns.server.retrieval.minilm:embed", part))
         except (LimitExceeded, RuntimeError) as error:
             raise EmbeddingError(str(error)) from error
-        return np.frombuffer(base64.b64decode(packed), "<f4").reshape(-1, minilm.DIMENSION)
+        return np.frombuffer(packed, "<f4").reshape(-1, minilm.DIMENSION)
 
     async def close(self) -> None:
         await self._passages.close()

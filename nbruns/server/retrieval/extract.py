@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import Counter
 from pathlib import Path, PurePath
+
+import numpy as np
 
 from nbruns.errors import install_command
 from nbruns.server.retrieval import words
@@ -61,11 +62,11 @@ def extract(path: str, filename: str, target: str, chunk_tokens: int, overlap_to
 
 def _written(text: str, target: Path, chunk_tokens: int, overlap_tokens: int) -> JSON:
     pieces, passages = split(text, chunk_tokens, overlap_tokens)
-    counts = [words.count(piece) for piece in pieces]
+    numbers = [words.numbers(piece) for piece in pieces]
     with target.open("w") as file:
         file.writelines(json.dumps(piece) + "\n" for piece in pieces)
         for first, last in passages:
-            said = words.packed(sum(counts[first : last + 1], Counter()))
+            said = words.packed(np.concatenate(numbers[first : last + 1]))
             file.write(json.dumps([first, last, base64.b64encode(said).decode()]) + "\n")
     return {"pieces": len(pieces), "passages": len(passages)}
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -46,16 +44,16 @@ _ROWS, _COUNTS = np.uint64(0xFFFFFF00), np.uint64(0xFF)
 _stem = stemmer("english").stemWord
 
 
-def count(text: str) -> Counter[int]:
-    """Return the numbers of a text's words, and how often it has each."""
-    return Counter(map(_number, _words(text)))
+def numbers(text: str) -> NDArray[np.uint32]:
+    """Return the numbers of a text's words, one after the other."""
+    return np.fromiter(map(_number, _words(text)), np.uint32)
 
 
-def packed(counts: Counter[int]) -> bytes:
+def packed(numbers: NDArray[np.uint32]) -> bytes:
     """Return the words of a passage as they are stored."""
-    entries = np.empty(len(counts), ENTRY)
-    entries["word"] = np.fromiter(counts.keys(), np.uint32, len(counts))
-    entries["count"] = np.minimum(np.fromiter(counts.values(), np.int64, len(counts)), 255)
+    words, counts = np.unique(numbers, return_counts=True)
+    entries = np.empty(len(words), ENTRY)
+    entries["word"], entries["count"] = words, np.minimum(counts, 255)
     return entries.tobytes()
 
 
@@ -76,9 +74,17 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-@lru_cache(200_000)
-def _number(word: str) -> int:
-    return crc32((_stem(word) if len(word) < 50 else word).encode())
+class _Numbers(dict[str, int]):
+    """The numbers of words that have been met: stems take long to find."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) > 200_000:
+            self.clear()
+        number = self[word] = crc32((_stem(word) if len(word) < 50 else word).encode())
+        return number
+
+
+_number = _Numbers().__getitem__
 
 
 class Words(NamedTuple):
