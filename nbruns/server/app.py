@@ -17,9 +17,11 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from nbruns.server.middleware import RequestContext
+from nbruns.server.routes.files import no_space
 from nbruns.server.routes.operation import Call, Operation, Services
 from nbruns.server.schemas.base import parse, parse_query
 from nbruns.server.schemas.errors import Refused
+from nbruns.server.storage.blobs import FULL
 from nbruns.server.storage.database import encode
 from nbruns.text import JSON
 
@@ -107,7 +109,12 @@ async def _read_form(request: Request, most: int) -> tuple[JSON, Mapping[str, Up
         return message
 
     limits = {"max_files": 1, "max_fields": 20, "max_part_size": MAX_FIELD_BYTES}
-    form = await Request(request.scope, receive).form(**limits)
+    try:
+        form = await Request(request.scope, receive).form(**limits)
+    except OSError as error:
+        if error.errno in FULL:
+            raise no_space() from None
+        raise
     fields: JSON = {}
     for name, value in form.multi_items():
         if isinstance(value, str):

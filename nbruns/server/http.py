@@ -30,7 +30,7 @@ from nbruns.server.routes import OPERATIONS, Services
 from nbruns.server.runs.engine import LIFETIME_SECONDS, Engine
 from nbruns.server.runs.streams import RunStreams
 from nbruns.server.runs.toolbox import Toolbox
-from nbruns.server.storage import migrations, store
+from nbruns.server.storage import files, migrations, store
 from nbruns.server.storage.blobs import Blobs
 from nbruns.server.storage.database import Database
 from nbruns.text import JSON
@@ -287,5 +287,9 @@ class Server(uvicorn.Server):
         patience = self._settings.idle_timeout
         while patience is not None and not self.should_exit:
             await asyncio.sleep(min(1.0, patience / 4))
-            if self._access.idle_seconds() >= patience and not await self._db.read(store.count_active):
+            if self._access.idle_seconds() >= patience and not await self._db.read(_has_work):
                 self.should_exit = True
+
+
+def _has_work(conn: sa.Connection) -> bool:
+    return store.count_active(conn) > 0 or files.any_in_progress(conn)

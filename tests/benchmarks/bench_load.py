@@ -300,6 +300,29 @@ def bench_streams_next_to_readers_that_read_nothing(tmp_path: Path) -> None:
             silent.wait(30)
 
 
+def bench_streams_while_a_vector_store_is_built(tmp_path: Path) -> None:
+    import requests
+
+    sentence = "In the year {} the harvest of place {} was good, and the ships came back before the winter. "
+    text = "".join(sentence.format(1000 + number, number) for number in range(20_000))
+    with running("serve", str(tmp_path / "db")) as server:
+        stream(server, "ticking", "alone", 50)
+        headers, fields = {"Authorization": f"Bearer {TOKEN}"}, {"purpose": "assistants"}
+        ids = [
+            requests.post(
+                f"{server[0]}/v1/files",
+                files={"file": ("a.txt", text)},
+                data=fields,
+                headers=headers,
+                timeout=60,
+            ).json()["id"]
+            for _ in range(4)
+        ]
+        store = asked(server[0], "POST", "/vector_stores", {"file_ids": ids})
+        stream(server, "ticking", "while a vector store is built", 50)
+        print(asked(server[0], "GET", f"/vector_stores/{store['id']}")["file_counts"])
+
+
 def bench_runs_made(tmp_path: Path) -> None:
     with running("serve", str(tmp_path / "db")) as (url, pid):
         assistant = asked(url, "POST", "/assistants", {"model": "ticking"})["id"]

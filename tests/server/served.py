@@ -24,7 +24,8 @@ from slow_server import CALL, TOKEN
 
 from nbruns.server.http import Server, Settings
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, usage
-from nbruns.server.retrieval.embeddings import embedder
+from nbruns.server.retrieval.embeddings import Embedder
+from nbruns.server.retrieval.embeddings import embedder as default_embedder
 from nbruns.sse import iter_events
 
 JSON = dict[str, Any]
@@ -158,13 +159,18 @@ def _ok(response: requests.Response) -> JSON:
 
 
 @contextmanager
-def thread_server(folder: Path, models: Models) -> Iterator[Server]:
-    """A server in a thread; what makes runs durable is one for a process, so there is one of these at a time."""
+def thread_server(folder: Path, models: Models, embedder: Embedder | None = None) -> Iterator[Server]:
+    """A server in a thread."""
     ready = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(
             listener,
-            Settings(f"sqlite:///{folder / 'thread.sqlite'}", TOKEN, models, embedder=embedder()),
+            Settings(
+                f"sqlite:///{folder / 'thread.sqlite'}",
+                TOKEN,
+                models,
+                embedder=embedder or default_embedder(),
+            ),
             lambda url: ready.set(),
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -12,6 +12,7 @@ from nbruns.server import hosted, limited_process
 from nbruns.server.hosted.mcp import Mcp
 from nbruns.server.main import serve
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, ToolCallDelta, usage
+from nbruns.server.retrieval import ingestion
 from nbruns.server.runs import transitions
 
 TOKEN = "correct horse"
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--mcp", type=Path)
     parser.add_argument("--tally", type=Path, default=Path("/dev/null"))
     asked = parser.parse_args()
-    transitions.MAX_ATTEMPTS = asked.attempts
+    transitions.MAX_ATTEMPTS = ingestion.MAX_ATTEMPTS = asked.attempts
     limited_process.SECONDS = asked.seconds_for_schemas
     hosted.TOOLS["tally"] = Tally(asked.tally)
     hosted.TOOLS["mcp"] = Mcp(asked.mcp)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import random
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 from postgresql_server import NewDatabase
 from served import Api, ServerProcess
 from test_files import uploaded
+from test_kills import KILLS, SEED
 
 JSON = dict[str, Any]
 OSLO = b"Oslo is the capital of Norway. In winter it is cold there, about minus three degrees, and it snows."
@@ -19,9 +24,16 @@ CATS = b"A cat sleeps for sixteen hours a day. Kittens sleep even longer. Cats p
 PRICES = b"The yearly subscription costs 120 euros. Refunds are given within thirty days, by the same way of payment."
 
 
-def ready(api: Api, store: JSON) -> JSON:
+def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ready(api: Api, store: JSON, seconds: float = 60) -> JSON:
     """The vector store, when all its files have been read."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while (now := api.get(f"/vector_stores/{store['id']}"))["status"] == "in_progress":
         assert time.monotonic() < deadline, now
         time.sleep(0.02)
@@ -273,34 +285,66 @@ def test_a_store_expires_after_its_last_use(api: Api, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.timeout(120 + 20 * KILLS)
 def test_a_server_that_is_killed_while_it_reads_finishes_and_stores_nothing_twice(
     tmp_path: Path, postgresql: NewDatabase, database: str
 ) -> None:
-    url: Path | str = tmp_path / "db" if database == "sqlite" else postgresql()
-    folder = ("--blobs", str(tmp_path / "files"))
-    server = ServerProcess(url, *folder)
-    text = " ".join(f"Sentence number {number} is about the harbour." for number in range(200)).encode()
-    files = [uploaded(server.api, text + str(number).encode(), f"{number}.txt")["id"] for number in range(4)]
-    store = server.api.post("/vector_stores", {"file_ids": files})
-    for _ in range(2):  # a third time, the files would be given up
-        time.sleep(0.4)  # somewhere in the middle of a file
+    url = f"sqlite:///{tmp_path / 'db'}" if database == "sqlite" else postgresql()
+    # Without a limit on attempts: here every file is to be read, however often it is cut off.
+    arguments = ("--blobs", str(tmp_path / "files"), "--attempts", "1000000")
+    chance, engine = (
+        random.Random(SEED),
+        sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://")),
+    )
+    server = ServerProcess(url, *arguments)
+    text = " ".join(f"Sentence number {number} is about the harbour." for number in range(100)).encode()
+    files = [uploaded(server.api, text + str(number).encode())["id"] for number in range(2 + 2 * KILLS)]
+    store = server.api.post("/vector_stores")
+    path = f"/vector_stores/{store['id']}/file_batches"
+    batches = [server.api.post(path, {"file_ids": part})["id"] for part in (files[::2], files[1::2])]
+    cut = begun = 0
+    for _ in range(KILLS):
+        until(lambda before=begun: number(engine, BEGUN) > before)
+        time.sleep(chance.uniform(0.0, 0.3))
         server.kill()
-        server = ServerProcess(url, *folder)
-    done = ready(server.api, store)
-    assert done["file_counts"]["completed"] == 4
+        begun = number(engine, BEGUN)
+        cut += number(engine, UNFINISHED) > 0
+        server = ServerProcess(url, *arguments)
+    assert cut > 0  # in the middle of a file
+    done = ready(server.api, store, 60 + 10 * KILLS)
+    assert done["file_counts"]["completed"] == len(files)
+    assert {server.api.get(f"{path}/{batch}")["status"] for batch in batches} == {"completed"}
     for file in files:
         page = server.api.get(f"/vector_stores/{store['id']}/files/{file}/content")["data"]
         texts = [part["text"] for part in page]
-        assert len(texts) == len(set(texts)) and "number 0 " in texts[0] and "number 199 " in texts[-1]
+        assert len(texts) == len(set(texts)) and "number 0 " in texts[0] and "number 99 " in texts[-1]
     server.kill()
+    engine.dispose()
+
+
+#: How often a file has been begun, and how many of those that have been begun are unfinished.
+BEGUN = "SELECT sum(attempts) FROM vector_store_files"
+UNFINISHED = "SELECT count(*) FROM vector_store_files WHERE status = 'in_progress' AND attempts > 0"
+
+
+def number(engine: sa.Engine, query: str) -> int:
+    with engine.connect() as conn:
+        return int(conn.scalar(sa.text(query)) or 0)
 
 
 def test_two_servers_share_the_work_and_see_the_same_index(tmp_path: Path, postgresql: NewDatabase) -> None:
     url, folder = postgresql(), ("--blobs", str(tmp_path / "files"))
     one, other = ServerProcess(url, *folder), ServerProcess(url, *folder)
     files = [uploaded(one.api, OSLO + str(number).encode(), f"{number}.txt")["id"] for number in range(20)]
-    store = one.api.post("/vector_stores", {"file_ids": files})
+    store = one.api.post("/vector_stores")
+    path = f"/vector_stores/{store['id']}/file_batches"
+    batch = one.api.post(path, {"file_ids": files})
     assert ready(other.api, store)["file_counts"]["completed"] == 20
+    assert other.api.get(f"{path}/{batch['id']}")["file_counts"]["completed"] == 20
+    with psycopg.connect(url) as database:
+        assert database.execute("SELECT max(attempts) FROM vector_store_files").fetchone() == (
+            1,
+        )  # none twice
     for each in (one, other):
         found = search(each.api, store, "capital of Norway", max_num_results=50)
         assert sorted(result["file_id"] for result in found) == sorted(files)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from nbruns.errors import SetupError, install_command
 from nbruns.server.limited_process import LimitExceeded, Processes
+from nbruns.server.models.protocol import ModelError
 from nbruns.server.retrieval import minilm
 from nbruns.text import excerpt
 
@@ -30,6 +31,8 @@ Array = NDArray[np.float32]
 
 #: Texts that are embedded with one call.
 BATCH = 64
+#: Texts that the model in a process gets with one call, and what that may take.
+_PART = 16
 _SECONDS, _MEMORY_BYTES = 120.0, 2 * 1024**3
 
 
@@ -85,11 +88,15 @@ class MiniLM:
 
     async def embed(self, texts: Sequence[str], *, is_query: bool = False) -> Array:
         processes = self._queries if is_query else self._passages
+        packed = b""
         try:
-            packed = await processes.call("nbruns.server.retrieval.minilm:embed", list(texts))
+            # In small parts: on a machine that is busy otherwise, many texts would take longer than a call may.
+            for start in range(0, len(texts), _PART):
+                part = list(texts[start : start + _PART])
+                packed += base64.b64decode(await processes.call("nbruns.server.retrieval.minilm:embed", part))
         except (LimitExceeded, RuntimeError) as error:
             raise EmbeddingError(str(error)) from error
-        return np.frombuffer(base64.b64decode(packed), "<f4").reshape(-1, minilm.DIMENSION)
+        return np.frombuffer(packed, "<f4").reshape(-1, minilm.DIMENSION)
 
     async def close(self) -> None:
         await self._passages.close()
@@ -115,8 +122,8 @@ class GGUF:
         from nbruns.server.models.llama import embed
 
         try:
-            return _units(embed(self._file, texts))
-        except (RuntimeError, ValueError) as error:
+            return _units(embed(self._file, texts), len(texts))
+        except (ModelError, RuntimeError, ValueError) as error:
             raise EmbeddingError(f"{self._file.name}: {excerpt(error)}") from error
 
 
@@ -141,8 +148,9 @@ class Upstream:
             answer = await self._client.embeddings.create(
                 model=self._model, input=list(texts), encoding_format="float"
             )
-            return _units([each.embedding for each in answer.data])
-        except (OpenAIError, ValueError, TypeError) as error:
+            data = sorted(answer.data, key=lambda each: int(each.index))
+            return _units([each.embedding for each in data], len(texts))
+        except (OpenAIError, ValueError, TypeError, AttributeError) as error:
             raise EmbeddingError(f"The upstream's {self._model}: {excerpt(error)}") from None
 
     async def close(self) -> None:
@@ -153,9 +161,9 @@ class Upstream:
 _KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
 
-def _units(vectors: list[list[float]]) -> Array:
+def _units(vectors: list[list[float]], count: int) -> Array:
     array = np.array(vectors, np.float32)
-    if array.ndim != 2 or not np.isfinite(array).all():
-        raise ValueError("it returned something else than vectors of equal length")
+    if array.ndim != 2 or len(array) != count or not array.shape[1] or not np.isfinite(array).all():
+        raise ValueError("it returned something else than a vector for each text, all of one length")
     units: Array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
     return units

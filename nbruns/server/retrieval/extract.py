@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path, PurePath
 
+import numpy as np
+
 from nbruns.errors import install_command
+from nbruns.server.retrieval import words
 from nbruns.server.retrieval.split import split
+from nbruns.server.storage.blobs import FULL
 from nbruns.text import JSON
 
 #: More text than this is not indexed, in characters: about the original's 5,000,000 tokens.
 MAX_TEXT = 20_000_000
+_TOO_LONG = f"The file has over {MAX_TEXT:,} characters of text. Split it."
 #: Files that are text as they are: source code, markup and data. Reading them needs no parser.
 _TEXTS = (
     "asm bash bat bib c cc cfg clj conf cpp cs css csv cts cxx dart diff ex go gradle graphql groovy h hpp hs ini java "
@@ -19,6 +25,10 @@ _TEXTS = (
     "yaml yml zig"
 )
 TEXTS = frozenset(_TEXTS.split())
+
+
+#: Not an error of the API: there is no space for the passages.
+NO_SPACE = "no_space"
 
 
 class Unsupported(ValueError):
@@ -30,8 +40,8 @@ class Invalid(ValueError):
 
 
 def extract(path: str, filename: str, target: str, chunk_tokens: int, overlap_tokens: int) -> JSON:
-    """Write the pieces and the passages of a file to `target`, as lines of JSON: they can be larger than what is read
-    at once without halting others.
+    """Write the pieces of a file to `target`, then its passages (first and last piece, words), as lines of JSON: they
+    can be larger than what is read at once without halting others.
 
     Returns their numbers as `pieces` and `passages`, or the `code` and `message` of the API's error for a file that has
     no text.
@@ -42,35 +52,53 @@ def extract(path: str, filename: str, target: str, chunk_tokens: int, overlap_to
         return {"code": "unsupported_file", "message": str(error)}
     except Invalid as error:
         return {"code": "invalid_file", "message": str(error)}
+    try:
+        return _written(text, Path(target), chunk_tokens, overlap_tokens)
+    except OSError as error:
+        if error.errno in FULL:
+            return {"code": NO_SPACE, "message": str(error)}
+        raise
+
+
+def _written(text: str, target: Path, chunk_tokens: int, overlap_tokens: int) -> JSON:
     pieces, passages = split(text, chunk_tokens, overlap_tokens)
-    with open(target, "w") as file:
-        file.writelines(json.dumps(each) + "\n" for each in pieces)
-        file.writelines(json.dumps(each) + "\n" for each in passages)
+    numbers = [words.numbers(piece) for piece in pieces]
+    with target.open("w") as file:
+        file.writelines(json.dumps(piece) + "\n" for piece in pieces)
+        for first, last in passages:
+            said = words.packed(np.concatenate(numbers[first : last + 1]))
+            file.write(json.dumps([first, last, base64.b64encode(said).decode()]) + "\n")
     return {"pieces": len(pieces), "passages": len(passages)}
 
 
 def _text(path: Path, suffix: str) -> str:
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise Invalid("The file is empty.")
-    text = _decoded(path.read_bytes()) if suffix in TEXTS or not suffix else _parsed(path, suffix)
+    is_text = suffix in TEXTS or not suffix
+    if is_text and size > 4 * MAX_TEXT:  # whatever the encoding
+        raise Invalid(_TOO_LONG)
+    text = _decoded(path.read_bytes()) if is_text else _parsed(path, suffix)
     # Databases store no NUL, and no halves of characters.
     text = text.replace("\0", " ").encode("utf-8", "replace").decode()
     if not text.strip():
         raise Invalid("No text was found in the file. Scanned pages and pictures are not read.")
     if len(text) > MAX_TEXT:
-        raise Invalid(f"The file has over {MAX_TEXT:,} characters of text. Split it.")
+        raise Invalid(_TOO_LONG)
     return text
 
 
 def _decoded(data: bytes) -> str:
-    if data[:4096].count(0) and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    if data[:4096].count(0):
         raise Unsupported("The file is not text, and its name doesn't say what it is.")
-    for encoding in ("utf-8-sig", "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "cp1252"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1")
+    text = data.decode("utf-8-sig", "replace")
+    # A few broken characters don't make it another encoding: files are cut off, and joined of others.
+    broken = text.count("\N{REPLACEMENT CHARACTER}")
+    if broken and 10 * broken > len(data) - len(text):
+        text = data.decode("cp1252", "replace")
+    return text
 
 
 def _parsed(path: Path, suffix: str) -> str:
@@ -83,7 +111,7 @@ def _parsed(path: Path, suffix: str) -> str:
         ) from None
     try:
         kind = kreuzberg.detect_mime_type_from_path(path)
-    except (kreuzberg.KreuzbergError, OSError):
+    except (kreuzberg.KreuzbergError, OSError, RuntimeError):
         kind = ""
     if not kind or kind.startswith(("image/", "audio/", "video/")):
         raise Unsupported(f"Files of the type .{suffix} are not supported.")

@@ -1,13 +1,12 @@
-"""Search in vector stores: by words (the database's full text) and by meaning (vectors), fused by rank.
+"""Search in vector stores: by words (BM25) and by meaning (vectors), fused by rank.
 
-The vectors of a store are one matrix in memory, compared with all of it: exact, and quick enough for a hundred thousand
-passages. Each server keeps its own copy, and brings it up to date when the store's version has changed.
+The vectors of a store are one matrix in memory, and so are its words. Each query is compared with all of them: exact,
+with any filter, the same on every database, and quick enough for some hundred thousand passages. Each server keeps its
+own copy, and brings it up to date when the store's version has changed.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
@@ -17,7 +16,9 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from nbruns.server.retrieval import words as words_of
 from nbruns.server.retrieval.embeddings import Embedder
+from nbruns.server.retrieval.words import Words, query_words
 from nbruns.server.storage import files
 from nbruns.server.storage.database import Database
 from nbruns.text import JSON
@@ -30,17 +31,10 @@ RESULTS = 10
 _RRF = 60
 #: So many passages of each list are fused, at least.
 _CANDIDATES = 50
-#: Memory for the vectors of stores; those that were searched longest ago are dropped.
-MAX_VECTOR_BYTES = 2 * 1024**3
-#: The most words of a query that are looked for.
-_MAX_WORDS = 32
-#: Words that are in every text. Looking for them takes time and finds nothing.
-_STOP = (
-    "a about an and are as at be by can do does for from had has have how i if in into is it its me my no not of on or "
-    "our so than that the their them then there these they this to was we were what when where which who why will with "
-    "would you your"
-)
-_STOP_WORDS = frozenset(_STOP.split())
+#: Memory for the vectors and words of stores; those that were searched longest ago are dropped.
+MAX_BYTES = 2 * 1024**3
+#: Files whose passages are loaded with one query.
+_FILES_AT_ONCE = 100
 
 
 class WrongModelError(Exception):
@@ -57,15 +51,27 @@ class Result(NamedTuple):
     text: str
 
 
-class _Vectors(NamedTuple):
-    """The passages of a store that can be found: row by row their number, the number of their file, their vector."""
+class _Passages(NamedTuple):
+    """The passages of a store that can be found, row by row."""
 
     version: int
-    #: By number: the file's id, its row in the store, its attributes.
+    #: By number: the file's id, its row in the table of files, its attributes.
     files: list[tuple[str, int, JSON]]
+    #: Of each row: its row in the table of passages, the number of its file, its vector.
     seqs: NDArray[np.int64]
     numbers: NDArray[np.int32]
     matrix: Array
+    words: Words
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.seqs, self.numbers, self.matrix, *self.words)
+        return sum(array.nbytes for array in arrays)
+
+
+_NONE = _Passages(
+    0, [], np.empty(0, np.int64), np.empty(0, np.int32), np.empty((0, 0), np.float32), words_of.NONE
+)
 
 
 class Index:
@@ -73,7 +79,7 @@ class Index:
 
     def __init__(self, db: Database, embedder: Embedder | None) -> None:
         self._db, self._embedder = db, embedder
-        self._loaded: OrderedDict[str, _Vectors] = OrderedDict()
+        self._loaded: OrderedDict[str, _Passages] = OrderedDict()
         self._lock = Lock()
 
     async def search(
@@ -109,7 +115,7 @@ class Index:
         return sorted(found, key=lambda result: -result.score)[:limit]
 
     def forget(self, store_id: str) -> None:
-        """Drop the vectors of a store."""
+        """Drop what is known of a store."""
         with self._lock:
             self._loaded.pop(store_id, None)
 
@@ -123,42 +129,47 @@ class Index:
         limit: int,
         ranking: Mapping[str, Any],
     ) -> list[Result]:
-        vectors = self._vectors(conn, store_id)
-        allowed = np.array([_meets(filters, attributes) for _, _, attributes in vectors.files], bool)
+        passages = self._passages(conn, store_id)
+        width = passages.matrix.shape[1]
+        if query_vectors is not None and width not in (0, query_vectors.shape[1]):
+            raise WrongModelError(
+                f"The vector store {store_id} was built with an embedding model that returns {width:,} numbers for a "
+                f"text, and this server's returns {query_vectors.shape[1]:,}. Start the server with that model, or "
+                "create a new store from the files."
+            )
+        allowed = np.array([_meets(filters, attributes) for _, _, attributes in passages.files], bool)
         if not allowed.any():
             return []
-        rows = None if allowed.all() else np.flatnonzero(allowed[vectors.numbers])
+        rows = None if allowed.all() else np.flatnonzero(allowed[passages.numbers])
         weights = ranking.get("hybrid_search") or {"embedding_weight": 1.0, "text_weight": 1.0}
         most = max(_CANDIDATES, 4 * limit)
-        has_vectors = query_vectors is not None and vectors.matrix.shape[1] > 0
+        has_vectors = query_vectors is not None and width > 0
         total = len(queries) * (weights["text_weight"] + (weights["embedding_weight"] if has_vectors else 0))
         points: dict[int, float] = {}
         similar: dict[int, float] = {}
-        file_ids = None if allowed.all() else [vectors.files[at][0] for at in np.flatnonzero(allowed)]
         for at, query in enumerate(queries):
-            ranked = [(weights["text_weight"], _by_words(conn, store_id, query, file_ids, most))]
+            by_words = passages.words.scores(query_words(query))
+            ranked = [(weights["text_weight"], _best(by_words, rows, most, above=0.0))]
             if query_vectors is not None and has_vectors:
-                scores = vectors.matrix @ query_vectors[at]
-                ranked.append((weights["embedding_weight"], _best(vectors.seqs, scores, rows, most)))
-                for seq in {seq for _, seqs in ranked for seq in seqs}:
-                    row = int(np.searchsorted(vectors.seqs, seq))
-                    if row < len(vectors.seqs) and vectors.seqs[row] == seq:
-                        similar[seq] = max(similar.get(seq, 0.0), float(scores[row]))
-            for weight, seqs in ranked:
-                for rank, seq in enumerate(seqs):
-                    points[seq] = points.get(seq, 0.0) + weight * (_RRF + 1) / (_RRF + 1 + rank)
+                scores = passages.matrix @ query_vectors[at]
+                ranked.append((weights["embedding_weight"], _best(scores, rows, most)))
+                for row in {row for _, found in ranked for row in found}:
+                    similar[row] = max(similar.get(row, 0.0), float(scores[row]))
+            for weight, found in ranked:
+                for rank, row in enumerate(found):
+                    points[row] = points.get(row, 0.0) + weight * (_RRF + 1) / (_RRF + 1 + rank)
         scored = {
-            seq: _score(point / total if total else 0.0, similar.get(seq) if has_vectors else None)
-            for seq, point in points.items()
+            row: _score(point / total if total else 0.0, similar.get(row) if has_vectors else None)
+            for row, point in points.items()
         }
         threshold = ranking.get("score_threshold", 0.0)
         best = sorted(
-            (seq for seq in scored if scored[seq] >= threshold), key=lambda seq: (-scored[seq], seq)
+            (row for row in scored if scored[row] >= threshold), key=lambda row: (-scored[row], row)
         )
-        return _results(conn, best, scored, vectors, limit)
+        return _results(conn, best[:limit], scored, passages)
 
-    def _vectors(self, conn: sa.Connection, store_id: str) -> _Vectors:
-        """Return the store's vectors as they are now."""
+    def _passages(self, conn: sa.Connection, store_id: str) -> _Passages:
+        """Return the store's passages as they are now."""
         table = files.vector_stores.c
         row = conn.execute(sa.select(table.version, table.embedding).where(table.id == store_id)).first()
         version, embedding = (row.version, row.embedding) if row is not None else (0, None)
@@ -174,116 +185,83 @@ class Index:
         with self._lock:
             self._loaded[store_id] = known
             self._loaded.move_to_end(store_id)
-            while len(self._loaded) > 1 and self._bytes() > MAX_VECTOR_BYTES:
+            while len(self._loaded) > 1 and sum(each.nbytes for each in self._loaded.values()) > MAX_BYTES:
                 self._loaded.popitem(last=False)
         return known
 
-    def _bytes(self) -> int:
-        return sum(each.matrix.nbytes for each in self._loaded.values())
 
-
-def _load(conn: sa.Connection, store_id: str, version: int, known: _Vectors | None) -> _Vectors:
+def _load(conn: sa.Connection, store_id: str, version: int, known: _Passages | None) -> _Passages:
     """Load what has been added to a store, keep what is there still, and drop the rest."""
     table = files.vector_store_files.c
-    rows = conn.execute(
+    found = conn.execute(
         sa.select(table.id, table.seq, table.body["attributes"])
         .where(table.vector_store_id == store_id, table.status == "completed")
         .order_by(table.seq)
     )
-    current = [(row[0], row[1], row[2] or {}) for row in rows]
-    old = {(id, seq): at for at, (id, seq, _) in enumerate(known.files)} if known is not None else {}
-    numbers = np.full(len(old), -1, np.int32)  # of the known files: their new numbers
-    fresh = {}
+    current = [(row[0], row[1], row[2] or {}) for row in found]
+    known = known or _NONE
+    old = {(id, seq): at for at, (id, seq, _) in enumerate(known.files)}
+    renumbered = np.full(len(old) + 1, -1, np.int32)  # of the known files: their new numbers
+    fresh: dict[str, int] = {}
     for number, (id, seq, _) in enumerate(current):
         if (id, seq) in old:
-            numbers[old[id, seq]] = number
+            renumbered[old[id, seq]] = number
         else:
             fresh[id] = number
-    seqs, of_file, blobs = [], [], []
     passages = files.passages.c
-    for start in range(0, len(fresh), 500):
-        some = list(fresh)[start : start + 500]
-        query = sa.select(passages.seq, passages.file_id, passages.vector).where(
-            passages.vector_store_id == store_id, passages.file_id.in_(some)
-        )
-        for seq, file_id, vector in conn.execute(query):
-            seqs.append(seq)
-            of_file.append(fresh[file_id])
-            blobs.append(vector or b"")
-    width = len(blobs[0]) // 4 if blobs else 0
-    added = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), width)
-    new_seqs, new_numbers = np.array(seqs, np.int64), np.array(of_file, np.int32)
-    if known is not None and len(known.seqs):
-        kept = numbers[known.numbers] >= 0
-        if width in (0, known.matrix.shape[1]) or not blobs:
-            added = added.reshape(len(blobs), known.matrix.shape[1])
-            added = np.concatenate([known.matrix[kept], added])
-            new_seqs = np.concatenate([known.seqs[kept], new_seqs])
-            new_numbers = np.concatenate([numbers[known.numbers[kept]], new_numbers])
-    order = np.argsort(new_seqs, kind="stable")
-    if (order[:-1] > order[1:]).any():
-        added, new_seqs, new_numbers = added[order], new_seqs[order], new_numbers[order]
-    return _Vectors(version, current, new_seqs, new_numbers, np.ascontiguousarray(added))
+    groups = [list(fresh)[start : start + _FILES_AT_ONCE] for start in range(0, len(fresh), _FILES_AT_ONCE)]
+    of_groups = [
+        sa.and_(passages.vector_store_id == store_id, passages.file_id.in_(group)) for group in groups
+    ]
+    added = [
+        row for of in of_groups for row in conn.execute(sa.select(passages.seq, passages.file_id).where(of))
+    ]
+    kept = renumbered[known.numbers] >= 0
+    count = int(kept.sum())
+    seqs = np.concatenate([known.seqs[kept], np.array([row[0] for row in added], np.int64)])
+    numbers = np.concatenate(
+        [renumbered[known.numbers[kept]], np.array([fresh[row[1]] for row in added], np.int32)]
+    )
+    # Files are ingested side by side, so what is added may belong between what is there.
+    order = np.argsort(seqs, kind="stable")
+    row_of = np.empty(len(order), np.int64)
+    row_of[order] = np.arange(len(order))
+    at = dict(zip((row[0] for row in added), row_of[count:].tolist(), strict=True))
+    matrix = np.zeros((len(order), known.matrix.shape[1]), np.float32) if count else None
+    if matrix is not None:
+        matrix[row_of[:count]] = known.matrix[kept]
+    moved = np.full(len(known.seqs), -1, np.int64)
+    moved[kept] = row_of[:count]
+    words = words_of.moved(known.words, moved, len(order))
+    for of in of_groups:
+        rows, blobs = [], []
+        for seq, vector, said in conn.execute(
+            sa.select(passages.seq, passages.vector, passages.words).where(of)
+        ):
+            if seq not in at:  # on PostgreSQL it may have been added since
+                continue
+            rows.append(at[seq])
+            blobs.append(said)
+            if matrix is None:
+                matrix = np.zeros((len(order), len(vector or b"") // 4), np.float32)
+            matrix[at[seq]] = np.frombuffer(vector or b"", "<f4")
+        words.append(blobs, np.array(rows, np.int64))
+    if matrix is None:
+        matrix = np.zeros((0, 0), np.float32)
+    return _Passages(version, current, seqs[order], numbers[order], matrix, words.sorted())
 
 
-def _best(seqs: NDArray[np.int64], scores: Array, rows: NDArray[np.intp] | None, most: int) -> list[int]:
-    """Return the numbers of the passages with the highest scores, best first."""
-    if rows is not None:
-        seqs, scores = seqs[rows], scores[rows]
-    if len(scores) > most:
-        top = np.argpartition(scores, -most)[-most:]
-        seqs, scores = seqs[top], scores[top]
-    return [int(seq) for seq in seqs[np.argsort(-scores, kind="stable")]]
-
-
-def _by_words(
-    conn: sa.Connection, store_id: str, query: str, file_ids: list[str] | None, most: int
-) -> list[int]:
-    """Return the numbers of the passages with words of the query, best first."""
-    words = list(dict.fromkeys(word.lower() for word in re.findall(r"\w+", query)))
-    words = [word for word in words if word not in _STOP_WORDS][:_MAX_WORDS] or words[:_MAX_WORDS]
-    if not words:
-        return []
-    values: JSON = {"most": most, "files": json.dumps(file_ids) if file_ids is not None else None}
-    if conn.dialect.name == "sqlite":
-        values["match"] = f"(vector_store_id : {_token(store_id)}) AND (text : ({_any(words)}))"
-        query_text = _SQLITE_WORDS if file_ids is None else _SQLITE_WORDS_OF_FILES
+def _best(scores: Array, rows: NDArray[np.intp] | None, most: int, above: float = -np.inf) -> list[int]:
+    """Return the rows with the highest scores, best first, of those with a score above that number."""
+    if rows is None:
+        rows = np.flatnonzero(scores > above)
     else:
-        # Each word is quoted, so that none is an operator.
-        values |= {"query": " | ".join(f"'{word}'" for word in words), "store": store_id}
-        query_text = _POSTGRESQL_WORDS if file_ids is None else _POSTGRESQL_WORDS_OF_FILES
-    names = {name: value for name, value in values.items() if f":{name}" in query_text}
-    return list(conn.scalars(sa.text(query_text), names))
-
-
-def _token(store_id: str) -> str:
-    """The part of a store's id that is one word to the index."""
-    return f'"{store_id.rpartition("_")[2]}"'
-
-
-def _any(words: list[str]) -> str:
-    return " OR ".join(f'"{word}"' for word in words)
-
-
-_SQLITE_WORDS = """
-    SELECT rowid FROM passages_words
-    WHERE passages_words MATCH :match ORDER BY bm25(passages_words, 1.0, 0.0) LIMIT :most
-"""
-_SQLITE_WORDS_OF_FILES = """
-    SELECT passages_words.rowid FROM passages_words JOIN passages ON passages.seq = passages_words.rowid
-    WHERE passages_words MATCH :match AND passages.file_id IN (SELECT value FROM json_each(:files))
-    ORDER BY bm25(passages_words, 1.0, 0.0) LIMIT :most
-"""
-_POSTGRESQL_WORDS = """
-    SELECT seq FROM passages, to_tsquery('english', :query) AS query
-    WHERE vector_store_id = :store AND words @@ query ORDER BY ts_rank_cd(words, query, 1) DESC, seq LIMIT :most
-"""
-_POSTGRESQL_WORDS_OF_FILES = """
-    SELECT seq FROM passages, to_tsquery('english', :query) AS query
-    WHERE vector_store_id = :store AND words @@ query
-    AND file_id IN (SELECT json_array_elements_text(CAST(:files AS json)))
-    ORDER BY ts_rank_cd(words, query, 1) DESC, seq LIMIT :most
-"""
+        rows = rows[scores[rows] > above]
+    scores = scores[rows]
+    if len(scores) > most:
+        top = np.sort(np.argpartition(scores, -most)[-most:])
+        rows, scores = rows[top], scores[top]
+    return [int(row) for row in rows[np.argsort(-scores, kind="stable")]]
 
 
 def _score(rank_points: float, similarity: float | None) -> float:
@@ -297,32 +275,20 @@ def _score(rank_points: float, similarity: float | None) -> float:
 
 
 def _results(
-    conn: sa.Connection, seqs: list[int], scores: dict[int, float], vectors: _Vectors, limit: int
+    conn: sa.Connection, rows: list[int], scores: dict[int, float], passages: _Passages
 ) -> list[Result]:
-    attributes = {id: given for id, _, given in vectors.files}
     table = files.passages.c
-    results: list[Result] = []
-    for start in range(0, len(seqs), 500):
-        some = seqs[start : start + 500]
-        rows = conn.execute(sa.select(table.seq, table.file_id, table.text).where(table.seq.in_(some)))
-        found = {row.seq: row for row in rows}
-        # What words have found may be of a file that is being ingested.
-        wanted = [found[seq] for seq in some if seq in found and found[seq].file_id in attributes]
-        wanted = wanted[: limit - len(results)]
-        names = files.filenames(conn, {row.file_id for row in wanted})
-        results += [
-            Result(
-                row.file_id,
-                names.get(row.file_id, row.file_id),
-                scores[row.seq],
-                attributes[row.file_id],
-                row.text,
-            )
-            for row in wanted
-        ]
-        if len(results) >= limit:
-            break
-    return results
+    seqs = [int(passages.seqs[row]) for row in rows]
+    texts = {
+        row.seq: row.text for row in conn.execute(sa.select(table.seq, table.text).where(table.seq.in_(seqs)))
+    }
+    found = [passages.files[passages.numbers[row]] for row in rows]
+    names = files.filenames(conn, {id for id, _, _ in found})
+    return [
+        Result(id, names.get(id, id), scores[row], attributes, texts[seq])
+        for row, seq, (id, _, attributes) in zip(rows, seqs, found, strict=True)
+        if seq in texts  # on PostgreSQL it may have been deleted since
+    ]
 
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {

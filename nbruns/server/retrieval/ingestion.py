@@ -8,6 +8,8 @@ found when all of them are stored, and those of an attempt that was cut off are 
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import json
 import logging
 import tempfile
@@ -15,15 +17,17 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from nbruns.server.limited_process import LimitExceeded, Processes
+from nbruns.server.retrieval import extract
 from nbruns.server.retrieval.embeddings import BATCH, Embedder, EmbeddingError
 from nbruns.server.storage import files, store
-from nbruns.server.storage.blobs import Blobs
+from nbruns.server.storage.blobs import Blobs, NoSpace
 from nbruns.server.storage.database import Database, Transaction
 from nbruns.text import JSON, excerpt
 
@@ -37,10 +41,20 @@ MAX_ATTEMPTS = 3
 PARSE_SECONDS, PARSE_MEMORY_BYTES = 120.0, 3 * 1024**3
 #: Seconds between two looks at the database: other servers may have left work, and time passes.
 SWEEP_SECONDS = 1.0
+#: Seconds after which a file is tried again that the server failed to ingest.
+RETRY_SECONDS = 2.0
 #: Passages that are stored with one write.
 _GROUP = 100
 
 log = logging.getLogger(__name__)
+
+
+class Passage(NamedTuple):
+    """A passage of a file: the numbers of its first and last piece, and its words."""
+
+    first: int
+    last: int
+    words: bytes
 
 
 class Rejected(Exception):
@@ -85,11 +99,6 @@ class Ingester:
         """Look for work now."""
         self._woken.set()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is being ingested."""
-        return not self._tasks
-
     async def _sweep(self) -> None:
         orphans_deleted = False
         while True:
@@ -122,28 +131,31 @@ class Ingester:
         self.wake()
 
     async def _ingest(self, work: files.Ingestion) -> None:
-        if not await self._db.write(files.claim, work):
-            return
         store_id, file_id = work.vector_store_id, work.file_id
         try:
-            if work.attempts >= MAX_ATTEMPTS:
-                raise Rejected(
-                    "server_error", f"The server was cut off {MAX_ATTEMPTS} times while it read the file."
-                )
-            size = await self._store_passages(store_id, file_id)
-            await self._db.write(_complete, store_id, file_id, size)
-        except Rejected as rejected:
-            await self._db.write(_fail, store_id, file_id, rejected.error)
-        except _Lost:
-            pass
+            if not await self._db.write(files.claim, work):
+                return
+            try:
+                if work.attempts >= MAX_ATTEMPTS:
+                    why = f"The server was cut off or failed {MAX_ATTEMPTS} times while it read the file."
+                    raise Rejected("server_error", why)
+                size = await self._store_passages(store_id, file_id)
+                await self._db.write(_complete, store_id, file_id, size)
+            except Rejected as rejected:
+                await self._db.write(_fail, store_id, file_id, rejected.error)
+            except _Lost:
+                pass
         except asyncio.CancelledError:
             await self._db.write(files.unclaim, store_id, file_id)
             raise
-        except Exception:
-            log.exception(
-                "A file could not be ingested; trying again.", extra={"known": {"file_id": file_id}}
-            )
-            await asyncio.sleep(SWEEP_SECONDS)
+        except Exception as error:
+            known = {"known": {"file_id": file_id}}
+            log.exception("A file could not be ingested; trying again.", extra=known)
+            await asyncio.sleep(RETRY_SECONDS)
+            if isinstance(error, NoSpace | sa.exc.OperationalError):
+                # The disk is full or the database away, which is not the file's fault: it waits until that is over.
+                with contextlib.suppress(sa.exc.DBAPIError):
+                    await self._db.write(files.unclaim, store_id, file_id)
 
     async def _store_passages(self, store_id: str, file_id: str) -> int:
         """Read a file and store its passages; return their size in bytes."""
@@ -155,9 +167,11 @@ class Ingester:
         with tempfile.TemporaryDirectory(prefix="nbruns-") as folder:
             pieces, passages = await self._parsed(file_id, filename, chunking, Path(folder))
         vectors = await self._embedded(store_id, file_id, pieces) if self._embedder is not None else None
+        if vectors is not None:
+            await self._check_width(store_id, vectors.shape[1])
         rows = _rows(store_id, file_id, passages, pieces, vectors)
         size = 0
-        while group := list(islice(rows, _GROUP)):
+        while group := await asyncio.to_thread(list, islice(rows, _GROUP)):
             size += sum(len(row["text"].encode()) + len(row["vector"] or b"") for row in group)
             await self._db.write(_add_passages, store_id, file_id, group)
         return size
@@ -173,9 +187,19 @@ class Ingester:
                 "Start the server with that model, or create a new store from the files.",
             )
 
+    async def _check_width(self, store_id: str, width: int) -> None:
+        """Refuse vectors of another length than a store has: another model may have the same name."""
+        recorded = await self._db.read(_width, store_id)
+        if recorded not in (None, width):
+            raise Rejected(
+                "server_error",
+                f"The embedding model returns {width:,} numbers for a text, and the vector store was built with "
+                f"{recorded:,}. Start the server with that model, or create a new store from the files.",
+            )
+
     async def _parsed(
         self, file_id: str, filename: str, chunking: JSON, folder: Path
-    ) -> tuple[list[str], list[tuple[int, int]]]:
+    ) -> tuple[list[str], list[Passage]]:
         # Parsers go by the end of the name.
         source, target = folder / f"source{PurePath(filename).suffix[:20]}", folder / "passages"
         try:
@@ -191,6 +215,8 @@ class Ingester:
             raise Rejected("invalid_file", f"Reading the file took too much ({error}). Split it.") from None
         except RuntimeError as error:
             raise Rejected("invalid_file", f"The file can't be read: {excerpt(error)}") from None
+        if answer.get("code") == extract.NO_SPACE:
+            raise NoSpace
         if "message" in answer:
             raise Rejected(answer["code"], answer["message"])
         return await asyncio.to_thread(_read_lines, target, answer["pieces"])
@@ -226,17 +252,17 @@ def _file_of(conn: sa.Connection, store_id: str, file_id: str) -> tuple[str, JSO
     return None if file is None or entry is None else (file["filename"], entry["chunking_strategy"]["static"])
 
 
-def _read_lines(file: Path, pieces: int) -> tuple[list[str], list[tuple[int, int]]]:
+def _read_lines(file: Path, pieces: int) -> tuple[list[str], list[Passage]]:
     with file.open() as lines:
         texts: list[str] = [json.loads(line) for line in islice(lines, pieces)]
-        spans: list[list[int]] = [json.loads(line) for line in lines]
-    return texts, [(first, last) for first, last in spans]
+        spans = (json.loads(line) for line in lines)
+        return texts, [Passage(first, last, base64.b64decode(words)) for first, last, words in spans]
 
 
 def _rows(
-    store_id: str, file_id: str, passages: Iterable[tuple[int, int]], pieces: list[str], vectors: Array | None
+    store_id: str, file_id: str, passages: Iterable[Passage], pieces: list[str], vectors: Array | None
 ) -> Iterator[JSON]:
-    for number, (first, last) in enumerate(passages):
+    for number, (first, last, words) in enumerate(passages):
         vector = None
         if vectors is not None:
             lengths = np.array([len(piece) for piece in pieces[first : last + 1]], np.float32)
@@ -248,6 +274,7 @@ def _rows(
             "number": number,
             "text": "".join(pieces[first : last + 1]).strip(),
             "vector": vector,
+            "words": words,
         }
 
 
@@ -260,6 +287,13 @@ def _record_embedding(tx: Transaction, store_id: str, name: str | None) -> str |
         tx.conn.execute(sa.update(table).where(table.c.id == store_id).values(embedding=name))
         return name
     return recorded
+
+
+def _width(conn: sa.Connection, store_id: str) -> int | None:
+    table = files.passages.c
+    query = sa.select(table.vector).where(table.vector_store_id == store_id, table.vector.is_not(None))
+    vector: bytes | None = conn.scalar(query.limit(1))
+    return None if vector is None else len(vector) // 4
 
 
 def _add_passages(tx: Transaction, store_id: str, file_id: str, rows: list[JSON]) -> None:
@@ -294,7 +328,15 @@ def _expire_upload(tx: Transaction, id: str) -> list[str]:
 
 def _expire_vector_store(tx: Transaction, id: str) -> None:
     table = files.vector_stores
-    tx.conn.execute(sa.delete(files.passages).where(files.passages.c.vector_store_id == id))
+    of_store = {"vector_store_id": id}
+    waiting = sa.select(files.vector_store_files.c.id).where(
+        *store.matches(files.vector_store_files, of_store), files.vector_store_files.c.status == "in_progress"
+    )
+    for file_id in list(tx.conn.scalars(waiting.with_for_update())):
+        error = {"code": "server_error", "message": "The vector store expired before the file was read."}
+        change = {"status": "failed", "last_error": error}
+        store.patch(tx.conn, files.vector_store_files, file_id, change, **of_store)
+    tx.conn.execute(sa.delete(files.passages).where(*store.matches(files.passages, of_store)))
     files.count_change(tx, id)
     body = store.get(tx.conn, table, id, lock=True)
     if body is not None:

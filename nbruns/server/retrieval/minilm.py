@@ -147,7 +147,12 @@ def _tensors(file: Path) -> dict[str, Array]:
 
 # WordPiece, as BERT's uncased models have it: words in lower case without accents, each split into the longest pieces
 # that the vocabulary has.
-_WORD = re.compile(r"[^\W_]+|[^\s\w]|_")
+_PUNCTUATION = "".join(
+    re.escape(character)
+    for character in map(chr, range(0x20000))
+    if unicodedata.category(character).startswith("P") or character in "$+<=>^`|~"
+)
+_WORD = re.compile(rf"[^\s{_PUNCTUATION}]+|[{_PUNCTUATION}]")
 _CHINESE = re.compile("([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f])")
 
 

@@ -88,7 +88,9 @@ def empty() -> Any:
 
 def plain(part: BaseModel) -> JSON:
     """Return a validated part of a request as JSON, without nulls."""
-    return part.model_dump(exclude_none=True, by_alias=True)
+    # Some fields hold JSON already, which a validator of their own has made of the model that is declared. pydantic
+    # takes it as it is, but would warn of it.
+    return part.model_dump(exclude_none=True, by_alias=True, warnings=False)
 
 
 def parse(schema: type[Schema], body: Any) -> JSON:

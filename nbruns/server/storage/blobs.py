@@ -26,10 +26,12 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 #: Blobs without a row are removed when they are older than this many seconds: younger ones may get theirs.
 ORPHAN_SECONDS = 24 * 3600
+#: Numbers of errors that say that there is no space.
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class NoSpace(Exception):
-    """There is no space left for a blob."""
+    """There is no space left for a file."""
 
 
 class Blobs:
@@ -65,11 +67,16 @@ class Blobs:
             await self._run(file.close)
 
     async def copy(self, id: str, path: Path) -> None:
-        """Copy a blob to a file of this machine."""
+        """Copy a blob to a file of this machine. Raises FileNotFoundError, NoSpace."""
 
         def copied() -> None:
-            with self.open(id) as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target, CHUNK_BYTES)
+            try:
+                with self.open(id) as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target, CHUNK_BYTES)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise NoSpace from error
+                raise
 
         await self._run(copied)
 
@@ -122,7 +129,7 @@ class Blobs:
                         size += len(piece)
         except OSError as error:
             self._delete([id])
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in FULL:
                 raise NoSpace from error
             raise
         return size, digest.hexdigest()

@@ -67,27 +67,11 @@ passages = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     #: float32 in the byte order of most machines, little-endian.
     sa.Column("vector", sa.LargeBinary),
+    #: See `retrieval.words`.
+    sa.Column("words", sa.LargeBinary, nullable=False),
     sa.Index("passages_of_file", "vector_store_id", "file_id", "number"),
     sqlite_autoincrement=True,
 )
-
-#: What finds passages by their words: FTS5's index, kept by triggers, or an index of PostgreSQL's own.
-#: English stems: other languages are found by equal words, and by meaning.
-SQLITE_WORDS = (
-    "CREATE VIRTUAL TABLE passages_words USING fts5(text, vector_store_id, content='passages', content_rowid='seq', "
-    "tokenize='porter unicode61 remove_diacritics 2')",
-    "CREATE TRIGGER passages_added AFTER INSERT ON passages BEGIN INSERT INTO passages_words"
-    "(rowid, text, vector_store_id) VALUES (new.seq, new.text, new.vector_store_id); END",
-    "CREATE TRIGGER passages_deleted AFTER DELETE ON passages BEGIN INSERT INTO passages_words"
-    "(passages_words, rowid, text, vector_store_id) VALUES ('delete', old.seq, old.text, old.vector_store_id); END",
-)
-POSTGRESQL_WORDS = (
-    "ALTER TABLE passages ADD COLUMN words TSVECTOR GENERATED ALWAYS AS (to_tsvector('english', text)) STORED",
-    "CREATE INDEX passages_words ON passages USING gin (words)",
-)
-for _dialect, _statements in (("sqlite", SQLITE_WORDS), ("postgresql", POSTGRESQL_WORDS)):
-    for _statement in _statements:
-        sa.event.listen(passages, "after_create", sa.DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]
 
 
 class Ingestion(NamedTuple):
@@ -97,14 +81,6 @@ class Ingestion(NamedTuple):
     file_id: str
     worker: str | None
     attempts: int
-
-
-class Found(NamedTuple):
-    """A passage."""
-
-    seq: int
-    file_id: str
-    text: str
 
 
 def file_counts(conn: sa.Connection, column: sa.Column[Any], ids: Collection[str]) -> dict[str, JSON]:
@@ -198,7 +174,8 @@ def delete_upload(tx: Transaction, id: str) -> list[str]:
 
 def delete_vector_store(tx: Transaction, id: str) -> bool:
     """Delete a vector store with its passages; the files stay."""
-    for table in (passages, vector_store_files, file_batches):
+    # First what a server that ingests a file holds while it adds passages: none are added behind the deletion.
+    for table in (vector_store_files, passages, file_batches):
         tx.conn.execute(sa.delete(table).where(table.c.vector_store_id == id))
     return tx.conn.execute(sa.delete(vector_stores).where(vector_stores.c.id == id)).rowcount > 0
 
@@ -206,8 +183,10 @@ def delete_vector_store(tx: Transaction, id: str) -> bool:
 def remove(tx: Transaction, store_id: str, file_id: str) -> bool:
     """Remove a file from a vector store; whether it was there."""
     owner = matches(vector_store_files, {"vector_store_id": store_id, "id": file_id})
+    # Before its passages: a server that ingests it holds it while it adds some.
+    was_there = tx.conn.execute(sa.delete(vector_store_files).where(*owner)).rowcount > 0
     delete_passages(tx, store_id, file_id)
-    return tx.conn.execute(sa.delete(vector_store_files).where(*owner)).rowcount > 0
+    return was_there
 
 
 def delete_passages(tx: Transaction, store_id: str, file_id: str) -> None:
@@ -233,6 +212,12 @@ def waiting(conn: sa.Connection, worker: str) -> list[Ingestion]:
         for work in (Ingestion(*row) for row in conn.execute(query))
         if work.worker in (None, worker) or (work.worker != "local" and peers.is_dead(conn, work.worker))
     ]
+
+
+def any_in_progress(conn: sa.Connection) -> bool:
+    """Whether a file is being ingested, or is to be."""
+    table = vector_store_files.c
+    return conn.scalar(sa.select(table.seq).where(table.status == "in_progress").limit(1)) is not None
 
 
 def claim(tx: Transaction, work: Ingestion) -> bool:

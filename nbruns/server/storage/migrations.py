@@ -51,24 +51,9 @@ STEPS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX files_of_batch ON vector_store_files (batch_id, status)",
         "CREATE INDEX files_with_status ON vector_store_files (status, seq)",
         "CREATE TABLE passages (seq {key}, vector_store_id VARCHAR(64) NOT NULL, file_id VARCHAR(64) NOT NULL, "
-        "number INTEGER NOT NULL, text TEXT NOT NULL, vector {bytes})",
+        "number INTEGER NOT NULL, text TEXT NOT NULL, vector {bytes}, words {bytes} NOT NULL)",
         "CREATE INDEX passages_of_file ON passages (vector_store_id, file_id, number)",
         "ALTER TABLE runs ADD COLUMN includes_content BOOLEAN NOT NULL DEFAULT FALSE",
-    ),
-}
-#: What a step needs beside that, in the SQL of one database.
-OWN_STEPS: dict[tuple[int, str], tuple[str, ...]] = {
-    (5, "sqlite"): (
-        "CREATE VIRTUAL TABLE passages_words USING fts5(text, vector_store_id, content='passages', "
-        "content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2')",
-        "CREATE TRIGGER passages_added AFTER INSERT ON passages BEGIN INSERT INTO passages_words"
-        "(rowid, text, vector_store_id) VALUES (new.seq, new.text, new.vector_store_id); END",
-        "CREATE TRIGGER passages_deleted AFTER DELETE ON passages BEGIN INSERT INTO passages_words"
-        "(passages_words, rowid, text, vector_store_id) VALUES ('delete', old.seq, old.text, old.vector_store_id); END",
-    ),
-    (5, "postgresql"): (
-        "ALTER TABLE passages ADD COLUMN words TSVECTOR GENERATED ALWAYS AS (to_tsvector('english', text)) STORED",
-        "CREATE INDEX passages_words ON passages USING gin (words)",
     ),
 }
 _TYPES = {
@@ -123,8 +108,6 @@ def _upgrade(conn: sa.Connection, version: int) -> None:
         dialect = conn.dialect.name
         for statement in STEPS[number]:
             conn.exec_driver_sql(statement.format(**_TYPES[dialect]))
-        for statement in OWN_STEPS.get((number, dialect), ()):
-            conn.exec_driver_sql(statement)
     log.warning(
         "The tables have been upgraded from version %d to %d; as they were: %s", version, VERSION, copy
     )
