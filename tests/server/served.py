@@ -23,6 +23,7 @@ from described import check_answer, check_event
 from slow_server import CALL, TOKEN
 
 from nbruns.server.http import Server, Settings
+from nbruns.server.interpreter.modes import interpreter
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, usage
 from nbruns.server.retrieval.embeddings import embedder
 from nbruns.sse import iter_events
@@ -164,7 +165,13 @@ def thread_server(folder: Path, models: Models) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(
             listener,
-            Settings(f"sqlite:///{folder / 'thread.sqlite'}", TOKEN, models, embedder=embedder()),
+            Settings(
+                f"sqlite:///{folder / 'thread.sqlite'}",
+                TOKEN,
+                models,
+                embedder=embedder(),
+                interpreter=interpreter(None),
+            ),
             lambda url: ready.set(),
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -52,7 +52,7 @@ class TallyTool(hosted.ToolSchema):
     type: Literal["tally"]
 
 
-class Tally:
+class Tally(hosted.HostedTool):
     """A hosted tool that writes a line to a file at each call. The first "slow" one takes longer than any test."""
 
     def __init__(self, file: Path) -> None:
@@ -60,17 +60,11 @@ class Tally:
 
     schema = TallyTool
 
-    def declare(self, tool: dict[str, Any]) -> dict[str, Any]:
+    def declare(self, tool: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
         return {"name": "tally"}
 
     def describe(self, arguments: str) -> dict[str, Any]:
         return {"input": arguments, "outputs": []}
-
-    def complete(self, tool: dict[str, Any]) -> dict[str, Any]:
-        return tool
-
-    def without_content(self, details: dict[str, Any]) -> dict[str, Any]:
-        return details
 
     async def run(self, run: dict[str, Any], arguments: str, context: hosted.Context) -> hosted.Result:
         with self._file.open("a") as file:
@@ -79,9 +73,6 @@ class Tally:
             await asyncio.sleep(600)
         outputs = [{"type": "logs", "logs": "counted"}]
         return hosted.Result("counted", {"input": arguments, "outputs": outputs})
-
-    def cite(self, text: str, details: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        return []
 
 
 def main() -> None:

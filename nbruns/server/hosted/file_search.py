@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from nbruns.server.hosted.protocol import Context, Result, ToolSchema
+from nbruns.server.hosted.protocol import Context, HostedTool, Result, ToolSchema
 from nbruns.text import JSON, excerpt
 
 #: What the model gets, as in the original, and a small model whose context is short.
@@ -50,7 +50,7 @@ class FileSearchTool(ToolSchema):
     file_search: FileSearchSettings | None = None
 
 
-class FileSearch:
+class FileSearch(HostedTool):
     """The tool."""
 
     schema = FileSearchTool
@@ -61,7 +61,7 @@ class FileSearch:
         ranking = RANKING | (settings.get("ranking_options") or {})
         return {"type": "file_search", "file_search": {**settings, "ranking_options": ranking}}
 
-    def declare(self, tool: JSON) -> JSON:
+    def declare(self, tool: JSON, files: Sequence[str]) -> JSON:
         return {
             "name": "file_search",
             "description": (
@@ -127,7 +127,7 @@ class FileSearch:
             {"queries": queries, "ranking_options": shown, "results": results},
         )
 
-    def cite(self, text: str, details: Sequence[JSON]) -> list[JSON]:
+    def cite(self, text: str, details: Sequence[JSON], paths: Mapping[str, str]) -> list[JSON]:
         """Return the citations of a message: those marks that name a result."""
         return list(_citations(text, details))
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from nbruns.server import hosted
 from nbruns.server.models import Prompt, truncation
+from nbruns.server.runs.toolbox import resource_files
 from nbruns.server.schemas import objects
 from nbruns.server.storage import files, store
 from nbruns.text import JSON
@@ -26,7 +27,10 @@ def build(conn: sa.Connection, run: JSON) -> Prompt:
     thread = [_message(message, names) for message in conversation]
     so_far = _turns(conn, run)
     messages = [*system, *(message for message in thread if message["content"]), *so_far]
-    tools, types = hosted.declared(run["tools"])
+    wanted = resource_files(conn, run)
+    known = files.filenames(conn, {id for ids in wanted.values() for id in ids})
+    there = {type: [known[id] for id in ids if id in known] for type, ids in wanted.items()}
+    tools, types = hosted.declared(run["tools"], there)
     return Prompt(
         model=run["model"],
         messages=_within_limit(conn, run, messages),
