@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +47,26 @@ class Slow:
             yield TextDelta(f"{word} ")
             await asyncio.sleep(self._pause)
         yield Finish("stop", usage(10, self._words))
+
+
+class Coder:
+    """A model that runs code twice: the second takes longer than any test until the session is a new one."""
+
+    FIRST = "x = 1; open('/mnt/data/kept.txt', 'w').write('kept')\nprint('first')"
+    SECOND = (
+        "import time\nif 'x' in globals(): time.sleep(60)\n"
+        "print('x', 'x' in globals(), open('/mnt/data/kept.txt').read())"
+    )
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        run = sum(message["role"] == "tool" for message in prompt.messages)
+        if run < 2:
+            arguments = json.dumps({"code": (self.FIRST, self.SECOND)[run]})
+            yield ToolCallDelta(0, f"call_{run}", "code_interpreter", arguments)
+            yield Finish("tool_calls", usage(20, 10))
+        else:
+            yield TextDelta("Done.")
+            yield Finish("stop", usage(20, 10))
 
 
 class TallyTool(hosted.ToolSchema):
@@ -92,6 +113,7 @@ def main() -> None:
     limited_process.SECONDS = asked.seconds_for_schemas
     hosted.TOOLS["tally"] = Tally(asked.tally)
     models = Models()
+    models.add("coder", Coder())
     models.add("slow", Slow(asked.words, asked.pause))
     serve(
         port=asked.port,

@@ -47,7 +47,7 @@ class CodeInterpreter(HostedTool):
             "description": (
                 "Run Python in a Jupyter kernel, without a network. Variables are kept between calls. Print what you "
                 f"want to read; the user sees plots that are shown. Files are in {FOLDER}; link to one that you have "
-                f"written with [its name](sandbox:{FOLDER}/name.csv).{there}"
+                f"written with [its name](sandbox:{FOLDER}/NAME).{there}"
             ),
             "parameters": {
                 "type": "object",

@@ -210,8 +210,10 @@ class LocalKernel:
             task.cancel()
         for each in self._sockets.values():
             each.close(0)
+        await asyncio.wait([self._draining], timeout=1)
         self._draining.cancel()
         await asyncio.gather(self._draining, *self._receiving.values(), return_exceptions=True)
+        self._process._transport.close()  # type: ignore[attr-defined]  # pipes that descendants have kept
 
     async def _drain(self) -> None:
         assert self._process.stdout is not None
