@@ -73,7 +73,7 @@ def from_outputs(calls: list[Answered], said: Sequence[str] = ()) -> str:
     passages = [found for call in calls for found in _PASSAGE.findall(call.output)]
     if calls and (passages or all(_is_search(call) for call in calls)):
         others = [call for call in calls if not _is_search(call)]
-        shown = [f"### {_heading(call)}\n\n{_output(call.output)}" for call in others]
+        shown = [_section(call) for call in others]
         answer = from_passages(passages, said[0] if said else "")
         return "\n\n".join([answer, *shown, "---", COLOPHON]) + "\n"
     opening = (
