@@ -99,6 +99,7 @@ def _serve(args: argparse.Namespace) -> int:
             models=models,
             allowed_origins=args.allow_origin,
             blobs=args.blobs or folder / "files",
+            code_interpreter=args.code_interpreter,
             embedder=embedding,
         )
     return 0
@@ -118,7 +119,7 @@ def _offer_mcp(given: Path | None, folder: Path) -> None:
 def _secrets(args: argparse.Namespace, token: str | None) -> list[str | None]:
     """What is never to be in the log, though a library may write it there."""
     in_urls = [urlsplit(url).password for url in (args.database_url, args.upstream) if url]
-    return [token, *map(os.environ.get, _KEYS), *in_urls]
+    return [token, *map(os.environ.get, (*_KEYS, "NBRUNS_JUPYTER_TOKEN")), *in_urls]
 
 
 def _stop(args: argparse.Namespace) -> int:
@@ -350,6 +351,13 @@ _SERVE: dict[str, dict[str, JSON]] = {
             "help": "MCP servers that runs may use, as JSON with mcpServers; read anew for each run (default: "
             "NBRUNS_MCP, or mcp.json in the data folder)",
         },
+        "--code-interpreter": {
+            "metavar": "bwrap|URL|unsandboxed|off",
+            "default": os.environ.get("NBRUNS_CODE_INTERPRETER") or None,
+            "help": "what runs the Python of code_interpreter: bwrap, a sandbox on Linux; the URL of a Jupyter server "
+            "or kernel gateway; unsandboxed, as a process that can do whatever the server can; or nothing (default: "
+            "NBRUNS_CODE_INTERPRETER, or bwrap if it works here, otherwise off)",
+        },
     },
     "access": {
         "--no-token": {
@@ -407,6 +415,8 @@ environment:
   NBRUNS_EMBEDDING_MODEL   default for --embedding-model
   NBRUNS_BLOBS             default for --blobs
   NBRUNS_MCP               default for --mcp
+  NBRUNS_CODE_INTERPRETER  default for --code-interpreter
+  NBRUNS_JUPYTER_TOKEN     token of the Jupyter server of --code-interpreter URL
 
 examples:
   nbruns serve
@@ -423,7 +433,7 @@ examples:
       run a program written for the Assistants API
 
 API: assistants, threads, messages, runs, steps, files, uploads, vector stores and models of the Assistants API, with
-streaming and the hosted tools file_search and mcp. In addition:
+streaming and the hosted tools file_search, code_interpreter and mcp. In addition:
   GET /health          {{"status": "ok"}} while the server is running; no token required
   GET /openapi.json    OpenAPI description of this server; no token required
   GET /v1/threads      all threads

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import nbruns
+from nbruns.server.interpreter.modes import why_no_sandbox
 
 #: Beside the checkout, not in it: the recordings are somebody else's work.
 RECORDINGS = Path(__file__).parent.parent.parent / "shared" / "recordings"
@@ -27,6 +28,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         nightly = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> None:
+    """Code of models runs in a sandbox on this machine."""
+    if (why := why_no_sandbox()) is not None:
+        if os.environ.get("NBRUNS_REQUIRE_SANDBOX") == "1":
+            pytest.fail(f"no sandbox: {why}")
+        pytest.skip(f"no sandbox: {why}")
 
 
 @pytest.fixture(scope="session")

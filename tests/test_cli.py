@@ -41,6 +41,7 @@ OPTIONS = {
         "--alias",
         "--embedding-model",
         "--blobs",
+        "--code-interpreter",
         "--allow-origin",
         "--mcp",
     ],

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from nbruns.demo import code
 from nbruns.server.models.protocol import Answered
 from nbruns.text import JSON
 
@@ -72,13 +73,13 @@ def from_outputs(calls: list[Answered], said: Sequence[str] = ()) -> str:
     passages = [found for call in calls for found in _PASSAGE.findall(call.output)]
     if calls and (passages or all(_is_search(call) for call in calls)):
         others = [call for call in calls if not _is_search(call)]
-        shown = [f"### {_heading(call)}\n\n{_output(call.output)}" for call in others]
+        shown = [_section(call) for call in others]
         answer = from_passages(passages, said[0] if said else "")
         return "\n\n".join([answer, *shown, "---", COLOPHON]) + "\n"
     opening = (
         "Here is what I found." if len(calls) == 1 else f"I asked {len(calls)} tools. Here is what I found."
     )
-    sections = [f"### {_heading(call)}\n\n{_output(call.output)}" for call in calls]
+    sections = [_section(call) for call in calls]
     return "\n\n".join([opening, *sections, "---", COLOPHON]) + "\n"
 
 
@@ -147,6 +148,13 @@ def _is_search(call: Answered) -> bool:
     return call.name.startswith("file_search") and (
         _PASSAGE.match(call.output) is not None or call.output == "Nothing was found in the files."
     )
+
+
+def _section(call: Answered) -> str:
+    written = code.code_of(_parsed(call.arguments)) if call.name == code.FUNCTION else None
+    if written is not None:
+        return code.answer(written, call.output)
+    return f"### {_heading(call)}\n\n{_output(call.output)}"
 
 
 def without_tools(said: list[str]) -> str:

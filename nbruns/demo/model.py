@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
-from nbruns.demo import answer_text
+from nbruns.demo import answer_text, code
 from nbruns.demo.example import example, is_quick
 from nbruns.json_schema import Schema, merged
 from nbruns.server.limited_process import LimitExceeded, Processes
@@ -27,6 +27,7 @@ from nbruns.server.models.protocol import (
     questions,
     usage,
 )
+from nbruns.text import JSON
 
 #: Rule for counting tokens without a tokenizer.
 CHARACTERS_PER_TOKEN = 4
@@ -38,8 +39,9 @@ class Scripted:
     calls.
 
     It calls function tools if they are due: all with `parallel_tool_calls`, otherwise the first, or the one that
-    `tool_choice` names; none with "none". Arguments are made from the parameter schemas and the user's message.
-    With outputs, or without tools, it answers in Markdown, or in JSON for a `response_format`. Every 4 characters
+    `tool_choice` names; none with "none". Arguments are made from the parameter schemas and the user's message; for
+    code_interpreter, code is, if the message is about a table, a plot or a sum. With outputs, or without tools, it
+    answers in Markdown, or in JSON for a `response_format`. Every 4 characters
     count as a token; `pause` seconds pass between pieces.
     """
 
@@ -70,11 +72,17 @@ class Scripted:
 
     async def _calls(self, prompt: Prompt) -> list[Delta]:
         due, said = functions_due(prompt), _said(prompt)
+        written = _written_code(prompt, due)
+        due = [function for function in due if function["name"] != code.FUNCTION or written is not None]
         calls: list[Delta] = []
         for index, function in enumerate(due if prompt.parallel_tool_calls else due[:1]):
             schema = merged({"type": "object"}, function.get("parameters") or {})
             of = f"the parameters of the function '{function['name']}'"
-            arguments = json.dumps(await self._example(schema, said, of), ensure_ascii=False)
+            if function["name"] == code.FUNCTION:
+                values: Any = {code.PARAMETER: written}
+            else:
+                values = await self._example(schema, said, of)
+            arguments = json.dumps(values, ensure_ascii=False)
             calls.append(ToolCallDelta(index, id=f"call_{secrets.token_hex(12)}", name=function["name"]))
             calls += [ToolCallDelta(index, arguments=piece) for piece in _pieces(arguments)]
         return calls
@@ -104,6 +112,15 @@ class Scripted:
 def _said(prompt: Prompt) -> list[str]:
     """Return what the user has said, the latest first, without the server's notes about attached files."""
     return [_ATTACHED.sub("", text) for text in questions(prompt)]
+
+
+def _written_code(prompt: Prompt, due: list[JSON]) -> str | None:
+    """Return the code to run for a prompt, where code can be run."""
+    function = next((each for each in due if each["name"] == code.FUNCTION), None)
+    if function is None:
+        return None
+    wanted = isinstance(prompt.tool_choice, dict) or prompt.tool_choice == "required"
+    return code.code_for(function, questions(prompt), wanted=wanted)
 
 
 def tokens(characters: int) -> int:

@@ -9,8 +9,8 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Callable, Collection, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from nbruns.errors import SetupError
 from nbruns.server import hosted
 from nbruns.server.app import create_app
+from nbruns.server.interpreter.sessions import Interpreter
 from nbruns.server.middleware import LOOPBACK, AccessMiddleware
 from nbruns.server.models import Models
 from nbruns.server.retrieval.embeddings import Embedder
@@ -162,6 +163,10 @@ class Settings:
     blobs: str | Path | None = None
     #: The embedding model of vector stores: see `embeddings.embedder`.
     embedder: Embedder | None = None
+    #: What runs code_interpreter; None: nothing.
+    interpreter: Interpreter | None = None
+    #: Hosted tools that are refused, with what to say, by type.
+    refused_tools: Mapping[str, str] = field(default_factory=dict)
 
 
 def sqlite_path(database_url: str) -> str | None:
@@ -205,11 +210,20 @@ class Server(uvicorn.Server):
             settings.models,
             settings.run_lifetime,
             self.streams.catch_up,
-            Toolbox(index, self._ingester, self._blobs),
+            Toolbox(index, self._ingester, self._blobs, settings.interpreter),
         )
         services = Services(
-            self._db, self.engine, self.streams, settings.models, self._blobs, index, self._ingester
+            self._db,
+            self.engine,
+            self.streams,
+            settings.models,
+            self._blobs,
+            index,
+            self._ingester,
+            settings.interpreter,
         )
+        hosted.REFUSED.clear()
+        hosted.REFUSED.update(settings.refused_tools)
         app = create_app(services, OPERATIONS)
         host, port = listener.getsockname()[:2]
         # Inherited by its connections. asyncio sets it only on sockets that were made for TCP by number, and without
@@ -264,6 +278,8 @@ class Server(uvicorn.Server):
             await self.engine.stop()
         await hosted.close()
         await self._ingester.stop()
+        if self._settings.interpreter is not None:
+            await self._settings.interpreter.close()
         await self._settings.models.close()
         self._blobs.close()
         self._db.close()

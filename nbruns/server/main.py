@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from nbruns.errors import SetupError, install_command
 
 if TYPE_CHECKING:
+    from nbruns.server.interpreter.sessions import Interpreter
     from nbruns.server.models import Models
     from nbruns.server.retrieval.embeddings import Embedder
 
@@ -38,6 +39,7 @@ def serve(
     allowed_origins: Collection[str] = (),
     blobs: str | Path | None = None,
     embedder: Embedder | None = None,
+    code_interpreter: str | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until the server has been idle for `idle_timeout` seconds.
 
@@ -55,6 +57,8 @@ def serve(
         blobs: Folder, or URL of fsspec such as s3://bucket/prefix, for the bytes of files. Default: the folder `files`
             beside the SQLite file.
         embedder: Embedding model of vector stores. Default: all-MiniLM-L6-v2, if it is installed.
+        code_interpreter: What runs the Python of code_interpreter: `bwrap`, `unsandboxed`, `off`, or the URL of a
+            Jupyter server or kernel gateway. Default: `bwrap` if it works here, otherwise `off`.
 
     Raises:
         SetupError: The port is taken, the database can't be used, a package is missing, or the token is empty.
@@ -66,6 +70,7 @@ def serve(
     with _listening(host, port) as listener:
         try:
             from nbruns.server import http
+            from nbruns.server.interpreter import modes
             from nbruns.server.models import Models
             from nbruns.server.retrieval.embeddings import embedder as default_embedder
         except ModuleNotFoundError as error:
@@ -73,6 +78,7 @@ def serve(
                 f"The server needs the package {error.name!r}, which is not installed. Install what it needs with: "
                 f"{install_command('server')}"
             ) from None
+        interpreter = modes.interpreter(code_interpreter)
         with _only_server_of(http.sqlite_path(database_url)):
             settings = http.Settings(
                 database_url,
@@ -84,9 +90,20 @@ def serve(
                 allowed_origins,
                 blobs,
                 embedder or default_embedder(),
+                interpreter,
+                _refused(interpreter, code_interpreter),
             )
             gc.set_threshold(*_GC_THRESHOLDS)
             http.Server(listener, settings, on_ready or print).run(sockets=[listener])
+
+
+def _refused(interpreter: Interpreter | None, mode: str | None) -> dict[str, str]:
+    """Return what is said of hosted tools that can't run, by type."""
+    from nbruns.server.interpreter import modes
+
+    if interpreter is not None:
+        return {}
+    return {"code_interpreter": modes.ways_out(modes.why_no_sandbox() if mode is None else None)}
 
 
 @contextmanager

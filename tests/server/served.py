@@ -23,6 +23,7 @@ from described import check_answer, check_event
 from slow_server import CALL, TOKEN
 
 from nbruns.server.http import Server, Settings
+from nbruns.server.interpreter.modes import interpreter
 from nbruns.server.models import Delta, Finish, Models, Prompt, TextDelta, usage
 from nbruns.server.retrieval.embeddings import Embedder
 from nbruns.server.retrieval.embeddings import embedder as default_embedder
@@ -170,6 +171,7 @@ def thread_server(folder: Path, models: Models, embedder: Embedder | None = None
                 TOKEN,
                 models,
                 embedder=embedder or default_embedder(),
+                interpreter=interpreter(None),
             ),
             lambda url: ready.set(),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +58,26 @@ class Slow:
         yield Finish("stop", usage(10, self._words))
 
 
+class Coder:
+    """A model that runs code twice: the second takes longer than any test until the session is a new one."""
+
+    FIRST = "x = 1; open('/mnt/data/kept.txt', 'w').write('kept')\nprint('first')"
+    SECOND = (
+        "import time\nif 'x' in globals(): time.sleep(60)\n"
+        "print('x', 'x' in globals(), open('/mnt/data/kept.txt').read())"
+    )
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        run = sum(message["role"] == "tool" for message in prompt.messages)
+        if run < 2:
+            arguments = json.dumps({"code": (self.FIRST, self.SECOND)[run]})
+            yield ToolCallDelta(0, f"call_{run}", "code_interpreter", arguments)
+            yield Finish("tool_calls", usage(20, 10))
+        else:
+            yield TextDelta("Done.")
+            yield Finish("stop", usage(20, 10))
+
+
 class TallyTool(hosted.ToolSchema):
     type: Literal["tally"]
 
@@ -69,17 +90,11 @@ class Tally(hosted.HostedTool):
 
     schema = TallyTool
 
-    def declare(self, tool: dict[str, Any]) -> dict[str, Any]:
+    def declare(self, tool: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
         return {"name": "tally"}
 
     def describe(self, arguments: str) -> dict[str, Any]:
         return {"input": arguments, "outputs": []}
-
-    def complete(self, tool: dict[str, Any]) -> dict[str, Any]:
-        return tool
-
-    def without_content(self, details: dict[str, Any]) -> dict[str, Any]:
-        return details
 
     async def run(self, run: dict[str, Any], arguments: str, context: hosted.Context) -> hosted.Result:
         with self._file.open("a") as file:
@@ -88,9 +103,6 @@ class Tally(hosted.HostedTool):
             await asyncio.sleep(600)
         outputs = [{"type": "logs", "logs": "counted"}]
         return hosted.Result("counted", {"input": arguments, "outputs": outputs})
-
-    def cite(self, text: str, details: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        return []
 
 
 def main() -> None:
@@ -112,6 +124,7 @@ def main() -> None:
     hosted.TOOLS["tally"] = Tally(asked.tally)
     hosted.TOOLS["mcp"] = Mcp(asked.mcp)
     models = Models()
+    models.add("coder", Coder())
     models.add("slow", Slow(asked.words, asked.pause))
     serve(
         port=asked.port,

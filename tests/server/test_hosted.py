@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,18 +36,12 @@ class Abacus(hosted.HostedTool):
 
     schema = AbacusTool
 
-    def declare(self, tool: JSON) -> JSON:
+    def declare(self, tool: JSON, files: Sequence[str]) -> JSON:
         numbers = {"type": "array", "items": {"type": "number"}}
         return {"name": "abacus", "description": "Add numbers", "parameters": {"properties": {"n": numbers}}}
 
     def describe(self, arguments: str) -> JSON:
         return {"input": arguments, "outputs": []}
-
-    def complete(self, tool: JSON) -> JSON:
-        return tool
-
-    def without_content(self, details: JSON) -> JSON:
-        return details
 
     async def run(self, run: JSON, arguments: str, context: hosted.Context) -> Result:
         self.runs.append(arguments)
@@ -60,7 +54,7 @@ class Abacus(hosted.HostedTool):
         outputs = [{"type": "logs", "logs": f"{total}"}]
         return Result(f"The sum is {total}.", {"input": arguments, "outputs": outputs})
 
-    def cite(self, text: str, details: Sequence[JSON]) -> list[JSON]:
+    def cite(self, text: str, details: Sequence[JSON], paths: Mapping[str, str]) -> list[JSON]:
         sums = [each["outputs"][0]["logs"] for each in details]
         return [
             {

@@ -10,10 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nbruns.server.hosted.code_interpreter import CodeInterpreter
 from nbruns.server.hosted.file_search import FileSearch
 from nbruns.server.hosted.mcp import Mcp
 from nbruns.server.hosted.protocol import (
     Context,
+    Executed,
     Found,
     Function,
     Functions,
@@ -26,9 +28,11 @@ from nbruns.text import JSON
 
 __all__ = [
     "FILE_TOOLS",
+    "REFUSED",
     "TOOLS",
     "Context",
     "Declared",
+    "Executed",
     "Found",
     "Function",
     "Functions",
@@ -43,30 +47,45 @@ __all__ = [
     "entry",
     "explanation",
     "forget",
+    "images",
     "keep_headers",
     "keep_secrets",
     "leave",
     "needs_approval",
+    "offered",
     "refused",
     "up_front",
     "without_content",
 ]
 
 #: The tools that this server offers, by type.
-TOOLS: dict[str, HostedTool] = {"file_search": FileSearch(), "mcp": Mcp()}
+TOOLS: dict[str, HostedTool] = {
+    "code_interpreter": CodeInterpreter(),
+    "file_search": FileSearch(),
+    "mcp": Mcp(),
+}
 #: The most characters of a function's name.
 _MAX_NAME = 64
+#: Those of them that can't run as this server was started: what whoever runs it can do. Filled at the start.
+REFUSED: dict[str, str] = {}
 #: The tools that files are given to, where they are offered.
 FILE_TOOLS = ("file_search", "code_interpreter")
+
+
+def offered(type: str) -> bool:
+    """Whether this server runs a hosted tool."""
+    return type in TOOLS and type not in REFUSED
 
 
 def explanation(type: str) -> str:
     """Return why this server doesn't run the hosted tool `type`, and what to do instead.
 
     The same wherever a tool is named: in assistants, runs, tool choices and attachments."""
-    offered = f" (it runs {', '.join(sorted(TOOLS))})" if TOOLS else ""
+    others = sorted(filter(offered, TOOLS))
+    runs = f" (it runs {', '.join(others)})" if others else ""
+    ways = f" {REFUSED[type]}" if type in REFUSED else ""
     return (
-        f"this server does not run the hosted tool '{type[:100]}'{offered}. Pass function tools instead: your own "
+        f"this server does not run the hosted tool '{type[:100]}'{runs}.{ways} Pass function tools instead: your own "
         "program runs those and submits their outputs."
     )
 
@@ -83,23 +102,24 @@ class Declared:
     notes: list[str]
 
 
-async def declared(run: JSON) -> Declared:
+async def declared(run: JSON, files: Mapping[str, Sequence[str]]) -> Declared:
     """Return a run's tools as functions for the model.
 
-    A function of the user's keeps its name; one of a hosted tool that has the same name gets another."""
+    A function of the user's keeps its name; one of a hosted tool that has the same name gets another. `files` are the
+    names of the files in the `tool_resources`, by the tool's type."""
     functions = [tool for tool in run["tools"] if tool["type"] == "function"]
     taken = {tool["function"]["name"] for tool in functions}
     found = Declared(functions, {}, [])
     for tool in run["tools"]:
         if tool["type"] in TOOLS:
-            offered = await TOOLS[tool["type"]].functions(tool, run)
-            for function in offered.functions:
+            given = await TOOLS[tool["type"]].functions(tool, run, files.get(tool["type"], ()))
+            for function in given.functions:
                 name = _free_name(function.definition["name"], taken)
                 taken.add(name)
                 found.hosted[name] = tool["type"], function.details
                 functions.append({"type": "function", "function": {**function.definition, "name": name}})
-            if offered.note:
-                found.notes.append(offered.note)
+            if given.note:
+                found.notes.append(given.note)
     return found
 
 
@@ -170,10 +190,26 @@ def up_front(type: str, question: str) -> str | None:
     return TOOLS[type].ask(question)
 
 
-def citations(text: str, details: Mapping[str, Sequence[JSON]]) -> list[JSON]:
-    """Return the annotations that the tools make to a message's text; `details` are the run's results by type."""
+def citations(
+    text: str, details: Mapping[str, Sequence[JSON]], paths: Mapping[str, Mapping[str, str]]
+) -> list[JSON]:
+    """Return the annotations that the tools make to a message's text; `details` are the run's results, `paths` the
+    files that were made in the thread, both by type."""
     return [
-        mark for type, found in details.items() if type in TOOLS for mark in TOOLS[type].cite(text, found)
+        mark
+        for type in {**details, **paths}
+        if type in TOOLS
+        for mark in TOOLS[type].cite(text, details.get(type, ()), paths.get(type, {}))
+    ]
+
+
+def images(step: JSON) -> list[str]:
+    """Return the ids of the images that the hosted calls of a step have made."""
+    return [
+        image
+        for call in step["step_details"].get("tool_calls") or ()
+        if call["type"] in TOOLS
+        for image in TOOLS[call["type"]].images(details_of(call))
     ]
 
 

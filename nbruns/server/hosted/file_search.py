@@ -61,7 +61,7 @@ class FileSearch(HostedTool):
         ranking = RANKING | (settings.get("ranking_options") or {})
         return {"type": "file_search", "file_search": {**settings, "ranking_options": ranking}}
 
-    def declare(self, tool: JSON) -> JSON:
+    def declare(self, tool: JSON, files: Sequence[str]) -> JSON:
         return {
             "name": "file_search",
             "description": (
@@ -127,7 +127,7 @@ class FileSearch(HostedTool):
             {"queries": queries, "ranking_options": shown, "results": results},
         )
 
-    def cite(self, text: str, details: Sequence[JSON]) -> list[JSON]:
+    def cite(self, text: str, details: Sequence[JSON], paths: Mapping[str, str]) -> list[JSON]:
         """Return the citations of a message: those marks that name a result."""
         return list(_citations(text, details))
 

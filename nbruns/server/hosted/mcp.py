@@ -170,7 +170,7 @@ class Mcp(HostedTool):
             ) from None
         return kept
 
-    async def functions(self, tool: JSON, run: JSON) -> Functions:
+    async def functions(self, tool: JSON, run: JSON, files: Sequence[str]) -> Functions:
         label = tool["server_label"]
         try:
             if _entry(run, label) is not tool:
@@ -227,9 +227,6 @@ class Mcp(HostedTool):
             self._log(run, label, error)
             text = f"Error: the call of the MCP server '{label}' failed. {error}"
         return Result(text, {**details, "output": text})
-
-    def cite(self, text: str, details: Sequence[JSON]) -> list[JSON]:
-        return []
 
     def without_content(self, details: JSON) -> JSON:
         return details

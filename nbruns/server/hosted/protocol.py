@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,6 +54,21 @@ class Result:
 
     output: str
     details: JSON
+    #: Files that the call has made, as the API shows them, and what the tool calls them, by id. They are stored with
+    #: the result, so that a call that is executed again leaves no second one.
+    files: Sequence[JSON] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What Python code gave: its texts, and the ids of its images, in their order."""
+
+    outputs: Sequence[JSON]
+    #: What the model is to know besides: limits, files that were written, sessions that began anew.
+    notes: Sequence[str]
+    files: Sequence[JSON] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 class Found(Protocol):
@@ -85,6 +100,14 @@ class Context(Protocol):
     async def search(self, queries: Sequence[str], limit: int, ranking: JSON) -> Sequence[Found]:
         """Search the vector stores of the run. Raises ValueError with words for the model."""
 
+    async def execute(self, code: str) -> Executed:
+        """Execute Python in the session of the run's thread and assistant. Raises ValueError with words for the model.
+
+        What goes wrong in the code is in the outputs and notes."""
+
+    def warm(self) -> None:
+        """Prepare for code to be executed soon."""
+
 
 class HostedTool(Protocol):
     """A tool that the server runs. Inherit from it: what has a body here is the default."""
@@ -98,15 +121,20 @@ class HostedTool(Protocol):
 
     def complete(self, tool: JSON) -> JSON:
         """Return an entry of `tools` as it is stored and shown, with defaults. Raises what `refused` makes."""
-        ...
+        return tool
 
-    def declare(self, tool: JSON) -> JSON:
-        """Return the function that the model sees for an entry of `tools`: name, description, parameters."""
+    def declare(self, tool: JSON, files: Sequence[str]) -> JSON:
+        """Return the function that the model sees for an entry of `tools`: name, description, parameters. `files` are
+        the names of those in the `tool_resources` for the tool."""
         return {}
 
-    async def functions(self, tool: JSON, run: JSON) -> Functions:
+    async def functions(self, tool: JSON, run: JSON, files: Sequence[str]) -> Functions:
         """Return the functions of an entry of `tools`, for tools that have other than one."""
-        return Functions([Function(self.declare(tool))])
+        return Functions([Function(self.declare(tool, files))])
+
+    def prepare(self, context: Context) -> None:
+        """Get ready for calls: a model is being asked that may call the tool."""
+        return
 
     def describe(self, arguments: str) -> JSON:
         """Return what the step's entry shows under the tool's type while the model writes the arguments; `arguments`
@@ -128,13 +156,26 @@ class HostedTool(Protocol):
         stops the call."""
         ...
 
-    def cite(self, text: str, details: Sequence[JSON]) -> list[JSON]:
-        """Return the annotations of a message of the run; `details` are those of the tool's results in it."""
-        ...
+    def cite(self, text: str, details: Sequence[JSON], paths: Mapping[str, str]) -> list[JSON]:
+        """Return the annotations of a message of the run; `details` are those of the tool's results in it, `paths` what
+        the tool calls the files that it has made in the thread so far, with their ids."""
+        return []
+
+    def images(self, details: JSON) -> list[str]:
+        """Return the ids of the images of a result, which the next message shows."""
+        return []
 
     def without_content(self, details: JSON) -> JSON:
         """Return the details without what is only shown to those who ask for it with `include`."""
-        ...
+        return details
+
+    def instructions(self) -> str | None:
+        """Return how a model that can't call tools uses this one in its text; None if it can't."""
+        return None
+
+    def from_text(self, text: str) -> str | None:
+        """Return the arguments of the call that is in a text, if there is one."""
+        return None
 
     def ask(self, question: str) -> str | None:
         """Return the arguments of a call that comes before a model is asked that can't call tools; None if only a model

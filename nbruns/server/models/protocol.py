@@ -90,7 +90,7 @@ class Closing(Protocol):
 class ToolUser(Protocol):
     """What a model can have besides: whether it was trained to call tools. Others are taken to have been.
 
-    What hosted tools find for one that was not is given to it up front."""
+    What hosted tools find for one that was not is given to it up front, and code it writes in its text."""
 
     @property
     def calls_tools(self) -> bool: ...

@@ -52,7 +52,7 @@ def message_params(conn: sa.Connection, params: JSON) -> JSON:
     given = {name: value for name, value in params.items() if name != "file_ids"}
     if ids := params.get("file_ids"):
         check_files(conn, ids, "file_ids")
-        tools = [{"type": tool} for tool in hosted.FILE_TOOLS if tool in hosted.TOOLS]
+        tools = [{"type": tool} for tool in hosted.FILE_TOOLS if hosted.offered(tool)]
         attached = [{"file_id": id, "tools": tools} for id in dict.fromkeys(ids)]
         given["attachments"] = [*(given.get("attachments") or []), *attached]
     return given
@@ -72,10 +72,10 @@ def assistant_resources(tx: Transaction, params: JSON, before: JSON | None = Non
     if ids is None:
         return resolved
     check_files(tx.conn, ids, "file_ids")
-    offered = [tool for tool in hosted.FILE_TOOLS if tool in hosted.TOOLS]
+    there = [tool for tool in hosted.FILE_TOOLS if hosted.offered(tool)]
     tools = [tool["type"] for tool in (now["tools"] if params.get("tools") is None else params["tools"])]
     resolved = dict(resolved)
-    for tool in [tool for tool in offered if tool in tools] or offered:
+    for tool in [tool for tool in there if tool in tools] or there:
         resolved.pop(tool, None)
         if ids and tool == "file_search":
             made = vector_stores.create(tx, {"file_ids": list(dict.fromkeys(ids))})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
@@ -28,6 +27,7 @@ from nbruns.server.schemas.files import (
     ModelObject,
     UploadObject,
     UploadPartObject,
+    file_name,
 )
 from nbruns.server.storage import files, store
 from nbruns.server.storage.blobs import NoSpace
@@ -114,12 +114,6 @@ def no_space() -> Refused:
         type="server_error",
         code="no_space",
     )
-
-
-def file_name(given: str | None) -> str:
-    """Return the name of an uploaded file, without folders and control characters."""
-    name = re.split(r"[/\\]", given or "")[-1]
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", name)[:255] or "file"
 
 
 @operation("POST", "/v1/uploads", UploadObject, CreateUploadRequest)

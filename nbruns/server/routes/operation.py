@@ -21,6 +21,7 @@ from nbruns.server.storage.database import Database, Transaction, encode
 from nbruns.text import JSON
 
 if TYPE_CHECKING:
+    from nbruns.server.interpreter.sessions import Interpreter
     from nbruns.server.retrieval.index import Index
     from nbruns.server.retrieval.ingestion import Ingester
     from nbruns.server.runs.engine import Engine
@@ -38,6 +39,7 @@ class Services:
     blobs: Blobs
     index: Index
     ingester: Ingester
+    interpreter: Interpreter | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response, StreamingResponse
 
-from nbruns.server.hosted import TOOLS, explanation, without_content
+from nbruns.server.hosted import explanation, offered, without_content
 from nbruns.server.routes.assistants import check_model
 from nbruns.server.routes.operation import Call, get_object, list_objects, operation, polled
 from nbruns.server.routes.threads import changed_fields, get_thread
@@ -130,7 +130,7 @@ async def _check_run(call: Call) -> None:
 def _check_offered(tools: list[JSON]) -> None:
     """Refuse the tools of an assistant that was made where they were offered."""
     for index, tool in enumerate(tools):
-        if tool["type"] != "function" and tool["type"] not in TOOLS:
+        if tool["type"] != "function" and not offered(tool["type"]):
             param = f"tools[{index}]"
             message = f"'{param}': {explanation(tool['type'])}"
             raise Refused(message, param=f"{param}.type", code="unsupported_tool")

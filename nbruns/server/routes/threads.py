@@ -64,6 +64,8 @@ async def delete_thread(call: Call) -> JSON:
         raise not_found("thread", call.thread_id)
     if active is not None:
         call.services.engine.abandon(active["id"])
+    if call.services.interpreter is not None:
+        await call.services.interpreter.end_thread(call.thread_id)
     return DeleteThreadResponse.new(id=call.thread_id)
 
 

@@ -9,9 +9,17 @@ import sqlalchemy as sa
 
 from nbruns.server import hosted
 from nbruns.server.models import Prompt, truncation
+from nbruns.server.runs.toolbox import resource_files
 from nbruns.server.schemas import objects
 from nbruns.server.storage import files, store
 from nbruns.text import JSON
+
+
+def resource_names(conn: sa.Connection, run: JSON) -> dict[str, list[str]]:
+    """Return the names of the files in a run's `tool_resources`, by the type of the tool that they are for."""
+    wanted = resource_files(conn, run)
+    known = files.filenames(conn, {id for ids in wanted.values() for id in ids})
+    return {type: [known[id] for id in ids if id in known] for type, ids in wanted.items()}
 
 
 def build(conn: sa.Connection, run: JSON, declared: hosted.Declared) -> Prompt:

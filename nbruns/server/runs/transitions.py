@@ -16,7 +16,7 @@ from nbruns.server.retrieval import resources
 from nbruns.server.schemas import objects
 from nbruns.server.schemas.errors import Refused, not_found
 from nbruns.server.schemas.runs import ACTIVE
-from nbruns.server.storage import peers, store
+from nbruns.server.storage import files, peers, store
 from nbruns.server.storage.database import Transaction
 from nbruns.text import JSON
 
@@ -302,7 +302,9 @@ def answer_hosted(
     calls[index] = hosted.entry(call_id, type, result.details)
     asked = store.hosted_calls(tx.conn, run_id)
     of_step = {call["id"]: asked[call["id"]] for call in calls if call["id"] in asked}
-    of_step[call_id] |= {"output": result.output}
+    for file in result.files:
+        store.add(tx.conn, files.files, file)
+    of_step[call_id] |= {"output": result.output, "paths": dict(result.paths)}
     store.put(tx.conn, store.steps, step, hosted=of_step)
     delta = {"index": index, **hosted.entry(call_id, type, shown)}
     tx.emit(run_id, "thread.run.step.delta", objects.tool_call_delta(step_id, delta))

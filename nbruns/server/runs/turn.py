@@ -43,6 +43,9 @@ _MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_prog
 _FLUSH_EVERY = 64
 #: The most that is kept of one answer, about twice what the longest models write, and of its tool calls.
 MAX_ANSWER_CHARS, MAX_CALLS = 1_000_000, 128
+#: So many calls of a run are taken from the text of a model that can't call tools. Such models often write code again
+#: that they have only been asked to explain.
+MAX_CALLS_IN_TEXT = 4
 #: Larger images are named to the model instead of shown. The original's limit.
 MAX_IMAGE_BYTES = 20 * 1024**2
 #: Number of pieces after which a text is joined: small strings take four times their size.
@@ -63,6 +66,9 @@ class Turn:
         self._declared = hosted.Declared([], {}, [])
         #: The calls of hosted tools, by id: what the model wrote.
         self._hosted: dict[str, JSON] = {}
+        #: The hosted tools that the model uses in its text, because it can't call tools; types by name.
+        self._in_text: dict[str, str] = {}
+        self._images: list[JSON] = []
         self._deltas = self._length = 0
 
     async def work(self, models: Models) -> int | None:
@@ -73,15 +79,20 @@ class Turn:
         if (reason := await self._db.read(prompt.exhausted, self._run)) is not None:
             await self._end("incomplete", incomplete_details={"reason": reason})
             return None
-        self._declared = await hosted.declared(self._run)
+        names = await self._db.read(prompt.resource_names, self._run)
+        self._declared = await hosted.declared(self._run, names)
         question = await self._db.read(prompt.build, self._run, self._declared)
         question = replace(
             question,
             model=models.real_name(question.model),
             messages=[await self._with_images(message) for message in question.messages],
         )
+        for type in set(self._types.values()):
+            hosted.TOOLS[type].prepare(self._context(type))
         # In a thread: the first question to a model may import what takes a second, and others stream meanwhile.
         model = await asyncio.to_thread(models.resolve, question.model)
+        if isinstance(model, ToolUser) and not model.calls_tools:
+            question = self._used_in_text(question)
         try:
             async for delta in self._up_front(model, question) or model.answer(question):
                 if isinstance(delta, Finish):
@@ -141,7 +152,7 @@ class Turn:
                 result = tool.deny(details)
             else:
                 number = await self._answered(call["type"])
-                context = HostedContext(self._db, self._toolbox, self._run, number, details)
+                context = self._context(call["type"], number, details)
                 result = await tool.run(self._run, asked[call["id"]]["arguments"], context)
             step_id = started[-1]["id"]
             if await self._db.write(transitions.answer_hosted, run_id, step_id, call["id"], result) is None:
@@ -150,6 +161,36 @@ class Turn:
             await self._db.write(transitions.require_approval, run_id, waiting)
             return False
         return await self._db.write(transitions.complete_hosted, run_id)
+
+    @property
+    def _types(self) -> dict[str, str]:
+        """The types of the hosted tools, by the names of their functions."""
+        return {name: type for name, (type, _) in self._declared.hosted.items()}
+
+    def _context(self, type: str, number: int = 0, details: JSON | None = None) -> HostedContext:
+        return HostedContext(self._db, self._toolbox, self._run, type, number, details or {})
+
+    def _used_in_text(self, question: Prompt) -> Prompt:
+        """Return the prompt for a model that can't call tools: how to use hosted ones is in its instructions."""
+        said = {type: hosted.TOOLS[type].instructions() for type in self._types.values()}
+        self._in_text = {name: type for name, type in self._types.items() if said[type]}
+        if not self._in_text:
+            return question
+        tools = [tool for tool in question.tools if tool["function"]["name"] not in self._in_text]
+        texts = [text for type in self._in_text.values() if (text := said[type])]
+        choice = question.tool_choice
+        if isinstance(choice, dict) and choice["function"]["name"] in self._in_text:
+            choice = "auto"
+        system = {"role": "system", "content": "\n".join(texts)}
+        return replace(question, tools=tools, tool_choice=choice, messages=[system, *question.messages])
+
+    async def _call_from_text(self) -> None:
+        """Take the call of a hosted tool that the model has written in its text."""
+        text = "".join(self._said.get("text", ()))
+        for name, type in self._in_text.items():
+            arguments = hosted.TOOLS[type].from_text(text)
+            if arguments is not None and await self._answered(type) < MAX_CALLS_IN_TEXT:
+                return await self._append_call(ToolCallDelta(0, None, name, arguments))
 
     async def _with_images(self, message: JSON) -> JSON:
         """Return a message with the bytes of its image files, which models take as URLs."""
@@ -196,7 +237,7 @@ class Turn:
         pieces.append(text)
         if len(pieces) > _MAX_PIECES:
             pieces[:] = ["".join(pieces)]
-        index = list(self._said).index(kind)
+        index = len(self._images) + list(self._said).index(kind)
         delta = objects.content_delta(message["id"], index, kind, text, first=first)
         await self._emit("thread.message.delta", delta)
 
@@ -248,6 +289,8 @@ class Turn:
             error = {"code": "invalid_prompt", "message": "The model's content filter stopped the answer."}
             await self._end("failed", used, message_reason="content_filter", last_error=error)
             return None
+        if self._tool_step is None and self._in_text:
+            await self._call_from_text()
         if self._tool_step is not None:
             await self._complete_message(objects.NO_USAGE)
             run_id, step = self._run["id"], self._called()
@@ -257,9 +300,7 @@ class Turn:
             return None
         if self._message is None:
             await self._open_message()
-        run_id, message, step = self._run["id"], self._written(), self._message_step
-        if self._declared.hosted:
-            message = await self._cited(message)
+        run_id, message, step = self._run["id"], await self._cited(self._written()), self._message_step
         await self._db.write(transitions.complete, run_id, message, step, used)
         return None
 
@@ -272,14 +313,20 @@ class Turn:
 
     async def _cited(self, message: JSON) -> JSON:
         """The message with the marks that the run's hosted tools make to its text."""
+        if not self._types:
+            return message
         details: dict[str, list[JSON]] = {}
+        paths: dict[str, dict[str, str]] = {}
+        for type in set(self._types.values()):
+            calls = await self._db.read(store.hosted_calls_of, self._run, type)
+            paths[type] = {path: id for call in calls for path, id in call.get("paths", {}).items()}
         for step in await self._db.read(store.of_run, store.steps, self._run["id"]):
             for call in step["step_details"].get("tool_calls", []):
                 if call["type"] != "function":
                     details.setdefault(call["type"], []).append(hosted.details_of(call))
         for part in message["content"]:
             if part["type"] == "text":
-                part["text"]["annotations"] = hosted.citations(part["text"]["value"], details)
+                part["text"]["annotations"] = hosted.citations(part["text"]["value"], details, paths)
         return message
 
     async def _end(self, ending: transitions.Ending, usage: JSON | None = None, **why: Any) -> None:
@@ -295,11 +342,29 @@ class Turn:
         self._message, self._said = message, {}
         made = [Unfinished(store.steps, self._message_step), Unfinished(store.messages, message)]
         await self._db.write(transitions.save, self._run["id"], made, *_MESSAGE_CREATED)
+        self._images = await self._new_images() if self._types else []
+        for index, part in enumerate(self._images):
+            await self._emit("thread.message.delta", objects.part_delta(message["id"], index, part))
         return message
+
+    async def _new_images(self) -> list[JSON]:
+        """Return parts for the images that the run's hosted tools have made and no message shows yet."""
+        run_id = self._run["id"]
+        steps = await self._db.read(store.of_run, store.steps, run_id)
+        messages = await self._db.read(store.of_run, store.messages, run_id)
+        shown = {
+            part["image_file"]["file_id"]
+            for message in messages
+            if message["status"] == "completed"
+            for part in message["content"]
+            if part["type"] == "image_file"
+        }
+        made = [image for step in steps if step["status"] == "completed" for image in hosted.images(step)]
+        return [{"type": "image_file", "image_file": {"file_id": id}} for id in made if id not in shown]
 
     async def _complete_message(self, usage: JSON) -> None:
         if self._message is not None:
-            message, self._message = self._written(), None
+            message, self._message = await self._cited(self._written()), None
             run_id, step = self._run["id"], self._message_step
             await self._db.write(transitions.complete_message, run_id, message, step, usage)
 
@@ -319,7 +384,7 @@ class Turn:
         id = delta.id if delta.id and delta.id not in taken else derived
         if delta.name in self._declared.hosted:
             type, details = self._declared.hosted[delta.name]
-            self._hosted[id] = {"name": delta.name, "arguments": "", "output": None}
+            self._hosted[id] = {"name": delta.name, "arguments": "", "output": None, "type": type}
             return hosted.entry(id, type, details | hosted.TOOLS[type].describe(""))
         return {
             "id": id,
@@ -330,7 +395,7 @@ class Turn:
     def _written(self) -> JSON:
         assert self._message is not None
         content = [objects.content_part(kind, "".join(pieces)) for kind, pieces in self._said.items()]
-        return self._message | {"content": content}
+        return self._message | {"content": [*self._images, *content]}
 
     def _called(self) -> JSON:
         assert self._tool_step is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -69,6 +70,12 @@ class FileObject(Object):
     expires_at: Time | None = None
     status: Literal["uploaded", "processed", "error"] = "processed"
     status_details: str | None = None
+
+
+def file_name(given: str | None) -> str:
+    """Return the name of a file, without folders and control characters."""
+    name = re.split(r"[/\\]", given or "")[-1]
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", name)[:255] or "file"
 
 
 class DeleteFileResponse(Object):

@@ -126,6 +126,11 @@ def content_delta(message_id: str, index: int, kind: str, text: str, *, first: b
     part = content_part(kind, text)
     if kind == "text" and not first:
         part = {"type": "text", "text": {"value": text}}
+    return part_delta(message_id, index, part)
+
+
+def part_delta(message_id: str, index: int, part: JSON) -> JSON:
+    """A part of a message, or more of one."""
     content = [{"index": index, **part}]
     return {"id": message_id, "object": "thread.message.delta", "delta": {"content": content}}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
 
-from nbruns.server.hosted import TOOLS, explanation
+from nbruns.server.hosted import TOOLS, explanation, offered
 from nbruns.server.hosted.mcp import McpResource
 from nbruns.server.schemas.base import (
     BY_TYPE,
@@ -40,7 +40,7 @@ class HostedTool(Schema, extra="allow"):
 
 
 def _offered(tool: HostedTool) -> HostedTool:
-    if tool.type not in TOOLS:
+    if not offered(tool.type):
         raise refused(f"'{{name}}': {explanation(tool.type)}", "unsupported_tool", ".type")
     return tool
 

@@ -329,6 +329,21 @@ def hosted_calls(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
     return {id: call for calls in rows for id, call in calls.items()}
 
 
+def hosted_calls_of(conn: sa.Connection, run: JSON, type: str) -> list[JSON]:
+    """The answered calls of a hosted tool by the run's assistant in its thread, oldest first."""
+    rows = conn.scalars(
+        sa.select(steps.c.hosted)
+        .where(
+            steps.c.thread_id == run["thread_id"],
+            steps.c.hosted.is_not(None),
+            steps.c.body["assistant_id"].as_string() == run["assistant_id"],
+        )
+        .order_by(steps.c.seq)
+    )
+    calls = [call for hosted in rows for call in hosted.values()]
+    return [call for call in calls if call.get("type") == type and call["output"] is not None]
+
+
 def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]:
     """Return the thread's messages from before the run's own, or the last ones of them."""
     of_thread = messages.c.thread_id == run["thread_id"]
