@@ -260,13 +260,14 @@ def test_without_an_interpreter_the_tool_is_refused_with_three_ways_out(
         "plain": api.post("/assistants", {"model": "demo"})["id"],
         "thread": api.thread_with(),
     }
-    monkeypatch.setitem(hosted.REFUSED, "code_interpreter", modes.refusal("bubblewrap is not installed"))
+    monkeypatch.setitem(hosted.REFUSED, "code_interpreter", modes.ways_out("bubblewrap is not installed"))
     sent = body(TOOL)
     if "assistant_id" in sent:
         sent["assistant_id"] = sent["assistant_id"].format(**known)
     status, error = api.refused("POST", path.format(**known), sent)
     assert (status, error["code"], error["param"]) == (400, "unsupported_tool", param)
-    for way in ("bubblewrap is not installed", "install bubblewrap", "--code-interpreter URL", "unsandboxed"):
+    assert error["message"] == f"'{param.removesuffix('.type')}': {hosted.explanation('code_interpreter')}"
+    for way in ("bubblewrap is not installed", "Linux, bubblewrap", "--code-interpreter URL", "unsandboxed"):
         assert way in error["message"]
 
 

@@ -13,11 +13,12 @@ import json
 import os
 import select
 import signal
+import sys
 from typing import Any
 
 #: Exit codes by what has ended the kernel.
 ENDED_BY = {"kernel": 40, "memory": 41, "processes": 42, "files": 43}
-_PR_SET_DUMPABLE = 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 #: Seconds between two looks at what the sandbox uses.
 _LOOK_SECONDS = 0.1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -107,6 +108,8 @@ def _proportional(pid: str) -> int:
 
 
 def _run_kernel(settings: dict[str, Any]) -> None:
+    if sys.platform == "linux":  # where there is no sandbox that ends with its first process
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     nothing = os.open("/dev/null", os.O_RDWR)

@@ -182,7 +182,7 @@ class Interpreter:
             try:
                 session = slot.session = await self._taken()
             except KernelUnavailable as error:
-                return Execution(is_new, notes=[str(error)])
+                return Execution(False, notes=[str(error)])
         done = Execution(is_new)
         try:
             inputs, again = files
