@@ -27,8 +27,9 @@ Array = NDArray[np.float32]
 
 #: Results of a search that asks for no number of them.
 RESULTS = 10
-#: The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009).
-_RRF = 60
+#: The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009). Theirs, 60, is for lists of a
+#: thousand; with it the best passages differ too little in score (tests/benchmarks/bench_retrieval_quality.py).
+_RRF = 10
 #: So many passages of each list are fused, at least.
 _CANDIDATES = 50
 #: Memory for the vectors and words of stores; those that were searched longest ago are dropped.
