@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from nbruns import frames
+from nbruns.client.bulk import read_bulk
 from nbruns.client.concurrent import fetch_all
 from nbruns.client.pagination import iter_pages
 from nbruns.client.resources import (
@@ -168,6 +169,11 @@ class RunSteps(Resource):
         # Each run once. Invalid arguments are refused before anything is sent.
         many = {path_of(*place_of("runs", run, thread)): run for run in given}
         budget = frames.Budget(limit)
+        ids = list(dict.fromkeys(map(id_of, many.values())))
+        if len(ids) > 1 and not params:
+            steps = read_bulk(self._transport, "thread.run.step", ids)
+            if steps is not None:
+                return frames.list_frame(kind, [frames.list_columns(kind, map(RunStep, steps), budget)])
 
         def fetch(transport: Transport, run: RunArg) -> frames.Columns:
             return frames.list_columns(kind, RunSteps(transport).iter(run, thread, **params), budget)

@@ -173,12 +173,14 @@ def test_objects_of_many_runs_and_threads_are_read_at_once(api: Api, script: Scr
     batch = add(api, "bulk", rows(script(*[ANSWER] * 3).assistant(), 3))
     runs = until_ended(api, batch, 3)
     ids, threads = [run["id"] for run in runs], [run["thread_id"] for run in runs]
-    found = lines(api, "POST", "/bulk", {"object": "thread.run", "run_ids": [*ids, "run_absent"]})
+    found = lines(api, "POST", "/bulk", {"object": "thread.run", "run_ids": ids})
     assert found == [api.get(api.run_path(run)) for run in runs]
     steps = lines(api, "POST", "/bulk", {"object": "thread.run.step", "run_ids": ids})
     assert sorted(step["run_id"] for step in steps) == sorted(ids)
     messages = lines(api, "POST", "/bulk", {"object": "thread.message", "thread_ids": threads})
     assert Counter(message["thread_id"] for message in messages) == dict.fromkeys(threads, 2)
+    absent = {"object": "thread.run.step", "run_ids": [*ids, "run_absent"]}
+    assert api.refused("POST", "/bulk", absent)[0] == 404
     for wrong in ({}, {"run_ids": [], "thread_ids": []}):
         assert api.refused("POST", "/bulk", {"object": "thread.run", **wrong})[0] == 400
 

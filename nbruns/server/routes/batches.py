@@ -77,6 +77,12 @@ async def read_bulk(call: Call) -> Response:
     owner = given[0].removesuffix("s")
     column = "id" if (kind, owner) == ("thread.run", "run_id") else owner
     ids = list(dict.fromkeys(call.params[given[0]]))
+    present = await call.db.read(store.present, store.runs if owner == "run_id" else store.threads, ids)
+    for id in ids:
+        if id not in present:
+            refusal = not_found(owner.removesuffix("_id"), id)
+            # The code tells it from an operation that a server doesn't have.
+            raise Refused(str(refusal), status=404, param=given[0], code="not_found")
 
     async def lines() -> AsyncIterator[bytes]:
         for at in range(0, len(ids), _AT_ONCE):

@@ -252,6 +252,11 @@ def bodies(
 MAX_BODIES = 1024 * 1024
 
 
+def present(conn: sa.Connection, table: sa.Table, ids: Collection[str]) -> set[str]:
+    """Those of the ids that are there."""
+    return set(conn.scalars(sa.select(table.c.id).where(table.c.id.in_(ids))))
+
+
 def bodies_of(
     conn: sa.Connection, table: sa.Table, owner: str, ids: Collection[str], after: int | None
 ) -> tuple[list[str], int | None]:
