@@ -51,7 +51,7 @@ def _group(
         lines = transport.open_list("POST", "/bulk", json={"object": kind, f"{owner}s": list(ids)})
     except APIError as error:
         # A missing object has an error of its own kind; a missing operation hasn't.
-        if error.status in (400, 404, 405) and error.code != "not_found":
+        if error.status in (400, 404, 405, 501) and error.code != "not_found":
             return None
         raise
     if isinstance(lines, Answer):

@@ -20,6 +20,7 @@ from nbruns.client.concurrent import fetch_all
 from nbruns.client.pagination import iter_pages
 from nbruns.client.resources import (
     AssistantArg,
+    Assistants,
     Resource,
     RunArg,
     ThreadArg,
@@ -41,6 +42,7 @@ from nbruns.tools import Tool
 from nbruns.tools.output_text import as_text
 
 if TYPE_CHECKING:
+    from nbruns.frames.cost import Prices
     from nbruns.widgets.run_view.view import RunView
 
 #: With `auto=True`: how often functions answer a run that requires action, and how many of its calls, at most.
@@ -483,6 +485,70 @@ class Runs(Resource):
         known = assistant if isinstance(assistant, Assistant) else None
         limits = {"max_rounds": max_rounds, "max_calls": max_calls}
         return RunView(self, stream, tools=tools, auto=auto, assistant=known, **limits)
+
+    def batch(
+        self,
+        prompts: Any,
+        assistants: Any,
+        *,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        repeat: int = 1,
+        concurrency: int = 8,
+        name: str | None = None,
+        runs_per_minute: int | None = None,
+        prices: Prices | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """Run every prompt with every assistant, and return one row for each run.
+
+            client.runs.batch(
+                questions, [{"model": "demo"}, {"model": "demo", "instructions": "Be brief."}], name="brief"
+            )
+
+        On nbruns' own server, the runs wait in a queue of the server, which continues when this program ends. A batch
+        with a name continues where it was interrupted: rows that are done are not run again. Rows whose run was
+        cancelled or expired are. Rate limits are waited out.
+
+        Args:
+            prompts: Texts, lists of messages, or a DataFrame with a column `prompt`, `messages` or `question`, whose
+                other columns are kept.
+            assistants: One or several of: an assistant, its id, or a dict with parameters of the run such as `model`,
+                `instructions` or `temperature`, and optionally `assistant` and a `name` for the column `assistant`.
+                For a dict without an assistant, one is created, and used again by later batches.
+            tools: Python functions that answer tool calls. Assistants that are created can call them. In a notebook,
+                one form shows all other calls; elsewhere, runs that wait for them are returned as they are.
+            repeat: Number of runs for each prompt and assistant.
+            concurrency: Maximum number of runs at the same time.
+            name: Name by which the batch can be continued.
+            runs_per_minute: Maximum number of runs started in a minute. Default: no limit.
+            prices: Prices for the column `cost`: see `df.runs.cost`.
+            **params: Other parameters of the API, for all runs.
+
+        Returns:
+            A DataFrame with the columns of the prompts, `assistant`, `repeat`, `answer`, `parsed` (the JSON of the
+            answer, if `response_format` asks for it), `tool_calls`, `error`, `cost`, and the columns of
+            `nbruns.runs_frame`. A column of the prompts with one of these names is called `input.NAME`.
+
+        Raises:
+            TypeError, ValueError: The prompts or assistants can't be read.
+            APIError: The server refused a row.
+            ConnectionError: The server was silent for a minute. Call again with the same name to continue.
+        """
+        from nbruns.client.batch import run_batch
+
+        return run_batch(
+            self,
+            Assistants(self._transport),
+            prompts,
+            assistants,
+            tools=tools,
+            repeat=repeat,
+            prices=prices,
+            concurrency=concurrency,
+            name=name,
+            runs_per_minute=runs_per_minute,
+            params=params,
+        )
 
     def _watched(
         self,

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
+from pydantic_core import from_json
 
 from nbruns import errors
 from nbruns.client.connections import Connections, Session
@@ -212,11 +213,7 @@ class Transport:
                         raise self._too_large(response, f"{MAX_ANSWER_BYTES:,} bytes in one line")
                     continue
                 block, rest = rest + whole, rest_of_chunk
-                try:
-                    # One text for the parser: no newline can be inside JSON's strings.
-                    objects = parse_json(b"[" + block.replace(b"\n", b",") + b"]")
-                except ValueError:
-                    objects = None
+                objects = _parsed_lines(block)
                 if objects is None or not all(isinstance(each, dict) for each in objects):
                     shown = self.redacted(block.decode(errors="replace"))
                     raise self._error(response, f"where JSON objects were expected: {shown}")
@@ -474,6 +471,24 @@ class Transport:
         )
         made.retry_after = retry_after(response.headers)
         return made
+
+
+def _parsed_lines(block: bytes) -> list[Any] | None:
+    """Return the values of JSON lines; None if they are none."""
+    # One text for the parser: no newline can be inside JSON's strings.
+    text = b"[" + block.replace(b"\n", b",") + b"]"
+    try:
+        values: list[Any] = from_json(text) if len(text) < _FAST_BYTES else parse_json(text)
+    except ValueError:
+        try:
+            values = parse_json(text)  # which takes halves of characters too
+        except ValueError:
+            return None
+    return values
+
+
+#: Up to this size, JSON needs no bound on its values, and is parsed in half the time.
+_FAST_BYTES = 1024 * 1024
 
 
 class _Form:
