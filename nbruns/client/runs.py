@@ -283,6 +283,7 @@ class Runs(Resource):
         order: str = "desc",
         after: str | None = None,
         before: str | None = None,
+        add: Sequence[str] = (),
         **params: Any,
     ) -> pd.DataFrame:
         """Return runs as a DataFrame, over all pages. For its columns, see `nbruns.runs_frame`.
@@ -294,9 +295,15 @@ class Runs(Resource):
             limit: Maximum number of runs of each thread.
             order: `"desc"` (newest first) or `"asc"`.
             after, before: Return runs behind or in front of the run with this id.
+            add: Further columns: see `add_columns`.
             **params: Other parameters of the API.
         """
         params |= {"limit": limit, "order": order, "after": after, "before": before}
+        return self.add_columns(self._listed(threads, limit, params), add)
+
+    def _listed(
+        self, threads: ThreadArg | Iterable[ThreadArg] | pd.DataFrame | None, limit: int | None, params: JSON
+    ) -> pd.DataFrame:
         if threads is None or isinstance(threads, (str, Thread)):
             return self._frame("run", self.iter(threads, **params), limit)
         many = threads_of(threads) if isinstance(threads, pd.DataFrame) else map(id_of, threads)
@@ -306,6 +313,23 @@ class Runs(Resource):
             return frames.list_columns("run", Runs(transport).iter(thread, **params), budget)
 
         return frames.list_frame("run", fetch_all(self._transport, fetch, dict.fromkeys(many), "threads"))
+
+    def add_columns(self, frame: pd.DataFrame, names: str | Sequence[str]) -> pd.DataFrame:
+        """Return a frame of runs with further columns, which take more requests. Filter the frame first.
+
+            client.runs.add_columns(runs.runs.failures(), ["question", "answer"])
+
+        Args:
+            frame: A frame of runs.
+            names: `"question"`: what the user said last before the run; `"answer"`: what the run has written;
+                `"assistant_name"`.
+
+        Raises:
+            ValueError: There is no such column to add.
+        """
+        from nbruns.client.texts import with_columns
+
+        return with_columns(self._transport, frame, [names] if isinstance(names, str) else list(names))
 
     def export(
         self,
@@ -549,6 +573,43 @@ class Runs(Resource):
             runs_per_minute=runs_per_minute,
             params=params,
         )
+
+    def judge(
+        self,
+        frame: pd.DataFrame,
+        question: str,
+        judge: Any,
+        *,
+        schema: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        prefix: str = "judge_",
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Let a model judge the answers of a batch, and return the frame with its judgements as columns.
+
+            client.runs.judge(runs, "Does the answer agree with `expected`?", "gpt-5", columns=["expected", "answer"])
+
+        Args:
+            frame: A frame with the column `answer`, such as `batch` returns.
+            question: What to judge by.
+            judge: The name of a model, an assistant, or a dict as in `batch`.
+            schema: JSON Schema of a judgement: an object, whose properties become columns. Default: `score` from 1 to
+                5, and `reason`.
+            columns: The columns that the judge is shown. Default: the prompt and `answer`.
+            prefix: Begin of the names of the new columns.
+            **options: Other arguments of `batch`, such as `name` and `concurrency`.
+
+        Returns:
+            The frame with the new columns. They are missing where there is no answer, and where the judge wrote
+            anything that the schema doesn't allow.
+
+        Raises:
+            ValueError: The schema is invalid, or the index of the frame is not unique.
+            KeyError: The frame lacks a column.
+        """
+        from nbruns.client.batch import judged
+
+        return judged(self, frame, question, judge, schema=schema, columns=columns, prefix=prefix, **options)
 
     def _watched(
         self,
