@@ -49,14 +49,14 @@ def _wait(futures: Sequence[Future[Any]], unit: str) -> None:
         future.result()
     if not going:
         return
-    with _bar(total=len(futures), initial=len(done), unit=f" {unit}", leave=False) as bar:
+    with progress_bar(total=len(futures), initial=len(done), unit=f" {unit}", leave=False) as bar:
         for future in as_completed(going):
             future.result()
             bar.update()
 
 
 @contextmanager
-def _bar(**options: Any) -> Iterator[Any]:
+def progress_bar(**options: Any) -> Iterator[Any]:
     """tqdm's bar, removed at the end.
 
     On its own it would leave the place of a closed widget in a notebook, which displays an error without a kernel.

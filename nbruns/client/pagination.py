@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nbruns.client.transport import Transport
-from nbruns.errors import APIError, LimitError
+from nbruns.client.transport import Answer, Lines, Transport
+from nbruns.errors import APIError, ConnectionError, LimitError, TimeoutError
 from nbruns.text import JSON, size_of
 
 #: Page size: the maximum of the API.
@@ -27,6 +27,8 @@ def iter_pages(
 ) -> Iterator[JSON]:
     """Iterate over the objects of a list, over all pages; an object on two pages is returned once.
 
+    A list of more than a page comes as JSON lines in one answer, if the server sends those.
+
     With only `before`, the objects are those in front of that one, the nearest first if `limit` cuts.
 
     Raises:
@@ -38,7 +40,7 @@ def iter_pages(
         yield from _backwards(transport, path, query, limit)
         return
     count = 0
-    for new in _pages(transport, path, query, "after"):
+    for new in _pages(transport, path, query, "after", lines=limit is None or limit > _PAGE):
         if limit is None and count + len(new) > (most or MAX_OBJECTS):
             raise _endless(path, f"over {most or MAX_OBJECTS:,} objects")
         yield from new if limit is None else new[: limit - count]
@@ -60,37 +62,69 @@ def _backwards(transport: Transport, path: str, query: JSON, limit: int | None) 
     return reversed(found[:limit])
 
 
-def _pages(transport: Transport, path: str, query: JSON, cursor: str) -> Iterator[list[JSON]]:
+def _pages(
+    transport: Transport, path: str, query: JSON, cursor: str, *, lines: bool = False
+) -> Iterator[list[JSON]]:
     """The objects of one page after the other, each object once, by the cursor `after` or `before`."""
     last, key = (-1, "last_id") if cursor == "after" else (0, "first_id")
     # Numbers in the place of ids, which can be long. Python's hash of a text has 64 bits and a secret key.
     seen: set[int] = set()
     while True:
-        items, page = _page(transport, path, query)
+        page = _page(transport, path, query, lines=lines)
+        if not isinstance(page, tuple):
+            yield from _from_lines(transport, path, query, page)
+            return
+        items, about = page
         by_id = {item["id"]: item for item in items}
         new = [item for id, item in by_id.items() if hash(id) not in seen]
         seen.update(map(hash, by_id))
         yield new
-        if not page.get("has_more") or not items:
+        if not about.get("has_more") or not items:
             return
         if not new:
             more = "a page with nothing new that promises more: the list has no end, or can't be read to it"
             raise APIError(more, status=200, method="GET", path=path)
         # Some servers send a cursor that is none.
-        named = page.get(key)
+        named = about.get(key)
         query[cursor] = named if isinstance(named, str) and named in by_id else items[last]["id"]
 
 
-def _page(transport: Transport, path: str, query: JSON) -> tuple[list[JSON], JSON]:
-    """Return a page, with fewer objects if they are too large for one answer."""
+def _from_lines(transport: Transport, path: str, query: JSON, lines: Lines) -> Iterator[list[JSON]]:
+    """The objects of JSON lines. If they are cut off, the list continues behind the last object that came."""
+    while True:
+        came = False
+        try:
+            for items in lines:
+                if not all(map(_has_id, items)):
+                    raise APIError("lines without ids in a list", status=200, method="GET", path=path)
+                yield items
+                query["after"], came = items[-1]["id"], True
+            return
+        except (ConnectionError, TimeoutError):
+            if not came:
+                raise
+            again = transport.open_list("GET", path, params=query)
+            if isinstance(again, Answer):
+                raise
+            lines = again
+
+
+def _page(transport: Transport, path: str, query: JSON, *, lines: bool) -> tuple[list[JSON], JSON] | Lines:
+    """Return a page, with fewer objects if they are too large for one answer; or lines, if they may and do come."""
     while True:
         try:
-            page, headers = transport.request("GET", path, params=query)
+            if lines:
+                opened = transport.open_list("GET", path, params=query)
+            else:
+                opened = transport.request("GET", path, params=query)
             break
         except LimitError:
             if query["limit"] == 1:
                 raise
             query["limit"] = max(1, query["limit"] // 4)
+    if not isinstance(opened, Answer):
+        return opened
+    page, headers = opened
     items = page.get("data")
     if not isinstance(items, list) or not all(map(_has_id, items)):
         problem = f"where a list of objects with ids was expected: {transport.redacted(page)}"

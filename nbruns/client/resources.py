@@ -141,7 +141,7 @@ class Threads(Resource):
             messages: The first messages: a text or several texts of the user, or messages as the API's JSON.
             **params: Other parameters of the API, such as `metadata`.
         """
-        return Thread(self._post("threads", body=_thread(messages, params)))
+        return Thread(self._post("threads", body=thread_json(messages, params)))
 
     def retrieve(self, thread: ThreadArg) -> Thread:
         """Retrieve a thread. Raises NotFoundError if it doesn't exist."""
@@ -184,7 +184,7 @@ class Threads(Resource):
         self, assistant: AssistantArg, messages: Messages | None, params: JSON
     ) -> tuple[JSON, JSON]:
         if messages is not None:
-            params["thread"] = _thread(messages, params.get("thread") or {})
+            params["thread"] = thread_json(messages, params.get("thread") or {})
         return query_and_body({"assistant_id": id_of(assistant), **params})
 
 
@@ -251,7 +251,8 @@ class MessagesOfThreads(Resource):
         return self._frame("message", map(Message, pages), limit)
 
 
-def _thread(messages: Messages | None, params: JSON) -> JSON:
+def thread_json(messages: Messages | None, params: JSON) -> JSON:
+    """Return a thread with these first messages as the API's JSON. Raises TypeError."""
     if messages is None:
         return params
     given = [messages] if isinstance(messages, (str, Mapping)) else messages

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from nbruns import frames
+from nbruns.client.bulk import read_bulk
 from nbruns.client.concurrent import fetch_all
 from nbruns.client.files import Files, ModelsOfServer
 from nbruns.client.fork import ForkStream, Point, copy_of, discard
 from nbruns.client.pagination import iter_pages
 from nbruns.client.resources import (
     AssistantArg,
+    Assistants,
     Resource,
     RunArg,
     ThreadArg,
@@ -42,6 +44,7 @@ from nbruns.tools import Tool
 from nbruns.tools.output_text import as_text
 
 if TYPE_CHECKING:
+    from nbruns.frames.cost import Prices
     from nbruns.widgets.run_view.view import RunView
 
 #: With `auto=True`: how often functions answer a run that requires action, and how many of its calls, at most.
@@ -204,6 +207,11 @@ class RunSteps(Resource):
         # Each run once. Invalid arguments are refused before anything is sent.
         many = {path_of(*place_of("runs", run, thread)): run for run in given}
         budget = frames.Budget(limit)
+        ids = list(dict.fromkeys(map(id_of, many.values())))
+        if len(ids) > 1 and not params:
+            steps = read_bulk(self._transport, "thread.run.step", ids)
+            if steps is not None:
+                return frames.list_frame(kind, [frames.list_columns(kind, map(RunStep, steps), budget)])
 
         def fetch(transport: Transport, run: RunArg) -> frames.Columns:
             return frames.list_columns(kind, RunSteps(transport).iter(run, thread, **params), budget)
@@ -327,6 +335,7 @@ class Runs(Resource):
         order: str = "desc",
         after: str | None = None,
         before: str | None = None,
+        add: Sequence[str] = (),
         **params: Any,
     ) -> pd.DataFrame:
         """Return runs as a DataFrame, over all pages. For its columns, see `nbruns.runs_frame`.
@@ -338,9 +347,15 @@ class Runs(Resource):
             limit: Maximum number of runs of each thread.
             order: `"desc"` (newest first) or `"asc"`.
             after, before: Return runs behind or in front of the run with this id.
+            add: Further columns: see `add_columns`.
             **params: Other parameters of the API.
         """
         params |= {"limit": limit, "order": order, "after": after, "before": before}
+        return self.add_columns(self._listed(threads, limit, params), add)
+
+    def _listed(
+        self, threads: ThreadArg | Iterable[ThreadArg] | pd.DataFrame | None, limit: int | None, params: JSON
+    ) -> pd.DataFrame:
         if threads is None or isinstance(threads, (str, Thread)):
             return self._frame("run", self.iter(threads, **params), limit)
         many = threads_of(threads) if isinstance(threads, pd.DataFrame) else map(id_of, threads)
@@ -350,6 +365,23 @@ class Runs(Resource):
             return frames.list_columns("run", Runs(transport).iter(thread, **params), budget)
 
         return frames.list_frame("run", fetch_all(self._transport, fetch, dict.fromkeys(many), "threads"))
+
+    def add_columns(self, frame: pd.DataFrame, names: str | Sequence[str]) -> pd.DataFrame:
+        """Return a frame of runs with further columns, which take more requests. Filter the frame first.
+
+            client.runs.add_columns(runs.runs.failures(), ["question", "answer"])
+
+        Args:
+            frame: A frame of runs.
+            names: `"question"`: what the user said last before the run; `"answer"`: what the run has written;
+                `"assistant_name"`.
+
+        Raises:
+            ValueError: There is no such column to add.
+        """
+        from nbruns.client.texts import with_columns
+
+        return with_columns(self._transport, frame, [names] if isinstance(names, str) else list(names))
 
     def export(
         self,
@@ -628,6 +660,107 @@ class Runs(Resource):
             assistant=assistant,
             params=params,
         )
+
+    def batch(
+        self,
+        prompts: Any,
+        assistants: Any,
+        *,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        repeat: int = 1,
+        concurrency: int = 8,
+        name: str | None = None,
+        runs_per_minute: int | None = None,
+        prices: Prices | None = None,
+        **params: Any,
+    ) -> pd.DataFrame:
+        """Run every prompt with every assistant, and return one row for each run.
+
+            client.runs.batch(
+                questions, [{"model": "demo"}, {"model": "demo", "instructions": "Be brief."}], name="brief"
+            )
+
+        On nbruns' own server, the runs wait in a queue of the server, which continues when this program ends. A batch
+        with a name continues where it was interrupted: rows that are done are not run again. Rows whose run was
+        cancelled or expired are. Rate limits are waited out.
+
+        Args:
+            prompts: Texts, lists of messages, or a DataFrame with a column `prompt`, `messages` or `question`, whose
+                other columns are kept.
+            assistants: One or several of: an assistant, its id, or a dict with parameters of the run such as `model`,
+                `instructions` or `temperature`, and optionally `assistant` and a `name` for the column `assistant`.
+                For a dict without an assistant, one is created, and used again by later batches.
+            tools: Python functions that answer tool calls. Assistants that are created can call them. In a notebook,
+                one form shows all other calls; elsewhere, runs that wait for them are returned as they are.
+            repeat: Number of runs for each prompt and assistant.
+            concurrency: Maximum number of runs at the same time.
+            name: Name by which the batch can be continued.
+            runs_per_minute: Maximum number of runs started in a minute. Default: no limit.
+            prices: Prices for the column `cost`: see `df.runs.cost`.
+            **params: Other parameters of the API, for all runs.
+
+        Returns:
+            A DataFrame with the columns of the prompts, `assistant`, `repeat`, `answer`, `parsed` (the JSON of the
+            answer, if `response_format` asks for it), `tool_calls`, `error`, `cost`, and the columns of
+            `nbruns.runs_frame`. A column of the prompts with one of these names is called `input.NAME`.
+
+        Raises:
+            TypeError, ValueError: The prompts or assistants can't be read.
+            APIError: The server refused a row.
+            ConnectionError: The server was silent for a minute. Call again with the same name to continue.
+        """
+        from nbruns.client.batch import run_batch
+
+        return run_batch(
+            self,
+            Assistants(self._transport),
+            prompts,
+            assistants,
+            tools=tools,
+            repeat=repeat,
+            prices=prices,
+            concurrency=concurrency,
+            name=name,
+            runs_per_minute=runs_per_minute,
+            params=params,
+        )
+
+    def judge(
+        self,
+        frame: pd.DataFrame,
+        question: str,
+        judge: Any,
+        *,
+        schema: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        prefix: str = "judge_",
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Let a model judge the answers of a batch, and return the frame with its judgements as columns.
+
+            client.runs.judge(runs, "Does the answer agree with `expected`?", "gpt-5", columns=["expected", "answer"])
+
+        Args:
+            frame: A frame with the column `answer`, such as `batch` returns.
+            question: What to judge by.
+            judge: The name of a model, an assistant, or a dict as in `batch`.
+            schema: JSON Schema of a judgement: an object, whose properties become columns. Default: `score` from 1 to
+                5, and `reason`.
+            columns: The columns that the judge is shown. Default: the prompt and `answer`.
+            prefix: Begin of the names of the new columns.
+            **options: Other arguments of `batch`, such as `name` and `concurrency`.
+
+        Returns:
+            The frame with the new columns. They are missing where there is no answer, and where the judge wrote
+            anything that the schema doesn't allow.
+
+        Raises:
+            ValueError: The schema is invalid, or the index of the frame is not unique.
+            KeyError: The frame lacks a column.
+        """
+        from nbruns.client.batch import judged
+
+        return judged(self, frame, question, judge, schema=schema, columns=columns, prefix=prefix, **options)
 
     def _watched(
         self,

@@ -9,12 +9,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Event, Timer, get_ident
 from typing import IO, Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
+from pydantic_core import from_json
 
 from nbruns import errors
 from nbruns.client.connections import Connections, Session
@@ -52,6 +54,17 @@ class Answer(NamedTuple):
 
 
 T = TypeVar("T")
+#: A list as the objects in each piece of JSON lines.
+Lines = Iterator[list[JSON]]
+_JSON_LINES = "application/jsonl"
+
+
+@dataclass
+class Extras:
+    """Operations beyond the API, of which a server turned out to have none."""
+
+    has_bulk: bool = True
+    has_batches: bool = True
 
 
 class _MaybeTaken(Exception):
@@ -96,6 +109,8 @@ class Transport:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, self._connections)
         self._over = Event()
+        #: Whether the server has the operations that nbruns' own server adds: see `Extras`.
+        self.extras = Extras()
 
     def __repr__(self) -> str:
         parts = urlsplit(self.base_url)
@@ -169,6 +184,42 @@ class Transport:
             return None if known is None else Answer(known, {})
 
         return self._repeat(once, method, found if check else None, deadline)
+
+    def open_list(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: JSON | None = None
+    ) -> Answer | Lines:
+        """Send a request that reads a list. Return its objects as they come if the server sends JSON lines, otherwise
+        the page. Retries and raises as `request` does; reading lines raises ConnectionError where they are cut off.
+        """
+
+        def once() -> Answer | Lines:
+            accept = {"Accept": f"{_JSON_LINES}, application/json;q=0.9"}
+            response = self._send(method, path, params=params, json=json, headers=accept)
+            if response.headers.get("Content-Type", "").startswith(_JSON_LINES):
+                return self._lines(response)
+            with response:
+                return Answer(self._read_json(response), response.headers)
+
+        return self._repeat(once, "GET", None)  # whatever the method, nothing is changed
+
+    def _lines(self, response: requests.Response) -> Lines:
+        rest = b""
+        with response:
+            for chunk in iter_chunks(response):
+                whole, newline, rest_of_chunk = chunk.rpartition(b"\n")
+                if not newline:
+                    rest += chunk
+                    if len(rest) > MAX_ANSWER_BYTES:
+                        raise self._too_large(response, f"{MAX_ANSWER_BYTES:,} bytes in one line")
+                    continue
+                block, rest = rest + whole, rest_of_chunk
+                objects = _parsed_lines(block)
+                if objects is None or not all(isinstance(each, dict) for each in objects):
+                    shown = self.redacted(block.decode(errors="replace"))
+                    raise self._error(response, f"where JSON objects were expected: {shown}")
+                yield objects
+        if rest:
+            raise errors.ConnectionError(f"{' '.join(_route(response))}: the list was cut off in a line.")
 
     def upload(
         self,
@@ -420,6 +471,24 @@ class Transport:
         )
         made.retry_after = retry_after(response.headers)
         return made
+
+
+def _parsed_lines(block: bytes) -> list[Any] | None:
+    """Return the values of JSON lines; None if they are none."""
+    # One text for the parser: no newline can be inside JSON's strings.
+    text = b"[" + block.replace(b"\n", b",") + b"]"
+    try:
+        values: list[Any] = from_json(text) if len(text) < _FAST_BYTES else parse_json(text)
+    except ValueError:
+        try:
+            values = parse_json(text)  # which takes halves of characters too
+        except ValueError:
+            return None
+    return values
+
+
+#: Up to this size, JSON needs no bound on its values, and is parsed in half the time.
+_FAST_BYTES = 1024 * 1024
 
 
 class _Form:

@@ -1,4 +1,4 @@
-"""`df.runs`: questions to a frame of runs, answered in one line each."""
+"""`df.nbruns`, and `df.runs` for short: questions to a frame of runs, answered in one line each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from nbruns.frames import COLUMNS
 from nbruns.frames import messages_frame as messages_frame
 from nbruns.frames import nested_from_json as nested_from_json
 from nbruns.frames import nested_to_json as nested_to_json
 from nbruns.frames import runs_frame as runs_frame
 from nbruns.frames import steps_frame as steps_frame
 from nbruns.frames import tool_calls_frame as tool_calls_frame
+from nbruns.frames.compare import Scorer, compared, disagreeing, prompt_keys, score_columns, scored
 from nbruns.frames.cost import Prices, cost_of
 from nbruns.objects import TERMINAL_STATUSES
 
@@ -25,6 +27,7 @@ _FAILED = ("failed", "expired", "incomplete")
 _COLUMN_OF = {"assistant": "assistant_id", "thread": "thread_id"}
 
 
+@pd.api.extensions.register_dataframe_accessor("nbruns")
 @pd.api.extensions.register_dataframe_accessor("runs")
 class RunsAccessor:
     """Methods for DataFrames of runs, as `nbruns.runs_frame` and `client.runs.list` return them; also filtered
@@ -124,6 +127,92 @@ class RunsAccessor:
         elif value not in frame:
             raise KeyError(self._missing(value))
         return usage(frame, frame[value], self._key(by), self._column("created_at"), freq, ax)
+
+    def score(self, **functions: Scorer) -> pd.DataFrame:
+        """Return the frame with a column for each function.
+
+            runs.nbruns.score(brief=lambda row: len(row.answer) < 200, right=lambda row: row.expected in row.answer)
+
+        Args:
+            **functions: Called with each row, as a Series, that has an answer; they return a number, True or False,
+                or a label. Other rows have missing scores.
+
+        Raises:
+            TypeError: A function returns anything else. What a function raises is not caught.
+        """
+        return scored(self._frame, functions)
+
+    def compare(
+        self,
+        by: str = "assistant",
+        scores: str | Sequence[str] | None = None,
+        *,
+        on: str | Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Compare variants: one row for each value of the column `by`.
+
+        Args:
+            by: The column of the variants: "assistant", "model", or any other.
+            scores: Columns of numbers or booleans. Default: all that frames of runs don't have.
+            on: The columns that identify a prompt. Default: `prompt`, `messages` or `question`.
+
+        Returns:
+            A DataFrame with the columns `runs` and `failures`; for each score its mean, the bounds of the confidence
+            interval of 95 % (`SCORE_low`, `SCORE_high`, bootstrapped over prompts) and the win rate (`SCORE_wins`: how
+            often a variant beats another at the same prompt, where ties count half); `median_time`, `mean_cost` and
+            `mean_tokens`.
+        """
+        key = self._key(by)
+        asked = prompt_keys(self._frame, on)
+        failed = self._column("status").isin(_FAILED)
+        return compared(self._frame, key, asked, self._scores(scores, by, on), failed)
+
+    def plot_compare(
+        self,
+        by: str = "assistant",
+        scores: str | Sequence[str] | None = None,
+        *,
+        on: str | Sequence[str] | None = None,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Draw the means of scores with their confidence intervals, for each variant (needs the extra `plot`).
+
+        For the arguments, see `compare`.
+        """
+        from nbruns.frames.plots import comparison
+
+        names = self._scores(scores, by, on)
+        return comparison(self.compare(by, names, on=on), names, ax)
+
+    def disagreements(
+        self,
+        by: str = "assistant",
+        score: str | None = None,
+        *,
+        on: str | Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return the rows, those first at whose prompt the variants disagree most.
+
+        Args:
+            by, on: As in `compare`.
+            score: The column to disagree in. Default: `answer`, where each further answer counts.
+
+        Returns:
+            The frame with the column `disagreement`: the difference between the largest and the smallest mean of a
+            number, or the number of further labels or answers.
+        """
+        return disagreeing(self._frame, self._key(by), prompt_keys(self._frame, on), score)
+
+    def _scores(
+        self, scores: str | Sequence[str] | None, by: str, on: str | Sequence[str] | None
+    ) -> list[str]:
+        if scores is None:
+            given = [on] if isinstance(on, str) else list(on or ())
+            return score_columns(self._frame, {*COLUMNS["run"], by, *given})
+        names = [scores] if isinstance(scores, str) else list(scores)
+        for name in names:
+            self._column(name)
+        return names
 
     def _key(self, name: str) -> pd.Series[Any]:
         if name == "day" and name not in self._frame:

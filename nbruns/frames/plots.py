@@ -7,7 +7,7 @@ widgets; other groups have colours that can be distinguished with most kinds of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,6 +118,36 @@ def usage(
     ax.set_title(f"{_words(values.name)}: {total}, by {_words(by.name)}", loc="left")
     _legend(ax)
     return _dated(ax, created)
+
+
+def comparison(table: pd.DataFrame, scores: Sequence[str], ax: Axes | None) -> Axes:
+    """The mean of each score for each variant, with its confidence interval."""
+    ax = ax or _new_axes(height=1.2 + 0.34 * max(1, len(scores) * len(table)))
+    if table.empty or not scores:
+        return _empty(ax, "no scores")
+    colours = _colours(scores)
+    step = 0.7 / len(scores)
+    for number, score in enumerate(scores):
+        mean = table[score].to_numpy(dtype="float64", na_value=np.nan)
+        low, high = (
+            table[f"{score}_{side}"].to_numpy(dtype="float64", na_value=np.nan) for side in ("low", "high")
+        )
+        places = np.arange(len(table)) + (number - (len(scores) - 1) / 2) * step
+        reach = np.nan_to_num(np.vstack([mean - low, high - mean]))
+        label = excerpt(score, 40)
+        ax.errorbar(mean, places, xerr=reach, fmt="o", color=colours[score], capsize=3, label=label)
+    ax.set_yticks(range(len(table)), [excerpt(name, 40) for name in table.index])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.grid(axis="x", alpha=0.25)
+    ax.set_axisbelow(True)
+    ax.set_xlabel("mean, with the interval that holds it in 95 % of resamples of the prompts")
+    ax.set_title(
+        f"{', '.join(excerpt(score, 40) for score in scores)}, by {_words(table.index.name)}", loc="left"
+    )
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    _legend(ax, {excerpt(score, 40): colours[score] for score in scores})
+    return ax
 
 
 def _new_axes(height: float) -> Axes:

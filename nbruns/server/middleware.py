@@ -34,9 +34,9 @@ _WORDS = {
         "file_batches",
         "search",
     ),
-    *("cancel", "submit_tool_outputs", "stream"),
+    *("cancel", "submit_tool_outputs", "stream", "run_batches", "bulk"),
 }
-_ID = re.compile(r"(?:(?:asst|thread|msg|run|step|vs|vsfb|upload|part)_|file-)[0-9A-Za-z]{24}")
+_ID = re.compile(r"(?:(?:asst|thread|msg|run|step|runbatch|vs|vsfb|upload|part)_|file-)[0-9A-Za-z]{24}")
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
 
 

@@ -128,9 +128,10 @@ def test_old_tables_of_postgresql_are_upgraded_and_copied_into_a_schema(
         conn.execute(sa.insert(store.threads), [{"id": "thread_1", "body": {"id": "thread_1"}}])
         conn.exec_driver_sql("DROP INDEX runs_of_assistant_with_status, runs_of_model_with_status")
         conn.exec_driver_sql(
-            "ALTER TABLE runs DROP COLUMN worker, DROP COLUMN attempts, DROP COLUMN includes_content"
+            "ALTER TABLE runs DROP COLUMN worker, DROP COLUMN attempts, DROP COLUMN includes_content, "
+            "DROP COLUMN batch_id, DROP COLUMN batch_key"
         )
-        tables = "files, uploads, upload_parts, vector_stores, file_batches, vector_store_files, passages"
+        tables = "files, uploads, upload_parts, vector_stores, file_batches, vector_store_files, passages, run_batches"
         conn.exec_driver_sql(f"DROP TABLE {tables}")
         conn.exec_driver_sql("ALTER TABLE steps DROP COLUMN hosted")
         conn.exec_driver_sql("UPDATE meta SET value = '1'")

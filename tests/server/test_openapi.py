@@ -24,6 +24,11 @@ EXTRAS = {
     ("GET", "/v1/runs"),
     ("GET", "/v1/messages"),
     ("GET", "/v1/threads/{thread_id}/runs/{run_id}/stream"),
+    ("POST", "/v1/run_batches"),
+    ("GET", "/v1/run_batches/{batch_id}"),
+    ("GET", "/v1/run_batches/{batch_id}/runs"),
+    ("POST", "/v1/run_batches/{batch_id}/cancel"),
+    ("POST", "/v1/bulk"),
 }
 LIMITS = ("minimum", "maximum", "maxLength", "minItems", "maxItems", "enum", "default")
 #: Limits of the reference that are not ours: left out, the model decides how hard it thinks, as was recorded.

@@ -1,6 +1,6 @@
 """The routes: parse, call, serialise. Importing this defines all operations."""
 
-from nbruns.server.routes import about, assistants, files, runs, threads, vector_stores
+from nbruns.server.routes import about, assistants, batches, files, runs, threads, vector_stores
 from nbruns.server.routes.operation import OPERATIONS, Call, Operation, Services
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Services",
     "about",
     "assistants",
+    "batches",
     "files",
     "runs",
     "threads",

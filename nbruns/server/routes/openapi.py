@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 from pydantic_core import core_schema
 
-from nbruns.server.routes.operation import Operation
+from nbruns.server.routes.operation import JSON_LINES, Operation
 from nbruns.server.schemas.base import ErrorResponse
 from nbruns.server.schemas.events import EVENTS
 from nbruns.text import JSON
@@ -69,7 +69,8 @@ def document(operations: Iterable[Operation], version: str) -> JSON:
             "title": "nbruns",
             "version": version,
             "description": "The Assistants API as `nbruns serve` serves it. Beyond the original: lists of all "
-            "threads and of all runs, and the stream of a run that exists, which begins behind Last-Event-ID.",
+            "threads and of all runs, lists as JSON lines, the stream of a run that exists, which begins behind "
+            "Last-Event-ID, and batches of runs.",
         },
         "servers": [{"url": "/"}],
         "security": [{"token": []}, {"key": []}],
@@ -89,8 +90,12 @@ def _described(operation: Operation, refs: Refs, named: Mapping[str, JSON]) -> J
     content: JSON = {}
     if operation.answer is not None:
         content["application/json"] = {"schema": refs[operation.answer, "serialization"]}
+    if operation.lines:
+        content[JSON_LINES] = {"schema": {"type": "string"}}
     if operation.answer is None or operation.streams:
         schema = _stream(refs) if operation.media_type == "text/event-stream" else _BYTES
+        if operation.media_type == JSON_LINES:
+            schema = {"type": "string"}
         content[operation.media_type] = {"schema": schema}
     error = {"application/json": {"schema": refs[ErrorResponse, "serialization"]}}
     described: JSON = {

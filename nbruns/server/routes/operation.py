@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Table
 from starlette.datastructures import UploadFile
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from nbruns.server.middleware import RequestContext
 from nbruns.server.models import Models
@@ -97,6 +97,8 @@ class Operation:
     max_form_bytes: int = 0
     #: Of a stream.
     media_type: str = "text/event-stream"
+    #: Whether the whole list is answered as JSON lines to those who accept them.
+    lines: bool = False
 
     @property
     def streams(self) -> bool:
@@ -119,12 +121,25 @@ def operation(
     form_file: str = "file",
     max_form_bytes: int = 0,
     media_type: str = "text/event-stream",
+    lines: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Make a function the handler of an operation; its name is the operation's."""
 
     def register(handler: Handler) -> Handler:
         OPERATIONS.append(
-            Operation(method, path, handler, answer, body, query, form, form_file, max_form_bytes, media_type)
+            Operation(
+                method,
+                path,
+                handler,
+                answer,
+                body,
+                query,
+                form,
+                form_file,
+                max_form_bytes,
+                media_type,
+                lines,
+            )
         )
         return handler
 
@@ -160,6 +175,34 @@ def page_of(items: list[JSON], has_more: bool) -> JSON:
         "last_id": items[-1]["id"] if items else None,
         "has_more": has_more,
     }
+
+
+#: One JSON object in each line.
+JSON_LINES = "application/jsonl"
+#: Objects of a list that are read in one query, so that no list is ever whole in memory.
+_LINES_AT_ONCE = 500
+
+
+async def list_objects_or_lines(
+    call: Call, table: Table, where: Mapping[str, str | None] | None = None
+) -> JSON | Response:
+    """Answer with a page; with the whole list from `after` on as JSON lines, if the request accepts them."""
+    if JSON_LINES not in call.headers.get("accept", "") or call.query["before"]:
+        return await list_objects(call, table, where)
+    filters = {name: value for name, value in (where or {}).items() if value}
+    order, after = call.query["order"], call.query["after"]
+    # The first part is read before the answer begins, so that errors are refusals.
+    first = await call.db.read(store.bodies, table, filters, order, after, _LINES_AT_ONCE)
+
+    async def lines() -> AsyncIterator[bytes]:
+        texts, last = first
+        while texts:
+            yield ("\n".join(texts) + "\n").encode()
+            if last is None:
+                break
+            texts, last = await call.db.read(store.bodies, table, filters, order, last, _LINES_AT_ONCE)
+
+    return StreamingResponse(lines(), media_type=JSON_LINES)
 
 
 async def get_object(call: Call, table: Table, noun: str, id: str, **owner: str) -> JSON:

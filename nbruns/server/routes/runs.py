@@ -6,7 +6,14 @@ from starlette.responses import Response, StreamingResponse
 
 from nbruns.server.hosted import explanation, offered, without_content
 from nbruns.server.routes.assistants import check_model
-from nbruns.server.routes.operation import Call, get_object, list_objects, operation, polled
+from nbruns.server.routes.operation import (
+    Call,
+    get_object,
+    list_objects,
+    list_objects_or_lines,
+    operation,
+    polled,
+)
 from nbruns.server.routes.threads import changed_fields, get_thread
 from nbruns.server.runs import transitions
 from nbruns.server.runs.transitions import StartedRun
@@ -32,7 +39,7 @@ _RUN = _RUNS + "/{run_id}"
 
 @operation("POST", _RUNS, RunObject, CreateRunRequest, IncludeQuery)
 async def create_run(call: Call) -> JSON | Response:
-    await _check_run(call)
+    await check_run(call, call.params)
     includes_content = bool(call.query["include"])
     started = await call.services.engine.create(
         call.thread_id, call.params, includes_content=includes_content
@@ -42,23 +49,23 @@ async def create_run(call: Call) -> JSON | Response:
 
 @operation("POST", "/v1/threads/runs", RunObject, CreateThreadAndRunRequest, IncludeQuery)
 async def create_thread_and_run(call: Call) -> JSON | Response:
-    await _check_run(call)
+    await check_run(call, call.params)
     started = await call.services.engine.create_thread_and_run(
         call.params, includes_content=bool(call.query["include"])
     )
     return _started(call, started)
 
 
-@operation("GET", _RUNS, Page[RunObject], query=ListQuery)
-async def list_runs(call: Call) -> JSON:
+@operation("GET", _RUNS, Page[RunObject], query=ListQuery, lines=True)
+async def list_runs(call: Call) -> JSON | Response:
     await get_thread(call)
-    return await list_objects(call, store.runs, {"thread_id": call.thread_id})
+    return await list_objects_or_lines(call, store.runs, {"thread_id": call.thread_id})
 
 
-@operation("GET", "/v1/runs", Page[RunObject], query=ListRunsQuery)
-async def list_all_runs(call: Call) -> JSON:
+@operation("GET", "/v1/runs", Page[RunObject], query=ListRunsQuery, lines=True)
+async def list_all_runs(call: Call) -> JSON | Response:
     filters = ("thread_id", "assistant_id", "model", "status")
-    return await list_objects(call, store.runs, {name: call.query[name] for name in filters})
+    return await list_objects_or_lines(call, store.runs, {name: call.query[name] for name in filters})
 
 
 @operation("GET", _RUN, RunObject)
@@ -118,8 +125,8 @@ async def _get_run(call: Call) -> JSON:
     return await get_object(call, store.runs, "run", call.run_id, thread_id=call.thread_id)
 
 
-async def _check_run(call: Call) -> None:
-    params = call.params
+async def check_run(call: Call, params: JSON) -> None:
+    """Refuse a run that names what is not there."""
     assistant = await get_object(call, store.assistants, "assistant", params["assistant_id"])
     await check_model(call, params.get("model") or assistant["model"])
     tools = assistant["tools"] if params.get("tools") is None else params["tools"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from starlette.responses import Response
+
 from nbruns.server.routes.operation import (
     Call,
     asked_page,
     change_object,
     delete_object,
     get_object,
-    list_objects,
+    list_objects_or_lines,
     operation,
     page_of,
 )
@@ -42,9 +44,9 @@ async def create_thread(call: Call) -> JSON:
     return thread
 
 
-@operation("GET", "/v1/threads", Page[ThreadObject], query=ListQuery)
-async def list_threads(call: Call) -> JSON:
-    return await list_objects(call, store.threads)
+@operation("GET", "/v1/threads", Page[ThreadObject], query=ListQuery, lines=True)
+async def list_threads(call: Call) -> JSON | Response:
+    return await list_objects_or_lines(call, store.threads)
 
 
 @operation("GET", _THREAD, ThreadObject)
@@ -76,10 +78,10 @@ async def create_message(call: Call) -> JSON:
     return message
 
 
-@operation("GET", _MESSAGES, Page[MessageObject], query=ListMessagesQuery)
-async def list_messages(call: Call) -> JSON:
+@operation("GET", _MESSAGES, Page[MessageObject], query=ListMessagesQuery, lines=True)
+async def list_messages(call: Call) -> JSON | Response:
     await get_thread(call)
-    return await list_objects(
+    return await list_objects_or_lines(
         call, store.messages, {"thread_id": call.thread_id, "run_id": call.query["run_id"]}
     )
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Collection
 
 from nbruns.errors import SetupError
 from nbruns.server import hosted
 from nbruns.server.models import ModelError, Models, UnknownModelError
-from nbruns.server.runs import transitions
+from nbruns.server.runs import batches, transitions
 from nbruns.server.runs.toolbox import Toolbox
 from nbruns.server.runs.transitions import StartedRun
 from nbruns.server.runs.turn import Turn
@@ -30,6 +31,8 @@ from nbruns.text import JSON
 LIFETIME_SECONDS = 600
 SWEEP_SECONDS = 1.0
 RECOVER_SWEEPS = 3
+#: Seconds within which each of several servers tries to take the place that has become free in a batch.
+SPREAD_SECONDS = 0.05
 #: A turn ends its run itself when time is up. One that has not done so by then is gone.
 GRACE_SECONDS = 5
 
@@ -59,6 +62,9 @@ class Engine:
         #: Turns that ended because the database could not be written; these attempts are not counted.
         self._ended_early: set[tuple[str, int]] = set()
         self._sweeping: asyncio.Task[None] | None = None
+        #: Whether runs of batches may wait to be admitted, and the task that admits them.
+        self._some_wait = True
+        self._admitting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Continue what was left when the last process ended, then wait for work."""
@@ -66,11 +72,13 @@ class Engine:
             await self._peers.join()
         await self._expire_overdue()
         await self._recover()
+        await self._admit()
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
         """Stop. Active runs continue with the next start."""
-        tasks = [*self._turns.values(), *([self._sweeping] if self._sweeping else [])]
+        others = (self._sweeping, self._admitting)
+        tasks = [*self._turns.values(), *(task for task in others if task is not None)]
         for task in tasks:
             task.cancel()
         left = list(self._turns)
@@ -96,6 +104,15 @@ class Engine:
             transitions.create_thread_and_run, params, self._lifetime, includes_content=includes_content
         )
         return await self._started(write)
+
+    async def add_to_batch(self, params: JSON) -> JSON:
+        """Add runs to a batch, and begin as many as it allows."""
+        batch = await self._db.write(batches.add, params, self._lifetime)
+        if self._toolbox is not None:
+            self._toolbox.ingester.wake()
+        self._some_wait = True
+        await self._admit()
+        return batch
 
     async def submit(self, thread_id: str, run_id: str, outputs: list[JSON]) -> StartedRun:
         """Give a run the outputs of its tool calls and start its next turn."""
@@ -131,7 +148,31 @@ class Engine:
         key = run_id, number
         if key not in self._turns:
             task = self._turns[key] = asyncio.create_task(self._turn(run_id, number))
-            task.add_done_callback(lambda _: self._turns.pop(key))
+            task.add_done_callback(lambda _: self._ended(key))
+
+    def _ended(self, key: tuple[str, int]) -> None:
+        del self._turns[key]
+        self._admit_soon()
+
+    def _admit_soon(self) -> None:
+        """Let waiting runs of batches take the places that have become free."""
+        if self._some_wait and (self._admitting is None or self._admitting.done()):
+            self._admitting = asyncio.create_task(self._admit_spread())
+
+    async def _admit_spread(self) -> None:
+        if self._db.shared:  # so that no server is always the first
+            await asyncio.sleep(random.uniform(0, SPREAD_SECONDS))
+        try:
+            await self._admit()
+        except Exception:
+            log.exception("Runs of a batch could not be begun; trying again.")
+
+    async def _admit(self) -> None:
+        self._some_wait = False  # before the write: what is added meanwhile sets it again
+        admitted = await self._db.write(batches.admit, self._lifetime)
+        self._some_wait = self._some_wait or admitted.some_wait
+        for run_id in admitted.runs:
+            self._begin(run_id, 1)
 
     async def _turn(self, run_id: str, number: int) -> None:
         try:
@@ -185,12 +226,15 @@ class Engine:
         self._catch_up(None if update is None else update.runs)
         for run_id in update.to_stop if update is not None else ():
             self.abandon(run_id)
+        self._admit_soon()
 
     async def _sweep(self) -> None:
         for sweeps in itertools.count(1):
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 await self._expire_overdue()
+                if self._some_wait or sweeps % RECOVER_SWEEPS == 0:
+                    await self._admit()
                 if sweeps % RECOVER_SWEEPS == 0:
                     await self._recover()
             except Exception:

@@ -67,6 +67,13 @@ class StartedRun(NamedTuple):
     after: int
 
 
+class PlaceInBatch(NamedTuple):
+    """The batch of a run, and what names the run there."""
+
+    batch_id: str
+    batch_key: str
+
+
 def create(
     tx: Transaction,
     thread_id: str,
@@ -75,8 +82,9 @@ def create(
     *,
     new_thread: JSON | None = None,
     includes_content: bool = False,
+    place: PlaceInBatch | None = None,
 ) -> StartedRun:
-    """Put a run on a thread, with its additional messages."""
+    """Put a run on a thread, with its additional messages. One with a place in a batch waits to be admitted."""
     assistant = store.get(tx.conn, store.assistants, params["assistant_id"])
     if assistant is None:
         raise not_found("assistant", params["assistant_id"])
@@ -93,7 +101,11 @@ def create(
             code="invalid_thread",
         )
     hosted.keep_secrets(run, given)
-    store.add(tx.conn, store.runs, run, worker=tx.worker, includes_content=includes_content)
+    if place is None:
+        store.add(tx.conn, store.runs, run, worker=tx.worker, includes_content=includes_content)
+    else:
+        run |= {"expires_at": None}  # its time begins when it does
+        store.add(tx.conn, store.runs, run, **place._asdict())
     if new_thread is not None:
         tx.emit(run["id"], "thread.created", new_thread)
     tx.emit(run["id"], "thread.run.created", run)
@@ -243,7 +255,8 @@ def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> Non
         return
     store.put(tx.conn, store.steps, step, usage=usage)
     if run["status"] == "cancelling":
-        return _end(tx, run, "cancelled", {})
+        _end(tx, run, "cancelled", {})
+        return
     _close_unfinished(tx, run, _UNFINISHED["completed"], spared=step["id"])
     _require(tx, run, [_asked_for(call) for call in _calls(step)])
 
@@ -263,7 +276,8 @@ def require_approval(tx: Transaction, run_id: str, calls: list[JSON]) -> None:
     if run is None:
         return
     if run["status"] == "cancelling":
-        return _end(tx, run, "cancelled", {})
+        _end(tx, run, "cancelled", {})
+        return
     _require_action(tx, run, "submit_tool_approval", [hosted.asked_for(call) for call in calls])
 
 
@@ -389,12 +403,19 @@ def cancel(tx: Transaction, thread_id: str, run_id: str) -> StartedRun:
     run = _existing(tx, thread_id, run_id)
     if run["status"] not in CANCELLABLE:
         raise Refused(f"Cannot cancel run with status '{run['status']}'.")
+    if store.worker_of(tx.conn, run_id) is None:  # it waits in a batch
+        return StartedRun(cancel_unbegun(tx, run), None, 0)
     turn = None
     if run["status"] == "requires_action":
         turn = store.turn_of(tx.conn, run_id) + 1
         store.assign(tx, run_id, turn)
     tx.to_stop.add(run_id)
     return StartedRun(_set(tx, run, status="cancelling", required_action=None), turn, 0)
+
+
+def cancel_unbegun(tx: Transaction, run: JSON) -> JSON:
+    """Cancel a run that waits in a batch: nothing works on it that would have to stop first."""
+    return _end(tx, run, "cancelled", {})
 
 
 def expire(tx: Transaction, run_id: str) -> None:
@@ -469,7 +490,7 @@ def _complete_calls(tx: Transaction, run: JSON, outputs: Mapping[str, str]) -> N
 
 def _end(
     tx: Transaction, run: JSON, ending: Ending, why: Mapping[str, Any], message_reason: str | None = None
-) -> None:
+) -> JSON:
     become = _UNFINISHED[ending]
     if message_reason is not None:
         become = become._replace(message_reason=message_reason)
@@ -478,8 +499,9 @@ def _end(
     if ending in _RUN_TIME:
         change |= {_RUN_TIME[ending]: store.now(), "expires_at": None}
     usages = store.step_usages(tx.conn, run["id"]).values()
-    _set(tx, run, **change, usage=objects.total_usage(list(usages)))
+    ended = _set(tx, run, **change, usage=objects.total_usage(list(usages)))
     hosted.forget(run["id"])
+    return ended
 
 
 def _close_unfinished(

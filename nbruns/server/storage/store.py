@@ -69,6 +69,9 @@ runs = kind(
     sa.Column("worker", sa.String(64)),
     # Whether its stream shows the content of what hosted tools have found.
     sa.Column("includes_content", sa.Boolean, nullable=False, server_default=sa.false()),
+    # The batch that the run belongs to, and what names it there.
+    _owner("batch_id"),
+    sa.Column("batch_key", sa.String(64)),
     sa.Index("runs_of_thread", "thread_id", "seq"),
     sa.Index("runs_of_assistant", "assistant_id", "seq"),
     sa.Index("runs_of_model", "model", "seq"),
@@ -82,6 +85,24 @@ sa.Index(
     "one_active_run", runs.c.thread_id, unique=True, sqlite_where=_is_active, postgresql_where=_is_active
 )
 sa.Index("runs_to_expire", runs.c.expires_at, sqlite_where=_is_active, postgresql_where=_is_active)
+_in_batch = runs.c.batch_id.is_not(None)
+#: A run of a batch waits until a server begins it; then it has a worker.
+is_waiting = sa.and_(runs.c.worker.is_(None), _in_batch, _is_active)
+sa.Index(
+    "runs_of_batch",
+    *(runs.c.batch_id, runs.c.batch_key),
+    unique=True,
+    sqlite_where=_in_batch,
+    postgresql_where=_in_batch,
+)
+sa.Index("runs_waiting", runs.c.batch_id, runs.c.seq, sqlite_where=is_waiting, postgresql_where=is_waiting)
+run_batches = kind(
+    "run_batches",
+    sa.Column("concurrency", sa.Integer, nullable=False),
+    sa.Column("runs_per_minute", sa.Integer),
+    # Unix time before which no further run may begin.
+    sa.Column("next_start", sa.Double, nullable=False, server_default="0"),
+)
 steps = kind(
     "steps",
     _owner("thread_id"),
@@ -231,6 +252,63 @@ def _on_page(
     return query.order_by(table.c.seq.desc() if newest_first != backwards else table.c.seq.asc()), backwards
 
 
+def bodies(
+    conn: sa.Connection,
+    table: sa.Table,
+    where: Mapping[str, str],
+    order: str,
+    after: str | int | None,
+    limit: int,
+) -> tuple[list[str], int | None]:
+    """Return the next objects of a list as JSON texts, and what `after` is for those behind them; None at the end.
+
+    `after` is the id of an object, or what an earlier call returned. Together they have about MAX_BODIES characters.
+    """
+    newest_first = order == "desc"
+    query = sa.select(table.c.seq, sa.cast(table.c.body, sa.Text)).where(*matches(table, where))
+    if isinstance(after, str):
+        query = query.where(_beyond(conn, table, after, "after", where, older=newest_first))
+    elif after is not None:
+        query = query.where(table.c.seq < after if newest_first else table.c.seq > after)
+    query = query.order_by(table.c.seq.desc() if newest_first else table.c.seq.asc())
+    texts, size, seq = [], 0, 0
+    rows = conn.execute(query.limit(limit))
+    for seq, text in rows:
+        texts.append(text)
+        size += len(text)
+        if size > MAX_BODIES:
+            rows.close()
+            return texts, seq
+    return texts, (seq if len(texts) == limit else None)
+
+
+#: Characters after which a list is read on in another query.
+MAX_BODIES = 1024 * 1024
+
+
+def present(conn: sa.Connection, table: sa.Table, ids: Collection[str]) -> set[str]:
+    """Those of the ids that are there."""
+    return set(conn.scalars(sa.select(table.c.id).where(table.c.id.in_(ids))))
+
+
+def bodies_of(
+    conn: sa.Connection, table: sa.Table, owner: str, ids: Collection[str], after: int | None
+) -> tuple[list[str], int | None]:
+    """The same for the objects whose column `owner` is one of these ids, oldest first."""
+    query = sa.select(table.c.seq, sa.cast(table.c.body, sa.Text)).where(table.c[owner].in_(ids))
+    if after is not None:
+        query = query.where(table.c.seq > after)
+    texts, size, seq = [], 0, 0
+    rows = conn.execute(query.order_by(table.c.seq))
+    for seq, text in rows:
+        texts.append(text)
+        size += len(text)
+        if size > MAX_BODIES:
+            rows.close()
+            return texts, seq
+    return texts, None
+
+
 def _beyond(
     conn: sa.Connection,
     table: sa.Table,
@@ -269,9 +347,10 @@ def count_active(conn: sa.Connection) -> int:
 
 
 def at_work(conn: sa.Connection, statuses: Collection[str]) -> list[Work]:
-    """The runs with these statuses, oldest first."""
+    """The runs with these statuses that a server has begun, oldest first."""
     columns = (runs.c.id, runs.c.status, runs.c.turn, runs.c.worker)
-    rows = conn.execute(sa.select(*columns).where(runs.c.status.in_(statuses)).order_by(runs.c.seq))
+    begun = sa.or_(runs.c.worker.is_not(None), runs.c.batch_id.is_(None))
+    rows = conn.execute(sa.select(*columns).where(runs.c.status.in_(statuses), begun).order_by(runs.c.seq))
     return [Work(*row) for row in rows]
 
 
