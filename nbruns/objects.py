@@ -208,9 +208,23 @@ class ToolCall(APIObject):
 
     @property
     def output(self) -> str | None:
-        """Output that was submitted for this call; None before that."""
+        """Output that was submitted for this call, or what the code of code_interpreter has printed; None before
+        that."""
         output = self._detail.get("output")
+        if output is None and self._payload.get("type") == "code_interpreter":
+            logs = [text_or_json(each.get("logs")) for each in self._outputs if each.get("type") == "logs"]
+            return "".join(logs) if self._outputs else None
         return None if output is None else text_or_json(output)
+
+    @property
+    def _outputs(self) -> list[JSON]:
+        return [each for each in items_of(self._detail.get("outputs")) if isinstance(each, dict)]
+
+    @property
+    def images(self) -> list[str]:
+        """Ids of the images that the code of code_interpreter has drawn."""
+        drawn = [each.get("image") for each in self._outputs if each.get("type") == "image"]
+        return [str(image.get("file_id")) for image in drawn if isinstance(image, Mapping)]
 
     @property
     def results(self) -> list[JSON] | None:

@@ -278,6 +278,7 @@ def tool_calls_frame(steps: Any) -> pd.DataFrame:
     the API: whole seconds on most servers, including the writing of the arguments, and for parallel calls the time
     until the last of them was answered. Missing until then.
 
+    For code_interpreter, `arguments_text` is the code, `output` what it printed, `files` the ids of what it drew.
     For file_search, `arguments` has the `queries` if the server tells them, `files` the names of the files found, the
     best first, and `results` what was found, as sent. `client.runs.steps.searches` has a row for each result.
     """
@@ -490,6 +491,8 @@ _ROWS: dict[str, Callable[[JSON], Iterator[JSON]]] = {"tool_call": _calls, "sear
 
 def _search(call: ToolCall) -> JSON:
     """What a search has found; nothing for other calls."""
+    if call.images:
+        return {"files": call.images}
     if (results := call.results) is None:
         return {}
     names = dict.fromkeys(str(result.get("file_name") or result.get("file_id") or "") for result in results)

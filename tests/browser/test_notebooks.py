@@ -34,7 +34,7 @@ def test_the_notebook_runs_from_top_to_bottom(name: str, notebook_page: Callable
     for footnote in footnotes.all():
         footnote.click()
         id = (footnote.get_attribute("href") or "").removeprefix("#")
-        expect(page.page.locator(f'.nbruns-saved .nbruns-passage[id="{id}"]')).to_be_in_viewport()
+        expect(page.page.locator(f'.nbruns-saved [id="{id}"]')).to_be_in_viewport()
     assert footnotes.count() >= 3 or name != "05_files_and_search.ipynb"
     saved = page.keep()
     assert [output for output in outputs(saved) if output.output_type == "error"] == []

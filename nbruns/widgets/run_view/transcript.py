@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files as package_files
 from types import MappingProxyType
@@ -142,17 +142,22 @@ class Transcript:
     def _body(self, snapshot: RunSnapshot, files: Mapping[str, FileShown]) -> Iterator[Block]:
         messages = {message.id: message for message in snapshot.messages}
         searches = _searches(snapshot)
+        drawn = {id for call in snapshot.tool_calls for id in call.images}
         for step in snapshot.steps:
             if message := messages.pop(step.message_id or "", None):
-                yield from self._message(message, files, searches)
+                yield from self._message(message, files, searches, drawn)
             yield from self._step(step, _awaited(snapshot.run), files)
         for message in messages.values():  # a server that sends no steps
-            yield from self._message(message, files, searches)
+            yield from self._message(message, files, searches, drawn)
         if not any(step.tool_calls for step in snapshot.steps):
             yield from (self._call(call, None, {}, files) for call in _awaited(snapshot.run).values())
 
     def _message(
-        self, message: Message, files: Mapping[str, FileShown], searches: Sequence[ToolCall]
+        self,
+        message: Message,
+        files: Mapping[str, FileShown],
+        searches: Sequence[ToolCall],
+        drawn: Collection[str],
     ) -> Iterator[Block]:
         anchor = str(message.id)
         text = self._texts.setdefault(message.id, MarkdownBlocks(f"{message.id}/", anchor))
@@ -164,7 +169,8 @@ class Transcript:
         sources = footnotes(message, searches)
         if sources:
             yield Block(f"{message.id}/sources", "sources", sources_html(sources, anchor))
-        if names := _files(message, files, {source.cited for source in sources}):
+        # What code has drawn is shown with the code.
+        if names := _files(message, files, {source.cited for source in sources}, drawn):
             listed = " ".join(names)
             yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
 
@@ -405,11 +411,17 @@ _CALLS: dict[str, Callable[[ToolCall], str]] = {
 }
 
 
-def _files(message: Message, files: Mapping[str, FileShown], cited: Iterable[str] = ()) -> list[str]:
+def _files(
+    message: Message,
+    files: Mapping[str, FileShown],
+    cited: Iterable[str] = (),
+    drawn: Collection[str] = (),
+) -> list[str]:
     """Return a message's images, and the citations that are not in its text, as HTML: images, names, links to pages."""
     names: list[str] = []
     for part in message.content if isinstance(message.content, list) else ():
-        if isinstance(part, Mapping):
+        image = part.get("image_file") if isinstance(part, Mapping) else None
+        if isinstance(part, Mapping) and not (isinstance(image, Mapping) and image.get("file_id") in drawn):
             names += _images(part, files)
     others = [each for each in annotations_of(message) if str(each.get("text")) not in cited]
     names += [_cited(str(each.get("text") or ""), source) for each in others if (source := annotated(each))]
