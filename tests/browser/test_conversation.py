@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -46,3 +47,48 @@ def test_a_conversation_goes_on_below_the_answer(
     page.screenshot(f"conversation-3 {app}", page.cell(0))
     page.set_theme("JupyterLab Dark")
     page.screenshot(f"conversation-dark {app}", page.cell(0))
+
+
+CODE = """import nbruns
+client = nbruns.local()
+assistant = client.assistants.create(model="demo", tools=[{"type": "code_interpreter"}])
+thread = client.threads.create("Plot a sine with Python")
+view = client.runs.watch(thread, assistant)
+view"""
+
+
+def test_code_is_run_drawn_and_put_into_a_cell(
+    app: str, lab: Lab, notebook_page: Callable[..., NotebookPage]
+) -> None:
+    path = lab.write_notebook(f"code {app}.ipynb", [CODE, "print('the next cell')"])
+    page = notebook_page(path, app=app)
+    page.run_cell(0)
+    output = page.output(0)
+    saved = output.locator(".nbruns-saved")
+    expect(saved.locator("img.nbruns-image")).to_have_attribute(
+        "src", re.compile("^data:image/png;base64,"), timeout=60_000
+    )
+    expect(output.locator(".nbruns-composer")).to_be_visible()
+    page.screenshot(f"code {app}", page.cell(0))
+    saved.get_by_role("button", name="Insert as cell").click()
+    expect(page.cell(1).locator(".cm-content")).to_contain_text("np.linspace")
+    expect(page.cell(2).locator(".cm-content")).to_contain_text("the next cell")
+    page.screenshot(f"inserted {app}")
+
+
+def test_a_question_is_edited_in_a_fork(lab: Lab, notebook_page: Callable[..., NotebookPage]) -> None:
+    path = lab.write_notebook("edited.ipynb", [ASK])
+    page = notebook_page(path)
+    page.run_cell(0)
+    saved, composer = page.output(0).locator(".nbruns-saved"), page.output(0).locator(".nbruns-composer")
+    expect(composer).to_be_visible(timeout=30_000)
+    saved.get_by_role("button", name="Edit").click()
+    message = composer.get_by_label("Message")
+    expect(message).to_have_value("What should I wear in Oslo?")
+    message.fill("What should I wear in Bergen?")
+    page.screenshot("editing", page.cell(0))
+    message.press("Enter")
+    expect(saved).to_contain_text("A fork: asked again", timeout=30_000)
+    expect(saved.locator(".nbruns-said").last).to_have_text("What should I wear in Bergen?")
+    expect(message).to_have_value("")
+    page.screenshot("edited", page.cell(0))

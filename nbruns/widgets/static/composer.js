@@ -104,6 +104,8 @@ class Composer {
   }
 
   clicked(event) {
+    // The view moves to another output when its run has ended; not every front end says that this one is gone.
+    if (!this.el.isConnected) return this.area.removeEventListener("click", this.act);
     const insert = event.target.closest?.("[data-nbruns-insert]");
     if (insert) return insertCell(insert, insert.parentNode.nextElementSibling.innerText);
     const button = event.target.closest?.("[data-nbruns-edit]");
@@ -238,12 +240,12 @@ async function insertCell(button, code) {
   const cell = button.closest(".jp-CodeCell");
   const notebook = cell?.closest(".jp-Notebook");
   if (notebook) {
-    cell.querySelector(".jp-InputPrompt")?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true, button: 0 }));
-    const input = cell.querySelector(".jp-InputPrompt") ?? cell;
-    input.click();
-    notebook.focus();
-    press(notebook, "Escape", 27);
-    press(notebook, "b", 66);
+    // Select the cell, then press b in it: JupyterLab listens to what has the focus.
+    const prompt = cell.querySelector(".jp-InputPrompt") ?? cell;
+    for (const type of ["mousedown", "mouseup", "click"]) prompt.dispatchEvent(new MouseEvent(type, { bubbles: true, cancelable: true, button: 0 }));
+    if (!cell.hasAttribute("tabindex")) cell.setAttribute("tabindex", "-1");
+    cell.focus({ preventScroll: true });
+    press(cell, "b", 66);
     for (let frames = 30; frames; frames--) {
       await new Promise(requestAnimationFrame);
       const added = cell.nextElementSibling;
