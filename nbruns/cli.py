@@ -1,4 +1,4 @@
-"""`nbruns serve | stop | lab | demo | import`: the commands and their manuals."""
+"""`nbruns`: the command line, and the commands serve, stop, lab, demo and import. The others are in `commands`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from nbruns import __version__
+from nbruns.commands import COMMANDS
+from nbruns.commands import DATA as _DATA
+from nbruns.commands import Manual as _Manual
 from nbruns.errors import NbrunsError, SetupError, install_command
 from nbruns.local_server import data_folder, local, server_of, serving, shown, tell_address, token_of
 from nbruns.server.logs import FORMATS, LEVELS, configure
@@ -27,8 +29,12 @@ _KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code. Setup errors are one line on stderr, and code 1."""
-    args = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = args.command
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] | None = getattr(args, "command", None)
+    if command is None:
+        parser.print_help()
+        return 0
     try:
         return command(args)
     except NbrunsError as error:
@@ -43,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="nbruns", description="Runs of the Assistants API, on your own machine.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"nbruns {__version__}")
-    commands = parser.add_subparsers(required=True, metavar=" | ".join(_COMMANDS))
+    commands = parser.add_subparsers(metavar=" | ".join(_COMMANDS))
     for name, manual in _COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -266,24 +272,6 @@ def _seconds(text: str) -> int:
     return seconds
 
 
-class _Manual(NamedTuple):
-    """What `--help` shows for a command, and the function that runs it."""
-
-    run: Callable[[argparse.Namespace], int]
-    summary: str
-    description: str
-    #: Arguments of argparse for each option, by the title of their group.
-    options: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    epilog: str = ""
-
-
-_DATA: dict[str, JSON] = {
-    "--data": {
-        "type": Path,
-        "metavar": "FOLDER",
-        "help": "folder for the database, token and log (default: NBRUNS_DATA, or the user's data folder)",
-    }
-}
 _DATABASE_URL: dict[str, JSON] = {
     "--database-url": {
         "metavar": "URL",
@@ -440,6 +428,8 @@ streaming and the hosted tools file_search, code_interpreter and mcp. In additio
   GET /v1/runs         all runs, filtered by thread_id, assistant_id, model and status
   GET /v1/threads/THREAD/runs/RUN/stream
                        stream of an existing run, after the event given in Last-Event-ID
+  POST /v1/run_batches runs in a queue with limits, each key once
+  POST /v1/bulk        runs, steps or messages of many runs or threads, as JSON lines
 
 signals: SIGTERM and SIGINT stop the server gracefully: open streams are closed, and active runs continue at the next
 start. Runs also continue after the server is killed.
@@ -515,4 +505,5 @@ _COMMANDS = {
         },
         _IMPORT_EPILOG,
     ),
+    **COMMANDS,
 }

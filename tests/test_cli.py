@@ -49,6 +49,17 @@ OPTIONS = {
     "lab": ["--data", "notebook"],
     "demo": ["--data"],
     "import": ["FILE", "--data", "--database-url"],
+    "status": ["--data", "--json"],
+    "runs": [
+        *("--status", "--model", "--assistant", "--thread", "--limit"),
+        *("--data", "--base-url", "--json"),
+    ],
+    "watch": ["RUN", "--thread", "--data", "--base-url", "--json"],
+    "ask": ["TEXT", "--model", "--instructions", "--file", "--data", "--base-url", "--json"],
+    "batch": [
+        *("FILE", "--model", "--assistant", "--instructions", "--repeat", "--name", "--concurrency"),
+        *("--runs-per-minute", "--data", "--base-url", "--json", "--output"),
+    ],
 }
 
 
@@ -140,7 +151,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["sing"], ["serve", "--port", "many"], ["serve", "--por", "1"], ["demo", "x"]]
+    "arguments", [["sing"], ["serve", "--port", "many"], ["serve", "--por", "1"], ["demo", "x"]]
 )
 def test_what_is_no_command_is_answered_with_the_usage(arguments: list[str]) -> None:
     done = run(*arguments)

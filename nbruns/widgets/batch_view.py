@@ -77,7 +77,7 @@ class BatchView:
 
 
 def _in_short(value: Any) -> str:
-    return "" if value is None or value != value or str(value) == "<NA>" else excerpt(value, 100)
+    return "" if str(value) in ("None", "<NA>", "nan") else excerpt(value, 100)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def cancel_waiting(tx: Transaction, id: str) -> JSON:
     """Cancel the runs of a batch that no server has begun."""
     tx.conn.execute(sa.select(store.run_batches.c.id).where(store.run_batches.c.id == id).with_for_update())
     waiting = sa.select(store.runs.c.body).where(store.is_waiting, store.runs.c.batch_id == id)
-    for run in tx.conn.scalars(waiting).all():
+    for run in tx.conn.scalars(waiting.with_for_update()).all():
         transitions.cancel_unbegun(tx, run)
     batch = get(tx.conn, id)
     assert batch is not None

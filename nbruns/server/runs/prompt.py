@@ -153,6 +153,8 @@ def _tool_choice(run: JSON, declared: hosted.Declared, *, begun: bool) -> str | 
 
 def exhausted(conn: sa.Connection, run: JSON) -> str | None:
     """The limit that the run's turns so far have used up, if any."""
+    if run["max_completion_tokens"] is None and run["max_prompt_tokens"] is None:
+        return None
     used = _used(conn, run)
     for limit, tokens in (
         ("max_completion_tokens", "completion_tokens"),

@@ -179,11 +179,12 @@ MAX_ATTEMPTS = 3
 
 def begin_turn(tx: Transaction, run_id: str, turn: int) -> JSON | None:
     """Set a run to work on this server; None if this turn has nothing left to do."""
-    run = store.get(tx.conn, store.runs, run_id, lock=True)
-    if run is None or run["status"] not in WORKING or store.turn_of(tx.conn, run_id) != turn:
+    state = store.lock_run(tx.conn, run_id)
+    if state is None or state.body["status"] not in WORKING or state.turn != turn:
         return None
-    store.assign(tx, run_id, turn)
-    if store.count_attempt(tx.conn, run_id) > MAX_ATTEMPTS and run["status"] != "cancelling":
+    run = state.body
+    store.begin(tx, run_id, state.attempts + 1)
+    if state.attempts >= MAX_ATTEMPTS and run["status"] != "cancelling":
         message = f"The server was cut off {MAX_ATTEMPTS} times while it worked on this turn of the run."
         _end(tx, run, "failed", {"last_error": {"code": "server_error", "message": message}})
         return None
@@ -220,7 +221,7 @@ def save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str) 
 
 def _save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str) -> None:
     for table, body, usage in made:
-        store.put(tx.conn, table, body, **({} if usage is None else {"usage": usage}))
+        store.save(tx.conn, table, body, **({} if usage is None else {"usage": usage}))
     bodies = {body["object"]: body for _, body, _ in made}
     for name in names:
         body = bodies[name.rpartition(".")[0]]
@@ -229,23 +230,33 @@ def _save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str)
 
 def _shown(tx: Transaction, step: JSON) -> JSON:
     """Return a step as the stream of its run shows it."""
+    if step["type"] == "message_creation":
+        return step
     return step if store.includes_content(tx.conn, step["run_id"]) else hosted.without_content(step)
 
 
 def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
     """Complete a message and the step that made it."""
+    if _working(tx, run_id) is not None:
+        _complete_message(tx, run_id, message, step, usage)
+
+
+def _complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
     over = {"status": "completed", "completed_at": max(store.now(), message["created_at"])}
     completed = (
         Unfinished(store.messages, message | over),
         Unfinished(store.steps, step | over | {"usage": objects.usage(usage)}, usage),
     )
-    save(tx, run_id, completed, "thread.message.completed", "thread.run.step.completed")
+    _save(tx, run_id, completed, "thread.message.completed", "thread.run.step.completed")
 
 
 def complete(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
     """Complete a run with its last message, in one write: a turn that has completed its message is not repeated."""
-    complete_message(tx, run_id, message, step, usage)
-    end(tx, run_id, "completed")
+    run = _working(tx, run_id)
+    if run is None:
+        return
+    _complete_message(tx, run_id, message, step, usage)
+    _end(tx, run, "cancelled" if run["status"] == "cancelling" else "completed", {})
 
 
 def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> None:
@@ -253,7 +264,7 @@ def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> Non
     run = _working(tx, run_id)
     if run is None:
         return
-    store.put(tx.conn, store.steps, step, usage=usage)
+    store.save(tx.conn, store.steps, step, usage=usage)
     if run["status"] == "cancelling":
         _end(tx, run, "cancelled", {})
         return
@@ -288,7 +299,7 @@ def call_hosted(tx: Transaction, run_id: str, step: JSON, calls: JSON, usage: JS
     run = _working(tx, run_id)
     if run is None:
         return None
-    store.put(tx.conn, store.steps, step, usage=usage, hosted=calls)
+    store.save(tx.conn, store.steps, step, usage=usage, hosted=calls)
     if run["status"] == "cancelling":
         _end(tx, run, "cancelled", {})
         return None
@@ -319,7 +330,7 @@ def answer_hosted(
     for file in result.files:
         store.add(tx.conn, files.files, file)
     of_step[call_id] |= {"output": result.output, "paths": dict(result.paths)}
-    store.put(tx.conn, store.steps, step, hosted=of_step)
+    store.save(tx.conn, store.steps, step, hosted=of_step)
     delta = {"index": index, **hosted.entry(call_id, type, shown)}
     tx.emit(run_id, "thread.run.step.delta", objects.tool_call_delta(step_id, delta))
     return step
@@ -454,14 +465,16 @@ def _existing(tx: Transaction, thread_id: str, run_id: str) -> JSON:
 
 def _working(tx: Transaction, run_id: str) -> JSON | None:
     """The run, if it is being worked on, and by this server."""
-    run = store.get(tx.conn, store.runs, run_id, lock=True)
-    mine = run is not None and store.worker_of(tx.conn, run_id) == tx.worker
-    return run if mine and run is not None and run["status"] in ("in_progress", "cancelling") else None
+    state = store.lock_run(tx.conn, run_id)
+    if state is None or state.worker != tx.worker:
+        return None
+    return state.body if state.body["status"] in ("in_progress", "cancelling") else None
 
 
 def _set(tx: Transaction, run: JSON, **change: Any) -> JSON:
-    store.patch(tx.conn, store.runs, run["id"], change)
+    """Change fields of a run that this transaction has read and holds."""
     run = run | change
+    store.put(tx.conn, store.runs, run)
     tx.emit(run["id"], f"thread.run.{run['status']}", run)
     return run
 
@@ -494,35 +507,39 @@ def _end(
     become = _UNFINISHED[ending]
     if message_reason is not None:
         become = become._replace(message_reason=message_reason)
-    _close_unfinished(tx, run, become, error=why.get("last_error"))
+    usages = _close_unfinished(tx, run, become, error=why.get("last_error"))
     change: JSON = {"status": ending, "required_action": None, **why}
     if ending in _RUN_TIME:
         change |= {_RUN_TIME[ending]: store.now(), "expires_at": None}
-    usages = store.step_usages(tx.conn, run["id"]).values()
-    ended = _set(tx, run, **change, usage=objects.total_usage(list(usages)))
+    ended = _set(tx, run, **change, usage=objects.total_usage(usages))
     hosted.forget(run["id"])
     return ended
 
 
 def _close_unfinished(
     tx: Transaction, run: JSON, become: _Open, *, error: JSON | None = None, spared: str | None = None
-) -> None:
+) -> list[JSON]:
+    """Close what is unfinished. Return the usage of the steps, as far as it is known."""
     now = store.now()
     for message in store.of_run(tx.conn, store.messages, run["id"]):
         if message["status"] == "in_progress":
             reason = {"reason": become.message_reason}
             body = message | {"status": "incomplete", "incomplete_details": reason, "incomplete_at": now}
-            store.put(tx.conn, store.messages, body)
+            store.save(tx.conn, store.messages, body)
             tx.emit(run["id"], "thread.message.incomplete", body)
-    usages = store.step_usages(tx.conn, run["id"])
-    for step in store.of_run(tx.conn, store.steps, run["id"]):
-        if step["status"] == "in_progress" and step["id"] != spared:
-            used = usages.get(step["id"], objects.NO_USAGE)
+    usages = []
+    for step, known in store.steps_with_usage(tx.conn, run["id"]):
+        used = objects.NO_USAGE if known is None else known
+        is_open = step["status"] == "in_progress" and step["id"] != spared
+        if known is not None or is_open:
+            usages.append(used)
+        if is_open:
             body = step | {"status": become.step, become.step_time: now, "usage": objects.usage(used)}
             if become.step == "failed":
                 body["last_error"] = _of_step(error or CUT_OFF)
-            store.put(tx.conn, store.steps, body, usage=used)
+            store.save(tx.conn, store.steps, body, usage=used)
             tx.emit(run["id"], f"thread.run.step.{become.step}", _shown(tx, body))
+    return usages
 
 
 def _of_step(error: JSON) -> JSON:

@@ -132,6 +132,8 @@ class Turn:
 
     async def _run_hosted(self) -> bool:
         """Run the hosted calls of the last turn that have no stored output. Returns whether the turn continues."""
+        if self._number == 1:
+            return True
         run_id = self._run["id"]
         asked = await self._db.read(store.hosted_calls, run_id)
         steps = await self._db.read(store.of_run, store.steps, run_id)

@@ -12,7 +12,6 @@ from nbruns.text import JSON
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 24
-_secret = secrets.SystemRandom()
 #: Set by the run, never by who creates it.
 NO_USAGE: JSON = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 _USAGE_DETAILS: dict[str, JSON] = {
@@ -23,17 +22,20 @@ _USAGE_DETAILS: dict[str, JSON] = {
 
 def new_id(prefix: str, separator: str = "_") -> str:
     """Return a new id that can't be guessed: about 143 random bits."""
-    return prefix + separator + "".join(_secret.choices(_ALPHABET, k=_ID_LENGTH))
+    return prefix + separator + _letters(secrets.randbits(256))
 
 
 def derived_id(prefix: str, *path: object) -> str:
     """The same id for the same path: a turn of a run that is done again makes the same objects."""
-    number = int.from_bytes(hashlib.sha256("/".join(map(str, path)).encode()).digest())
+    return prefix + "_" + _letters(int.from_bytes(hashlib.sha256("/".join(map(str, path)).encode()).digest()))
+
+
+def _letters(number: int) -> str:
     letters = []
     for _ in range(_ID_LENGTH):
         number, letter = divmod(number, len(_ALPHABET))
         letters.append(_ALPHABET[letter])
-    return prefix + "_" + "".join(letters)
+    return "".join(letters)
 
 
 def assistant(params: JSON, now: int) -> JSON:

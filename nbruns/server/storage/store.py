@@ -10,9 +10,11 @@ import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.schemas.runs import ACTIVE, ENDED
@@ -160,14 +162,44 @@ def get(conn: sa.Connection, /, table: sa.Table, id: str, *, lock: bool = False,
 
 def add(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
     """Store a new object. Columns that the body has too are taken from it."""
-    conn.execute(sa.insert(table).values(_row(table, body, columns)))
+    conn.execute(_insert(table), _row(table, body, columns))
+
+
+# Statements that are made once: making one takes as long as running it.
+
+
+@cache
+def _insert(table: sa.Table) -> sa.Insert:
+    return sa.insert(table)
+
+
+@cache
+def _replacement(table: sa.Table, columns: tuple[str, ...]) -> sa.Update:
+    values: JSON = {name: sa.bindparam(f"new_{name}") for name in columns}
+    return sa.update(table).where(table.c.id == sa.bindparam("of_id")).values(values)
+
+
+@cache
+def _insert_or_replace(table: sa.Table, columns: tuple[str, ...], dialect: str) -> sa.Insert:
+    insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table)
+    values: JSON = {name: insert.excluded[name] for name in columns}
+    made: sa.Insert = insert.on_conflict_do_update(index_elements=[table.c.id], set_=values)
+    return made
+
+
+def save(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
+    """Store a whole object, new or in the place of the one with the same id."""
+    row = _row(table, body, columns)
+    conn.execute(_insert_or_replace(table, tuple(row), conn.dialect.name), row)
 
 
 def put(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
     """Store an object, replacing the one with the same id."""
     row = _row(table, body, columns)
-    if conn.execute(sa.update(table).where(table.c.id == body["id"]).values(row)).rowcount == 0:
-        conn.execute(sa.insert(table).values(row))
+    values = {f"new_{name}": value for name, value in row.items()}
+    replaced = conn.execute(_replacement(table, tuple(row)), {"of_id": body["id"], **values})
+    if replaced.rowcount == 0:
+        conn.execute(_insert(table), row)
 
 
 def patch(
@@ -377,6 +409,34 @@ def assign(tx: Transaction, run_id: str, turn: int) -> None:
     tx.conn.execute(sa.update(runs).where(runs.c.id == run_id).values(change))
 
 
+class LockedRun(NamedTuple):
+    """A run that is held against other servers until the transaction ends."""
+
+    body: JSON
+    turn: int
+    attempts: int
+    worker: str | None
+
+
+_LOCKED_RUN = (
+    sa.select(runs.c.body, runs.c.turn, runs.c.attempts, runs.c.worker)
+    .where(runs.c.id == sa.bindparam("of_id"))
+    .with_for_update()
+)
+
+
+def lock_run(conn: sa.Connection, run_id: str) -> LockedRun | None:
+    """The run with what its row says beside the object."""
+    row = conn.execute(_LOCKED_RUN, {"of_id": run_id}).first()
+    return None if row is None else LockedRun(*row)
+
+
+def begin(tx: Transaction, run_id: str, attempts: int) -> None:
+    """Give a run to the server that writes this, with the number of attempts of its turn."""
+    change = {"worker": tx.worker, "attempts": attempts}
+    tx.conn.execute(sa.update(runs).where(runs.c.id == run_id).values(change))
+
+
 def count_attempt(conn: sa.Connection, run_id: str, change: int = 1) -> int:
     """Count a run's turn as begun (1), or as left in good order (-1); return how often it has been begun so far."""
     attempts = runs.c.attempts + change
@@ -391,7 +451,18 @@ def includes_content(conn: sa.Connection, run_id: str) -> bool:
 
 def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:
     """A run's steps or messages, oldest first."""
-    return list(conn.scalars(sa.select(table.c.body).where(table.c.run_id == run_id).order_by(table.c.seq)))
+    return list(conn.scalars(_of_run(table), {"of_id": run_id}))
+
+
+@cache
+def _of_run(table: sa.Table) -> sa.Select[Any]:
+    return sa.select(table.c.body).where(table.c.run_id == sa.bindparam("of_id")).order_by(table.c.seq)
+
+
+def steps_with_usage(conn: sa.Connection, run_id: str) -> list[tuple[JSON, JSON | None]]:
+    """A run's steps, oldest first, each with its usage if its model has finished."""
+    query = sa.select(steps.c.body, steps.c.usage).where(steps.c.run_id == run_id).order_by(steps.c.seq)
+    return [(row.body, row.usage) for row in conn.execute(query)]
 
 
 def step_usages(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
