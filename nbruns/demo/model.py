@@ -92,6 +92,9 @@ class Scripted:
         if schema is None:
             calls = answered(prompt)
             text = answer_text.from_outputs(calls, said) if calls else answer_text.without_tools(said)
+            answers = (str(each.get("content")) for each in prompt.messages if each["role"] == "assistant")
+            if any(answer_text.COLOPHON in answer for answer in answers):  # once in a conversation is enough
+                text = text.partition(f"\n---\n\n{answer_text.COLOPHON}")[0]
         elif schema == {"type": "object"}:
             text = json.dumps(answer_text.as_object(said), ensure_ascii=False)
         else:
