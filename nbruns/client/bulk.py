@@ -60,5 +60,6 @@ def _group(
     own = "id" if kind == "thread.run" and owner == "run_id" else owner
     for objects in lines:
         for each in objects:
-            by_id[each[own]].append(each)
+            if (owner_id := each.get(own)) in by_id:
+                by_id[owner_id].append(each)
     return [each for id in ids for each in by_id[id]]
