@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import sqlalchemy as sa
 from served import (
     ANSWER,
     CALL,
@@ -28,6 +29,7 @@ from served import (
 
 from nbruns.server.models import Finish, TextDelta, ToolCallDelta, usage
 from nbruns.server.runs import streams
+from nbruns.server.storage import store
 from nbruns.sse import iter_events
 
 JSON = dict[str, Any]
@@ -239,3 +241,24 @@ def shape(value: Any) -> Any:
 
 def distinct(shapes: Iterable[Any]) -> list[str]:
     return sorted({json.dumps(one) for one in shapes})
+
+
+def test_a_stream_that_is_joined_while_its_run_ends_ends_too(
+    api: Api, script: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    assistant = script([gate, *ANSWER]).assistant()
+    run = api.post(f"/threads/{api.thread_with()}/runs", {"assistant_id": assistant})
+    last_event = store.last_event
+
+    def late(conn: sa.Connection, run_id: str) -> int:
+        """Read the number when the run, which was going on, has ended."""
+        gate.set()
+        status = ""
+        while status != "completed":
+            with conn.engine.connect() as other:
+                status = (store.get(other, store.runs, run_id) or {})["status"]
+        return last_event(conn, run_id)
+
+    monkeypatch.setattr(store, "last_event", late)
+    assert names(api.rejoin(run))[-2:] == ["thread.run.completed", "done"]

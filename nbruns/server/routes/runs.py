@@ -98,12 +98,16 @@ async def submit_tool_outputs(call: Call) -> JSON | Response:
 @operation("GET", _RUN + "/stream", None)
 async def rejoin_run(call: Call) -> Response:
     """The run's stream from behind the event that Last-Event-ID names, or from its beginning."""
+    # In this order, what the run still does is behind `last`: read first, its status could be out of date by then, and
+    # the stream would wait for an event behind the run's end.
+    last = await call.db.read(store.last_event, call.run_id)
     run = await _get_run(call)
-    last = await call.db.read(store.last_event, run["id"])
+    working = run["status"] in ("queued", "in_progress", "cancelling")
+    if not working:  # it may have ended in between
+        last = await call.db.read(store.last_event, run["id"])
     named = call.headers.get("last-event-id", "")
     is_number = named.isascii() and named.isdigit()
     after = min(int(named[:19]), last) if is_number else 0  # none has more digits
-    working = run["status"] in ("queued", "in_progress", "cancelling")
     return _stream(call, run["id"], after, last + 1 if working else last)
 
 
