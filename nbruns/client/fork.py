@@ -8,7 +8,6 @@ outputs.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -116,6 +115,13 @@ class ForkStream(RunStream):
         """The calls whose output was changed, and that the new run has not made so far."""
         return self._record.unused
 
+    def recorded_outputs(self, run: Run) -> list[JSON] | None:
+        """Return the outputs on record for what the run waits for; None unless they answer all of its calls.
+
+        Each output is returned once. A caller that has answered a call by itself asks again here for the next ones.
+        """
+        return self._record.outputs(run)
+
     def close(self) -> None:
         """Stop reading; another thread may be reading. The run continues, without the recorded outputs."""
         super().close()
@@ -124,17 +130,11 @@ class ForkStream(RunStream):
 
     def _iterate(self) -> Iterator[Event]:
         yield from super()._iterate()
-        while not self._closed and self.run is not None and (outputs := self._record.outputs(self.run)):
+        while not self._closed and self.run is not None and (outputs := self.recorded_outputs(self.run)):
             self._answering = self._submit(self.run, outputs, snapshot=self.snapshot)
             if self._closed:  # meanwhile
                 self._answering.close()
             yield from self._answering
-        if self.unused and not self._closed:
-            names = ", ".join(f"{call.name}({excerpt(call.arguments, 80)})" for call in self.unused)
-            warnings.warn(
-                f"The new run has not made this call again, so its changed output was not used: {names}",
-                stacklevel=2,
-            )
 
 
 class Fork(NamedTuple):
@@ -304,6 +304,16 @@ def _new_thread(
         discard(transport, thread)
         raise
     return thread
+
+
+def unused_text(calls: Sequence[ToolCall]) -> str:
+    """Say that changed outputs were not used; an empty text if all were."""
+    names = ", ".join(f"{excerpt(call.name, 80)}({excerpt(call.arguments, 80)})" for call in calls[:10])
+    return (
+        f"The new run has not made this call again, so its changed output was not used: {names}"
+        if calls
+        else ""
+    )
 
 
 def discard(transport: Transport, thread: Thread) -> None:

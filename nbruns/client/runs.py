@@ -6,6 +6,7 @@ Source of the operations: the OpenAPI description of the Assistants API.
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -18,7 +19,7 @@ from nbruns import frames
 from nbruns.client.bulk import read_bulk
 from nbruns.client.concurrent import fetch_all
 from nbruns.client.files import Files, ModelsOfServer
-from nbruns.client.fork import ForkStream, Point, copy_of, discard
+from nbruns.client.fork import ForkStream, Point, copy_of, discard, unused_text
 from nbruns.client.pagination import iter_pages
 from nbruns.client.resources import (
     AssistantArg,
@@ -560,7 +561,10 @@ class Runs(Resource):
             `run.thread_id`; the metadata of both name the original.
         """
         with self.fork_stream(run, thread, **changes) as stream:
-            return stream.until_done()
+            new = stream.until_done()
+        if new.is_terminal and stream.unused:
+            warnings.warn(unused_text(stream.unused), stacklevel=2)
+        return new
 
     def fork_stream(
         self,
@@ -592,8 +596,8 @@ class Runs(Resource):
                 what the run was given, to the end.
             message: New text of the message at which the copy ends, by default that of the run's question; images and
                 attachments stay. Or new content, as the API's list of parts.
-            outputs: New outputs of the original's function calls, as for `submit_tool_outputs`. A warning tells
-                if the new run has ended without such a call.
+            outputs: New outputs of the original's function calls, as for `submit_tool_outputs`. If the new run ends
+                without such a call, `fork` warns, a view notes it, and the stream's `unused` has the call.
             assistant: Another assistant to run, with its own settings.
             replay: Whether recorded outputs answer. The record is only used for forks at the question of the run, or
                 at one of its calls.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nbruns.client.fork import ForkStream
 from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS, lacks_passages
 from nbruns.errors import LimitError, NbrunsError, StreamError, error_text
-from nbruns.objects import Run
+from nbruns.objects import Run, ToolCall
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import excerpt
 from nbruns.tools import Tool
@@ -95,6 +96,11 @@ class RunSession:
     def run(self) -> Run | None:
         """The run as last reported; None until the stream has named it."""
         return self.snapshot.run
+
+    @property
+    def unused(self) -> Sequence[ToolCall]:
+        """The calls of a forked run whose output was changed, and that the new run has not made."""
+        return self._stream.unused if isinstance(self._stream, ForkStream) else ()
 
     def start(self) -> None:
         """Follow the run from now on."""
@@ -180,13 +186,14 @@ class RunSession:
                 "Try again with client.runs.watch(run=…, thread=…), or cancel the run.",
                 self.snapshot,
             )
-        action = Action(run, self._automatic(run) if self._auto else [])
-        if action.answers and None not in action.answers:
-            outputs = [
-                {"tool_call_id": call.id or "", "output": answer.output}
-                for call, answer in zip(run.tool_calls, action.answers, strict=True)
-                if answer is not None
-            ]
+        recorded = self._stream.recorded_outputs(run) if isinstance(self._stream, ForkStream) else None
+        action = Action(run, self._automatic(run) if self._auto and not recorded else [])
+        outputs = recorded or [
+            {"tool_call_id": call.id or "", "output": answer.output}
+            for call, answer in zip(run.tool_calls, action.answers, strict=False)  # empty without auto
+            if answer is not None
+        ]
+        if len(outputs) == len(run.tool_calls):
             try:
                 return self._submission(run, outputs)
             except NbrunsError as error:  # the outputs are kept, and can be submitted again by hand

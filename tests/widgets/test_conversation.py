@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import warnings
 from typing import Any
 
 import pytest
@@ -129,6 +130,19 @@ def test_a_question_is_edited_in_a_fork_and_the_original_stays(client: Client) -
     assert "Light rain in Bergen" in view.to_html() and "A fork: asked again" in view.to_html()
     view.send("Thanks").wait(30)
     assert view.run is not None and view.run.thread_id == second.thread_id
+
+
+def test_an_output_that_a_fork_has_not_used_is_noted(client: Client, sent: Sent) -> None:
+    assistant = client.assistants.create(model="demo", tools=[get_weather])
+    thread = client.threads.create("What should I wear in Oslo?")
+    run = client.runs.watch(thread, assistant, tools=[get_weather], auto=True).wait(30)
+    call = next(client.runs.steps.iter(run)).tool_calls[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the view has the note instead
+        forked = client.runs.fork_stream(run, outputs={call.id: "Snow"}, tool_choice="none")
+        view = client.runs.watch(run=forked)
+        assert view.wait(30).status == "completed"
+    assert "has not made this call again" in view.to_html() and "get_weather(" in view.to_html()
 
 
 def test_models_are_listed_when_the_page_asks(client: Client) -> None:

@@ -12,7 +12,9 @@ from asked_views import DONE, asking
 from eventually import until
 from scripted import ScriptedRuns, ScriptedStream, call_json, gate, needs, run_is, run_json, says
 
+from nbruns.client.fork import ForkStream, Record, _Call
 from nbruns.errors import LimitError, NbrunsError, StreamError
+from nbruns.objects import ToolCall
 from nbruns.snapshot import RunSnapshot
 from nbruns.widgets import session as session_module
 from nbruns.widgets.session import RunSession
@@ -160,3 +162,25 @@ def test_limits_are_checked_and_kept() -> None:
     runs = ScriptedRuns(ScriptedStream(needs(call_json(id="call_2"))))
     session = ended(followed(runs, asking(), tools=[get_weather], auto=True, max_rounds=1))
     assert isinstance(session.error, LimitError) and len(runs.submitted) == 1
+
+
+class ScriptedFork(ScriptedStream, ForkStream):
+    """A fork whose new run tells a script."""
+
+    def __init__(self, record: Record, *script: Any) -> None:
+        super().__init__(*script)
+        self._record = record
+
+
+def test_a_fork_replays_what_follows_a_call_that_is_answered_by_hand() -> None:
+    recorded = ToolCall(call_json('{"city": "Bergen"}', "call_9"))
+    fork = ScriptedFork(Record([_Call(recorded, "Midnight", changed=True)]), needs(call_json()))
+    again = ScriptedStream(needs(call_json('{ "city": "Bergen" }', "call_2")))
+    runs = ScriptedRuns(again, ScriptedStream(run_is("completed")))
+    session = followed(runs, fork)
+    until(lambda: session.action is not None)
+    assert session.unused == [recorded]
+    session.submit({"call_1": "Snow"})
+    assert ended(session).error is None
+    assert runs.submitted == [{"call_1": "Snow"}, {"call_2": "Midnight"}]
+    assert session.unused == []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from nbruns.client.fork import unused_text
 from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
 from nbruns.errors import NbrunsError, TimeoutError, error_text
 from nbruns.objects import Assistant, Message, Run, Thread, items_of
@@ -546,6 +547,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _end(self) -> None:
         if self._session.error is not None:
             self._turns[-1].notes.append(("error", error_text(self._session.error)))
+        if unused := unused_text(self._session.unused):
+            self._turns[-1].notes.append(("note", unused))
         self._paint()
         self._page.cancellable = self._composer.busy = False
         self._is_live = False
