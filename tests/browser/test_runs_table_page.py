@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -78,6 +79,12 @@ def cell(page: NotebookPage, place: int, column: int) -> Locator:
     return row(page, place).locator(f"[aria-colindex='{column}']")
 
 
+def named(page: NotebookPage, place: int, heading: str) -> Locator:
+    """The cell of a row under a heading."""
+    head = page.output(1).get_by_role("columnheader", name=heading)
+    return cell(page, place, int(head.get_attribute("aria-colindex") or 0))
+
+
 def asked(page: NotebookPage) -> Locator:
     """What the kernel knows of the table."""
     page.run_cell(2)
@@ -108,7 +115,7 @@ def test_ten_thousand_runs(
     heading = output.get_by_role("columnheader", name="Tokens")
     expect(heading).to_have_attribute("aria-sort", "descending")
     grid.evaluate("grid => grid.scrollTo(0, 0)")
-    expect(cell(page, 0, 5)).to_have_text(f"{expected['most_tokens']:,}")
+    expect(named(page, 0, "Tokens")).to_have_text(f"{expected['most_tokens']:,}")
 
     # Filter by status, model, text and time.
     output.get_by_role("group", name="Status").get_by_role("button", name="failed").click()
@@ -221,7 +228,8 @@ def test_what_runs_say_is_only_ever_text(lab: Lab, notebook_page: OpenNotebook) 
     page = notebook_page(lab.write_notebook("hostile.ipynb", ["import nbruns.objects", HOSTILE]))
     page.run_all()
     cells = page.output(1).locator(".nbruns-body [role=gridcell]")
-    expect(cells.nth(5)).to_have_text("<img src=x onerror='window.hacked = true'><b>bold</b>$x^2$")
+    reason = page.output(1).locator(".nbruns-body .nbruns-why")
+    expect(reason).to_have_text("<img src=x onerror='window.hacked = true'><b>bold</b>$x^2$")
     cells.first.click()
     details = page.output(1).get_by_label("Run details")
     expect(details.locator(".nbruns-told.nbruns-error")).to_contain_text("is not an id: nothing was sent")
@@ -299,3 +307,108 @@ def test_a_saved_table_is_aligned_without_its_style_sheet(lab: Lab, notebook_pag
     )
     assert {side for kind, side in aligned if "number" not in kind} == {"left"}
     assert {side for kind, side in aligned if "number" in kind} == {"right"}
+
+
+SAID = """
+import nbruns
+client = nbruns.local()
+ada = client.assistants.create("demo", name="Ada")
+evil = "<img src=x onerror='window.hacked = true'> <b>Which hat</b> for Bergen?"
+told = {
+    "team=search": client.threads.create(evil),
+    "team=ads": client.threads.create("Which coat for Oslo?"),
+}
+for pair, thread in told.items():
+    key, value = pair.split("=")
+    client.runs.wait(client.runs.create(thread, ada, metadata={key: value}), timeout=60)
+runs = client.runs.list(list(told.values()))
+bob = client.assistants.create("demo", name="Bob")
+client.runs.wait(client.runs.create(list(told.values())[1], bob), timeout=60)
+"""
+SAID_TABLE = """
+table = nbruns.RunsTable(client, list(told.values()))
+table
+"""
+SAID_ASK = (
+    "print(table.columns, table.timezone, table.since)\nprint(str(table.frame['created_at'].iloc[0])[:19])"
+)
+
+
+def test_columns_messages_assistants_metadata_and_the_time_zone(
+    lab: Lab, notebook_page: OpenNotebook
+) -> None:
+    page = notebook_page(lab.write_notebook("said.ipynb", [SAID, SAID_TABLE, SAID_ASK]))
+    session = page.page.context.new_cdp_session(page.page)
+    session.send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tokyo"})  # 9 hours, all year
+    page.page.set_viewport_size({"width": 1600, "height": 900})
+    page.run_all(seconds=120)
+    output = page.output(1)
+    count = output.locator(".nbruns-count")
+    expect(count).to_have_text("3 runs", timeout=30_000)
+
+    # Questions and answers come for the rows in view, as text.
+    expect(named(page, 2, "Question")).to_have_text(
+        "<img src=x onerror='window.hacked = true'> <b>Which hat</b> for Bergen?"
+    )
+    expect(named(page, 1, "Question")).to_have_text("Which coat for Oslo?")
+    expect(named(page, 1, "Answer")).to_contain_text("I have no tools to ask")
+    expect(named(page, 0, "Assistant")).to_have_text("Bob")
+    assert output.locator("img, .nbruns-body b").count() == 0
+    page.screenshot("runs-table-questions", page.cell(1))
+
+    # Search in messages, and filter by assistant and metadata.
+    output.get_by_label("Search runs").fill("HAT bergen")
+    expect(count).to_have_text("1 of 3 runs")
+    output.get_by_label("Search runs").fill("")
+    expect(count).to_have_text("3 runs")
+    output.get_by_label("Assistant", exact=True).select_option("Ada (2)")
+    expect(count).to_have_text("2 of 3 runs")
+    output.get_by_label("Metadata").select_option("team: ads (1)")
+    expect(count).to_have_text("1 of 3 runs")
+    output.get_by_label("Metadata").select_option("All metadata")
+    output.get_by_label("Assistant", exact=True).select_option("All assistants")
+    expect(count).to_have_text("3 runs")
+
+    # Local time, also in the custom range.
+    output.get_by_role("button", name="UTC", exact=True).click()
+    expect(output.get_by_role("columnheader", name="Created (Tokyo)")).to_be_visible()
+    output.get_by_label("Created", exact=True).select_option("custom")
+    output.get_by_label("Created from, local time").fill("2026-01-02T03:04")
+    output.get_by_label("Created from, local time").press("Tab")
+    page.run_cell(2)
+    expect(page.output(2)).to_contain_text("Asia/Tokyo 2026-01-01T18:04:00")
+    utc = (page.output(2).text_content() or "").strip().splitlines()[-1]
+    local = datetime.fromisoformat(utc) + timedelta(hours=9)
+    expect(named(page, 0, "Created")).to_have_text(f"{local:%Y-%m-%d %H:%M:%S}")
+    output.get_by_label("Created", exact=True).select_option("")
+
+    # Choose columns. The menu stays open while the notebook's copy is written, and the choice is remembered.
+    output.get_by_role("button", name="Choose columns").click()
+    menu = output.get_by_role("group", name="Columns")
+    for name in ("Status", "Answer", "Assistant", "Model", "Duration", "Tokens", "Cost", "Reason"):
+        menu.get_by_label(name, exact=True).uncheck()
+    menu.get_by_label("Thread").check()
+    wait_until(lambda: ">Thread</th>" in saved(page) and ">Answer</th>" not in saved(page), "the columns")
+    expect(menu).to_be_visible()
+    page.screenshot("runs-table-columns", page.cell(1))
+    page.page.keyboard.press("Escape")
+    expect(menu).to_be_hidden()
+    expect(output.get_by_role("columnheader")).to_have_text(["Created (Tokyo)", "Question", "Thread", "Run"])
+    page.run_cell(2)
+    expect(page.output(2)).to_contain_text("['created_at', 'question', 'thread_id', 'id']")
+    for theme in ("Dark", "Light"):
+        page.set_theme(f"JupyterLab {theme}")
+        for width in (400, 800):
+            page.page.set_viewport_size({"width": width, "height": 900})
+            expect(output.get_by_role("columnheader").last).to_be_visible()
+            page.screenshot(f"runs-table-columns-{width}-{theme.lower()}", page.cell(1))
+    assert page.page.evaluate("'hacked' in window") is False
+
+    page.save()
+    page.lab.stop_kernels()
+    reopened = notebook_page(page.path, kernel=False)
+    kept = reopened.output(1).get_by_role("table")
+    expect(kept.get_by_role("columnheader")).to_have_text(["Created (Tokyo)", "Question", "Thread", "Run"])
+    expect(kept).to_contain_text("<b>Which hat</b>")
+    assert reopened.page.evaluate("'hacked' in window") is False
+    reopened.screenshot("runs-table-columns-saved", reopened.cell(1))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from nbruns.frames import runs_frame
-from nbruns.widgets.runs_table.rows import COLUMNS, Filter, Rows, complete, moment, moment_text, updated
+from nbruns.widgets.runs_table.rows import (
+    COLUMNS,
+    Filter,
+    Rows,
+    RunText,
+    complete,
+    moment,
+    moment_text,
+    updated,
+)
 
 NOW = pd.Timestamp("2026-11-20T12:00:00Z")
 MONDAY = int(pd.Timestamp("2026-11-16T08:00:00Z").timestamp())
@@ -25,6 +35,8 @@ RUNS = [
         "run_b",
         "failed",
         MONDAY + 60,
+        assistant_id="asst_2",
+        metadata={"team": 7},
         failed_at=MONDAY + 61,
         last_error={"code": "server_error", "message": "It broke."},
     ),
@@ -37,7 +49,7 @@ RUNS = [
 
 
 def found(frame: pd.DataFrame, **wanted: Any) -> list[str]:
-    rows = Rows(frame)
+    rows = Rows(frame, {"asst_1": "Ada"})
     return list(frame["id"].iloc[rows.matching(Filter(**wanted), NOW)])
 
 
@@ -50,7 +62,15 @@ def found(frame: pd.DataFrame, **wanted: Any) -> list[str]:
         ({"text": "BROKE it"}, "b"),
         ({"text": "server_error"}, "b"),
         ({"text": "süd"}, "a"),
-        ({"text": "team run_b"}, ""),
+        ({"text": "team run_c"}, ""),
+        ({"text": "said", "said_in": {"run_c", "run_a"}}, "ca"),
+        ({"text": "broke", "said_in": {"run_c"}}, "cb"),
+        ({"assistant": ["asst_2"]}, "b"),
+        ({"assistant": ["Ada"]}, "dca"),
+        ({"assistant": ["Ada", "asst_2"], "status": ["failed"]}, "b"),
+        ({"metadata": {"team": "Süd"}}, "a"),
+        ({"metadata": {"team": None}}, "ba"),
+        ({"metadata": {"team": "Süd", "n": None}}, ""),
         ({"since": "2026-11-17"}, "dc"),
         ({"since": "36h"}, "d"),
         ({"until": "2026-11-16T08:00:30Z"}, "a"),
@@ -60,6 +80,7 @@ def found(frame: pd.DataFrame, **wanted: Any) -> list[str]:
         ({"sort": "-total_tokens"}, "abcde"),
         ({"sort": "-model"}, "abdce"),
         ({"sort": "why"}, "bcade"),
+        ({"sort": "assistant"}, "acdbe"),
     ],
 )
 def test_what_a_filter_lets_through_and_in_which_order(wanted: dict[str, Any], expected: str) -> None:
@@ -68,7 +89,9 @@ def test_what_a_filter_lets_through_and_in_which_order(wanted: dict[str, Any], e
 
 def test_cells_are_text_and_nothing_for_what_is_missing() -> None:
     rows = Rows(runs_frame(RUNS))
-    named = [dict(zip(COLUMNS, cells, strict=True)) for cells in rows.cells(rows.matching(Filter(), NOW))]
+    listed = rows.cells(rows.matching(Filter(), NOW), [*COLUMNS], texts={"run_e": RunText()})
+    assert all(cells[-1] == cells[-2] for cells in listed)  # each row ends with the id, whatever its columns
+    named = [dict(zip(COLUMNS, cells, strict=False)) for cells in listed]
     by_id = {cells["id"]: cells for cells in named}
     a = by_id["run_a"]
     assert (a["created_at"], a["duration"], a["total_tokens"]) == (
@@ -78,7 +101,40 @@ def test_cells_are_text_and_nothing_for_what_is_missing() -> None:
     )
     assert [by_id[f"run_{letter}"]["why"] for letter in "abc"] == ["", "It broke.", "max prompt tokens"]
     assert set(by_id["run_e"].values()) == {"run_e", ""}
-    assert all(isinstance(text, str) for cells in named for text in cells.values())
+    assert {name for name, text in a.items() if text is None} == {"question", "answer"}  # not loaded
+    assert all(isinstance(text, str) for name, text in a.items() if name not in ("question", "answer"))
+
+
+def test_cells_are_those_of_the_chosen_columns_in_the_chosen_time_zone() -> None:
+    prices = {"demo": (1000.0, 2000.0)}
+    run_f = run("run_f", usage={"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500})
+    rows = Rows(runs_frame([run_f, RUNS[2]]), {"asst_1": "Ada"}, prices)
+    columns = ("cost", "assistant", "answer", "created_at")
+    cells = rows.cells(np.array([0, 1]), columns, "Asia/Tokyo", {"run_f": RunText("Hm?", "x" * 999)})
+    assert cells == [
+        ["$2.00", "Ada", "x" * 200, "2026-11-16 17:00:00", "run_f"],
+        ["", "Ada", None, "2026-11-17 17:00:00", "run_c"],
+    ]
+
+
+def test_messages_belong_to_the_run_that_wrote_or_answers_them() -> None:
+    rows = Rows(runs_frame(RUNS))
+
+    def at(seconds: int) -> pd.Timestamp:
+        return pd.Timestamp(MONDAY + seconds, unit="s", tz="UTC")
+
+    assert rows.said_by([("run_b", "thread_1", at(0)), ("run_x", None, None)]) == {"run_b", "run_x"}
+    assert rows.said_by([(None, "thread_1", at(-5)), (None, "thread_1", at(60))]) == {"run_a", "run_b"}
+    assert (
+        rows.said_by([(None, "thread_1", at(10**7)), (None, "thread_2", at(0)), (None, None, None)]) == set()
+    )
+
+
+def test_metadata_is_offered_by_value_unless_it_has_too_many() -> None:
+    runs = [run(f"run_{n}", metadata={"team": "AB"[n % 2], "trace": n}) for n in range(30)]
+    rows = Rows(runs_frame([*runs, run("run_x", metadata={"note": "y" * 500})]))
+    pairs = [("trace", None, 30), ("team", "A", 15), ("team", "B", 15), ("note", None, 1)]
+    assert rows.metadata_pairs() == pairs
 
 
 def test_no_runs_have_no_rows() -> None:

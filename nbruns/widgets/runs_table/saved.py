@@ -11,35 +11,31 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from nbruns.text import excerpt
 from nbruns.widgets.notebook.saved import SavedDisplays
-from nbruns.widgets.runs_table.rows import COLUMNS
 
 #: Number of saved rows. More would make notebooks large.
 SAVED_ROWS = 20
 #: Delay in seconds between a change and the update of the saved table. JupyterLab re-renders the output each time.
 SAVE_DELAY = 1.0
-#: Columns of the saved table; the others are ids.
-_SAVED_COLUMNS = ("created_at", "status", "model", "duration", "total_tokens", "why", "id")
+#: Maximum number of characters of a cell.
+_MAX_SAVED_CELL = 120
 
 _SHEET = files("nbruns.widgets").joinpath("static/runs_saved.css").read_text(encoding="utf-8")
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
 
-def to_html(rows: Sequence[Sequence[str]], caption: str, place: str) -> str:
-    """Render rows (cells in the order of COLUMNS) as an HTML table with its style sheet.
+def to_html(
+    rows: Sequence[Sequence[str | None]], columns: Sequence[tuple[str, str]], caption: str, place: str
+) -> str:
+    """Render rows as an HTML table with its style sheet. `columns` are their labels and kinds, in order.
 
     `place` is the id of the live table that replaces this one in pages connected to the kernel.
     """
-    wanted = [number for number, name in enumerate(COLUMNS) if name in _SAVED_COLUMNS]
-    columns = [column for name, column in COLUMNS.items() if name in _SAVED_COLUMNS]
-    head = "".join(
-        f'<th scope="col" {_aligned(column.kind)}>{escape(column.label)}</th>' for column in columns
-    )
+    head = "".join(f'<th scope="col" {_aligned(kind)}>{escape(label)}</th>' for label, kind in columns)
     body = "".join(
-        "<tr>"
-        + "".join(_cell(row[number], column.kind) for number, column in zip(wanted, columns, strict=True))
-        + "</tr>"
-        for row in rows
+        f"<tr>{''.join(_cell(text or '', kind) for text, (_, kind) in zip(row, columns, strict=False))}</tr>"
+        for row in rows  # which end with the run's id
     )
     table = f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return (
@@ -96,7 +92,7 @@ def page_takes_places() -> bool:
 
 
 def _cell(text: str, kind: str) -> str:
-    shown = escape(text if len(text) <= 200 else f"{text[:199]}…")
+    shown = escape(excerpt(text, _MAX_SAVED_CELL))
     if kind == "status":
         shown = f'<span data-status="{escape(text)}">{shown.replace("_", " ")}</span>'
     return f'<td class="nbruns-{kind}" {_aligned(kind)}>{shown}</td>'

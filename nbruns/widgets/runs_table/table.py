@@ -5,28 +5,46 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import anywidget
 import numpy as np
 import pandas as pd
 import traitlets
 
+from nbruns.client.resources import MessagesOfThreads
 from nbruns.client.transport import Transport
-from nbruns.errors import APIError, NotFoundError, TimeoutError, error_text
+from nbruns.errors import APIError, InvalidIdError, NotFoundError, TimeoutError, error_text
 from nbruns.frames import runs_frame
 from nbruns.objects import Run, Thread
 from nbruns.text import JSON, excerpt
 from nbruns.widgets.compare import Comparison, compare
+from nbruns.widgets.html import sendable
+from nbruns.widgets.notebook.threads import start_thread
 from nbruns.widgets.run_view.exchange import fetch_exchange
 from nbruns.widgets.runs_table import saved
 from nbruns.widgets.runs_table.details import to_wire
 from nbruns.widgets.runs_table.poll import Poller
-from nbruns.widgets.runs_table.rows import COLUMNS, Filter, Rows, complete, moment_text, updated
+from nbruns.widgets.runs_table.rows import (
+    COLUMNS,
+    DEFAULT_COLUMNS,
+    LAZY_COLUMNS,
+    MAX_CELL,
+    Filter,
+    Hit,
+    Rows,
+    RunText,
+    complete,
+    moment_text,
+    updated,
+)
+from nbruns.widgets.runs_table.texts import Loader, by_thread, fetch_texts
 
 if TYPE_CHECKING:
     from nbruns.client import Client
@@ -80,6 +98,32 @@ class Moment(traitlets.Unicode):  # type: ignore[type-arg]
             ) from None
 
 
+class Columns(Names):
+    """Names of columns, each once, at least one."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        wanted = list(dict.fromkeys(super().validate(obj, value)))
+        unknown = [name for name in wanted if name not in COLUMNS]
+        if unknown or not wanted:
+            what = f"no column {excerpt(repr(unknown[0]), 60)}" if unknown else "at least one is needed"
+            raise traitlets.TraitError(f"columns: {what}. Choose from {', '.join(COLUMNS)}.")
+        return wanted
+
+
+class Zone(traitlets.Unicode):  # type: ignore[type-arg]
+    """The name of a time zone."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        name = super().validate(obj, value)
+        try:
+            ZoneInfo(name)
+        except (ValueError, OSError, ZoneInfoNotFoundError):
+            raise traitlets.TraitError(
+                f"{self.name}={excerpt(name, 60)!r} is not a time zone. Use 'UTC', or a name such as 'Europe/Oslo'."
+            ) from None
+        return name
+
+
 STATIC = Path(__file__).parent.parent / "static"
 #: Number of active runs to retrieve per poll; the others follow in the next polls.
 RUNS_PER_POLL = 20
@@ -87,6 +131,15 @@ RUNS_PER_POLL = 20
 MAX_COMPARED, _COMPARISON = 6, "comparison"
 #: Maximum number of rows per response to a page.
 MAX_ROWS_PER_RESPONSE = 300
+#: Traits that filter, beside `text`.
+_CRITERIA = ("status", "model", "assistant", "metadata", "since", "until")
+#: What servers without a search in messages answer, and the columns of what is found.
+_CANT_SEARCH = (404, 405, 501)
+_HIT_COLUMNS = ("run_id", "thread_id", "created_at", "text")
+#: Maximum number of characters of a search in messages, and of messages that it finds.
+MAX_QUERY, MAX_FOUND = 256, 1000
+#: Number of assistants, the most frequent first, whose names are requested and that the page offers as filters.
+MAX_ASSISTANTS = 100
 #: Seconds to wait for the first rows when displaying, so that the saved table has them.
 FIRST_ROWS_TIMEOUT = 1.0
 
@@ -98,9 +151,10 @@ def _joined(*names: str) -> str:
 class RunsTable(anywidget.AnyWidget):
     """Show runs in a table to sort, filter and inspect.
 
-    The cell returns at once: runs load in the background, and active runs are polled until they end. The traits
-    `status`, `model`, `text`, `since`, `until` and `sort` are synchronized with the controls in the page. `frame`
-    holds the matching runs, `selected` the selected Run objects. The notebook saves a plain table of the first rows.
+    The cell returns at once: runs load in the background, and active runs are polled until they end. Questions and
+    answers are requested for the rows in view. The traits `columns`, `status`, `model`, `assistant`, `metadata`,
+    `text`, `since`, `until`, `sort` and `timezone` are synchronized with the controls in the page. `frame` holds the
+    matching runs, `selected` the selected Run objects. The notebook saves a plain table of the first rows.
 
     Args:
         client: A Client, or its `.runs`.
@@ -108,30 +162,46 @@ class RunsTable(anywidget.AnyWidget):
             which the nbruns server supports.
         runs: A DataFrame or an iterable of Run objects to show instead of listing runs.
         limit: Maximum number of runs per thread, as in `client.runs.list`.
+        columns: The columns to show, in order: created_at, status, question, answer, assistant, model, duration,
+            total_tokens, cost, why, assistant_id, thread_id, id. Default: all but the ids of assistant and thread.
+            Where the page is too narrow, it leaves some out.
+        prices: Prices of a million tokens by model, as for `df.runs.cost`. Default: those of genai-prices, if it is
+            installed (extra `cost`).
 
     Raises:
         KeyError: `runs` is a DataFrame without the column id, thread_id or status.
+        TraitError: There is no such column.
 
     Example:
         >>> table = nbruns.RunsTable(client)
         >>> table = nbruns.RunsTable(client, threads)
-        >>> table = nbruns.RunsTable(client, runs=frame.runs.failures())
+        >>> table = nbruns.RunsTable(client, runs=frame.runs.failures(), columns=["question", "why", "id"])
         >>> table  # in the last line of a cell, displays it
     """
 
     _esm = _joined(*(f"runs_{part}.js" for part in ("store", "filters", "grid", "details", "table")))
     _css = _joined("transcript.css", "runs_table.css")
 
-    #: Statuses and models to show; all if empty.
+    #: The columns to show, in order.
+    columns = Columns(traitlets.Unicode(), list(DEFAULT_COLUMNS)).tag(sync=True)
+    #: Statuses, models and assistants (ids or names) to show; all if empty.
     status = Names(traitlets.Unicode()).tag(sync=True)
     model = Names(traitlets.Unicode()).tag(sync=True)
-    #: Words to search for in ids, model, error and metadata; all must match.
+    assistant = Names(traitlets.Unicode()).tag(sync=True)
+    #: Metadata that runs must have: {"team": "search"}; None stands for any value.
+    metadata: traitlets.Dict[str, str | None] = traitlets.Dict(
+        key_trait=traitlets.Unicode(), value_trait=traitlets.Unicode(allow_none=True)
+    ).tag(sync=True)
+    #: Words to search for in ids, model, error and metadata, and in messages: on the server if it can search them,
+    #: otherwise in those that have been loaded. All must match.
     text = traitlets.Unicode().tag(sync=True)
     #: Creation time range: "2026-11-01", a datetime, or "7D" for seven days ago.
     since = Moment().tag(sync=True)
     until = Moment().tag(sync=True)
     #: The column to sort by. A leading minus sorts in descending order.
     sort = traitlets.Unicode("-created_at").tag(sync=True)
+    #: Time zone of the times shown. The page can change it to its own.
+    timezone = Zone("UTC").tag(sync=True)
 
     _facts = traitlets.Dict().tag(sync=True)
     _notes = traitlets.Dict().tag(sync=True)
@@ -147,10 +217,15 @@ class RunsTable(anywidget.AnyWidget):
         *,
         runs: pd.DataFrame | Iterable[Run] | None = None,
         limit: int | None = None,
+        columns: Iterable[str] | None = None,
+        prices: Prices | None = None,
     ) -> None:
-        self._closed, self._listed = threading.Event(), threading.Event()
+        self._closed, self._listed, self._searched = threading.Event(), threading.Event(), threading.Event()
+        self._searched.set()
         self._poller = Poller(self._poll)
         self._outputs = saved.Outputs(self._plain)
+        self._text_loader = Loader(lambda runs: fetch_texts(self._transport, runs), self._take_texts)
+        self._name_loader = Loader(self._fetch_name, self._take_names)
         given = [*runs] if runs is not None and not isinstance(runs, pd.DataFrame) else []
         frame = runs_frame(given) if runs is not None and not isinstance(runs, pd.DataFrame) else runs
         if frame is not None:
@@ -161,7 +236,12 @@ class RunsTable(anywidget.AnyWidget):
         self._limit = limit
         self._lock = threading.RLock()
         self._known: dict[str, Run] = {}
-        self._rows = Rows(runs_frame(()))
+        self._texts: dict[str, RunText] = {}
+        self._names: dict[str, str] = {}
+        self._hits: list[Hit] = []
+        self._can_search = True
+        self._prices = prices
+        self._rows = self._rows_of(runs_frame(()))
         self._order: np.ndarray[Any, Any] = np.arange(0)
         self._version = 0
         self._state, self._error = "loading", cast("BaseException | None", None)
@@ -169,9 +249,11 @@ class RunsTable(anywidget.AnyWidget):
         self._polled_at: dict[str, float] = {}
         self._gone: set[str] = set()
         self._pages: set[str] = set()
-        super().__init__(_place=uuid.uuid4().hex)
+        chosen = {} if columns is None else {"columns": columns}
+        super().__init__(_place=uuid.uuid4().hex, **chosen)
         self.on_msg(self._receive)
-        self.observe(lambda _: self._arrange(), ["status", "model", "text", "since", "until", "sort"])
+        self.observe(lambda _: self._arrange(), [*_CRITERIA, "sort", "columns", "timezone"])
+        self.observe(lambda _: self._search(), "text")
         if frame is None:
             self.refresh()
         else:
@@ -182,7 +264,7 @@ class RunsTable(anywidget.AnyWidget):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The matching runs in display order, as a DataFrame. Waits until the runs are loaded.
+        """The matching runs in display order, as a DataFrame. Waits until the runs are loaded and messages searched.
 
         Raises the error that occurred while listing them, if any.
         """
@@ -235,7 +317,7 @@ class RunsTable(anywidget.AnyWidget):
                 threading.Thread(target=self._list, name="nbruns-table-list", daemon=True).start()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the runs are loaded.
+        """Wait until the runs are loaded, and messages searched for `text`.
 
         Args:
             timeout: Seconds to wait; by default without a limit.
@@ -245,6 +327,8 @@ class RunsTable(anywidget.AnyWidget):
         """
         if not self._listed.wait(timeout):
             raise TimeoutError(f"Timed out after {timeout:g} s while listing runs. Call wait() again.")
+        if not self._searched.wait(timeout):
+            raise TimeoutError(f"Timed out after {timeout:g} s while searching messages. Call wait() again.")
         if self._error is not None:
             raise self._error
 
@@ -253,15 +337,19 @@ class RunsTable(anywidget.AnyWidget):
         if not self._closed.is_set():
             self._closed.set()
             self._poller.stop()
+            self._text_loader.close()
+            self._name_loader.close()
             self._outputs.close()
             self._listed.set()  # releases threads blocked in wait()
+            self._searched.set()
         super().close()
 
     def to_html(self) -> str:
         """Return the first rows as static HTML, which needs neither a kernel nor the network."""
         with self._lock:
-            rows = self._rows.cells(self._order[: saved.SAVED_ROWS])
-            return saved.to_html(rows, self._caption(), self._place)
+            rows = self._cells(self._order[: saved.SAVED_ROWS])
+            columns = [(label, kind) for _, label, kind, *_ in self._columns()]
+            return saved.to_html(rows, columns, self._caption(), self._place)
 
     def __repr__(self) -> str:
         return f"RunsTable({self._caption()})"
@@ -281,7 +369,10 @@ class RunsTable(anywidget.AnyWidget):
     # replaces it (see runs_table.js). So a saved notebook never contains a widget that can't be displayed again.
 
     def _ipython_display_(self, **_: object) -> None:
-        self._listed.wait(FIRST_ROWS_TIMEOUT)
+        deadline = time.monotonic() + FIRST_ROWS_TIMEOUT
+        if self._listed.wait(FIRST_ROWS_TIMEOUT):
+            self._load_texts(self._order[: saved.SAVED_ROWS])
+            self._text_loader.idle.wait(max(0.0, deadline - time.monotonic()))
         self._outputs.show(self._repr_mimebundle_)
 
     def _plain(self) -> dict[str, str]:
@@ -312,12 +403,15 @@ class RunsTable(anywidget.AnyWidget):
 
     def _take(self, frame: pd.DataFrame, known: dict[str, Run]) -> None:
         with self._lock:
-            self._rows, self._known = Rows(frame), self._known | known
+            self._rows, self._known = self._rows_of(frame), self._known | known
             self._arrange()
+            self._load_names()
 
     def _ready(self) -> None:
         self._state = "ready"
         self._note("list", "")
+        if self.text:
+            self._search()  # new runs have new messages
         self._arrange()
         self._listed.set()
         if self._rows.active():
@@ -326,7 +420,8 @@ class RunsTable(anywidget.AnyWidget):
     def _arrange(self) -> None:
         """Filter and sort the rows, and send the new counts to the pages."""
         with self._lock:
-            wanted = Filter(self.status, self.model, self.text, self.since, self.until, self.sort)
+            criteria = {name: getattr(self, name) for name in _CRITERIA}
+            wanted = Filter(**criteria, text=self.text, said_in=self._said_in(), sort=self.sort)
             now = pd.Timestamp.now("UTC")
             self._order = self._rows.matching(wanted, now)
             self._version += 1
@@ -339,16 +434,136 @@ class RunsTable(anywidget.AnyWidget):
                 "active": len(self._rows.active()),
                 "statuses": self._rows.counts("status", wanted, now),
                 "models": self._rows.counts("model", wanted, now),
-                "columns": [[name, column.label, column.kind] for name, column in COLUMNS.items()],
+                "assistants": [
+                    (id, count, self._names.get(id) or id)
+                    for id, count in self._rows.counts("assistant", wanted, now)[:MAX_ASSISTANTS]
+                ],
+                "pairs": self._rows.metadata_pairs(),
+                "columns": self._columns(),
+                "choices": [[name, column.label] for name, column in COLUMNS.items()],
+                "defaults": list(DEFAULT_COLUMNS),
+                "searching": not self._searched.is_set(),
+                "can_search": self._can_search,
             }
         self._outputs.save_soon()
+
+    def _columns(self) -> list[list[Any]]:
+        """What the page and the saved table need of each column that is shown."""
+        shown = [[name, *COLUMNS[name][:-1], name not in LAZY_COLUMNS] for name in self.columns]
+        place = self.timezone.rpartition("/")[2].replace("_", " ")
+        return [
+            [name, f"{label} ({place})" if name == "created_at" else label, *rest]
+            for name, label, *rest in shown
+        ]
+
+    def _cells(self, positions: np.ndarray[Any, Any]) -> list[list[str | None]]:
+        return self._rows.cells(positions, self.columns, self.timezone, self._texts)
+
+    def _rows_of(self, frame: pd.DataFrame) -> Rows:
+        return Rows(frame, self._names, self._prices)
+
+    # Questions, answers and names, which are loaded in the background.
+
+    def _load_texts(self, positions: np.ndarray[Any, Any]) -> None:
+        if set(LAZY_COLUMNS).intersection(self.columns):
+            with self._lock:
+                places = self._rows.places(positions)
+            self._text_loader.want(by_thread(place for place in places if place[0] not in self._texts))
+
+    def _take_texts(self, texts: Mapping[str, RunText], problem: BaseException | None) -> None:
+        with self._lock:
+            self._texts |= texts
+        if problem is not None:
+            self._note("texts", f"Questions and answers were not loaded. {error_text(problem)}")
+        elif texts:
+            self._note("texts", "")
+        if texts:
+            self.send({"texts": {id: [part[:MAX_CELL] for part in text] for id, text in texts.items()}})
+            self._outputs.save_soon()
+        if texts and self.text and not self._can_search:
+            self._arrange()
+
+    def _load_names(self) -> None:
+        counts = self._rows.counts("assistant", Filter(), pd.Timestamp.now("UTC"))
+        self._name_loader.want([id for id, _ in counts[:MAX_ASSISTANTS] if id not in self._names])
+
+    def _fetch_name(self, assistant_id: str) -> Mapping[str, str]:
+        try:
+            name = self._runs.assistant_of(Run({"assistant_id": assistant_id})).name
+        except (NotFoundError, InvalidIdError):
+            name = None
+        return {assistant_id: sendable(" ".join(str(name or "").split())[:MAX_CELL])}
+
+    def _take_names(self, names: Mapping[str, str], _: BaseException | None) -> None:
+        if names:  # otherwise ids are shown
+            with self._lock:
+                self._names |= names
+                self._rows.forget_masks()
+                self._arrange()
+
+    # Messages that contain the text.
+
+    def _said_in(self) -> Collection[str]:
+        """The ids of the runs in whose messages the text was found."""
+        words = self.text.casefold().split()
+        if not words or self._can_search:
+            return self._rows.said_by(self._hits)
+        return {
+            id
+            for id, text in self._texts.items()
+            if all(word in f"{text.question} {text.answer}".casefold() for word in words)
+        }
+
+    def _search(self) -> None:
+        with self._lock:
+            self._hits = []
+            searches = (
+                self._can_search and 0 < len(self.text.strip()) <= MAX_QUERY and not self._closed.is_set()
+            )
+            self._searched.clear() if searches else self._searched.set()
+            self._note("search", "")
+            self._arrange()
+        if searches:
+            start_thread("nbruns-table-search", partial(self._search_messages, self.text))
+
+    def _search_messages(self, text: str) -> None:
+        thread = self._threads[0] if self._threads is not None and len(self._threads) == 1 else None
+        hits: list[Hit] = []
+        can_search, problem = True, ""
+        try:
+            found = MessagesOfThreads(self._transport).search(text, thread, limit=MAX_FOUND)
+            words = text.casefold().split()
+            # A server that doesn't know the parameter may list all messages.
+            hits = [
+                (_text(run), _text(of), None if pd.isna(at) else at)
+                for run, of, at, said in zip(*(found[name] for name in _HIT_COLUMNS), strict=True)
+                if all(word in str(said).casefold() for word in words)
+            ]
+            if len(found) == MAX_FOUND:
+                problem = f"Only the newest {MAX_FOUND:,} messages with these words were considered."
+        except APIError as error:
+            can_search = error.status not in _CANT_SEARCH
+            if can_search:
+                problem = f"Messages were not searched. {error_text(error)}"
+        except Exception as error:  # shown in the page
+            problem = f"Messages were not searched. {error_text(error)}"
+        with self._lock:
+            self._can_search = can_search
+            if text != self.text:  # another search has begun
+                return
+            self._hits = hits
+            self._searched.set()
+            self._note("search", problem)
+            self._arrange()
 
     @traitlets.validate("sort")
     def _sortable(self, proposal: Any) -> str:
         name = str(proposal["value"])
-        if name.removeprefix("-") not in COLUMNS:
+        sortable = [each for each in COLUMNS if each not in LAZY_COLUMNS]
+        if name.removeprefix("-") not in sortable:
             raise traitlets.TraitError(
-                f"sort={excerpt(name, 60)!r}: use one of {', '.join(COLUMNS)}, with a leading '-' for descending order."
+                f"sort={excerpt(name, 60)!r}: use one of {', '.join(sortable)}, with a leading '-' for descending "
+                "order."
             )
         return name
 
@@ -364,7 +579,13 @@ class RunsTable(anywidget.AnyWidget):
         with self._lock:
             if version == self._version:
                 part = self._order[max(start, 0) : min(stop, start + MAX_ROWS_PER_RESPONSE)]
-                self.send({"version": version, "start": start, "rows": self._rows.cells(part)})
+                self.send({"version": version, "start": start, "rows": self._cells(part)})
+
+    def _request_texts(self, request: Any) -> None:
+        version, first, last = map(int, request)
+        with self._lock:
+            if version == self._version:
+                self._load_texts(self._order[max(first, 0) : min(last + 1, first + MAX_ROWS_PER_RESPONSE)])
 
     def _choose(self, request: Any) -> None:
         version, first, last = map(int, request)
@@ -419,6 +640,7 @@ class RunsTable(anywidget.AnyWidget):
 
     _HANDLERS: ClassVar[dict[str, Callable[[RunsTable, Any], None]]] = {
         "rows": _send_rows,
+        "texts": _request_texts,
         "choose": _choose,
         "hello": _hello,
         "bye": _bye,
@@ -487,8 +709,11 @@ class RunsTable(anywidget.AnyWidget):
             self._known |= changed_runs
             shown = [run for run_id, run in changed_runs.items() if run_id in active]
             if shown:
-                self._rows = Rows(updated(self._rows.frame, runs_frame(shown)))
+                self._rows = self._rows_of(updated(self._rows.frame, runs_frame(shown)))
                 self._arrange()
+                said = [run.id for run in shown if run.id in self._texts]  # which have said more now
+                known = [place for id in said if (place := self._rows.position(id)) is not None]
+                self._text_loader.want(by_thread(self._rows.places(np.array(known, dtype=int))))
             return bool(shown)
 
     def _note(self, name: str, text: str) -> None:
@@ -503,6 +728,10 @@ class RunsTable(anywidget.AnyWidget):
 def _is_newer(run: Run, known: Run | None) -> bool:
     """Whether `run` is newer than `known`. Two threads retrieve runs, so an older response may arrive last."""
     return known is None or (run != known and (run.is_terminal or not known.is_terminal))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _several(threads: str | Thread | Iterable[str | Thread]) -> list[str | Thread]:

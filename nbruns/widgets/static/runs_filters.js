@@ -6,18 +6,24 @@ const TIMES = [["", "Any time"], ["1h", "Last hour"], ["24h", "Last 24 hours"], 
 class Filters {
   constructor(store) {
     this.store = store;
-    this.search = element("input", "nbruns-search", { type: "search", placeholder: "Search ids, errors, metadata", "aria-label": "Search runs", spellcheck: "false" });
+    this.search = element("input", "nbruns-search", { type: "search", "aria-label": "Search runs", spellcheck: "false" });
     this.search.addEventListener("input", (event) => !event.isComposing && this.soon());
     this.search.addEventListener("compositionend", () => this.soon());
     this.search.addEventListener("blur", () => this.send());
     this.typed = null; // text not sent to the kernel yet
     this.models = element("select", "", { "aria-label": "Model" });
     this.models.addEventListener("change", () => store.set({ model: this.models.value ? [this.models.value] : [] }));
+    this.assistants = element("select", "", { "aria-label": "Assistant" });
+    this.assistants.addEventListener("change", () => store.set({ assistant: this.assistants.value ? [this.assistants.value] : [] }));
+    this.pairs = element("select", "", { "aria-label": "Metadata" });
+    this.pairs.addEventListener("change", () => store.set({ metadata: JSON.parse(this.pairs.value || "{}") }));
+    this.zone = element("button", "nbruns-zone", { type: "button" });
+    this.zone.addEventListener("click", () => store.set({ timezone: this.isLocal ? "UTC" : ZONE }));
     this.times = element("select", "", { "aria-label": "Created" });
     this.times.addEventListener("change", () => this.setTimes());
-    this.from = element("input", "", { type: "datetime-local", "aria-label": "Created from, UTC" });
-    this.to = element("input", "", { type: "datetime-local", "aria-label": "Created until, UTC" });
-    for (const input of [this.from, this.to]) input.addEventListener("change", () => store.set({ since: this.from.value, until: this.to.value }));
+    this.from = element("input", "", { type: "datetime-local" });
+    this.to = element("input", "", { type: "datetime-local" });
+    for (const input of [this.from, this.to]) input.addEventListener("change", () => store.set({ since: this.utcOf(this.from), until: this.utcOf(this.to) }));
     this.range = element("span", "nbruns-range", {}, this.from, " – ", this.to);
     this.count = element("span", "nbruns-count", { role: "status" });
     this.refresh = element("button", "nbruns-refresh", { type: "button", title: "Reload the list of runs" }, "Refresh");
@@ -27,7 +33,7 @@ class Filters {
     this.chips = element("div", "nbruns-chips", { role: "group", "aria-label": "Status" });
     this.chip = new Map();
     this.custom = false;
-    const bar = element("div", "nbruns-filters", {}, this.search, this.models, this.times, this.range, this.count, this.compare, this.refresh);
+    const bar = element("div", "nbruns-filters", {}, this.search, this.assistants, this.models, this.pairs, this.times, this.range, this.zone, this.count, this.compare, this.refresh);
     this.root = element("div", "nbruns-top", { role: "search", "aria-label": "Filter runs" }, bar, this.chips);
   }
 
@@ -53,13 +59,18 @@ class Filters {
   update() {
     const { facts } = this.store;
     if (this.typed === null && document.activeElement !== this.search) this.search.value = this.store.get("text");
-    this.updateModels(facts.models ?? []);
+    const fields = facts.can_search === false ? "Search ids, errors, metadata, loaded messages" : "Search messages, ids, errors, metadata";
+    if (this.search.placeholder !== fields) this.search.placeholder = this.search.title = fields;
+    updateNames(this.models, "models", facts.models ?? [], this.store.get("model"));
+    updateNames(this.assistants, "assistants", facts.assistants ?? [], this.store.get("assistant"));
+    this.updatePairs(facts.pairs ?? []);
+    this.updateZone();
     this.updateTimes();
     this.updateChips(facts.statuses ?? []);
     const runs = facts.all === 1 ? "1 run" : `${number(facts.all ?? 0)} runs`;
     const shown = facts.state === "error" && !facts.all ? "" : facts.shown === facts.all ? runs : `${number(facts.shown)} of ${runs}`;
     const loading = facts.state === "loading";
-    const text = loading ? (facts.all ? `${number(facts.all)} runs loaded…` : "Loading…") : shown + (facts.active ? `, ${number(facts.active)} active` : "");
+    const text = loading ? (facts.all ? `${number(facts.all)} runs loaded…` : "Loading…") : shown + (facts.active ? `, ${number(facts.active)} active` : "") + (facts.searching ? ", searching messages…" : "");
     if (this.count.textContent !== text) this.count.textContent = text;
     const chosen = this.store.get("_chosen").length;
     this.compare.hidden = chosen < 2;
@@ -70,12 +81,41 @@ class Filters {
     this.refresh.hidden = !facts.lists;
   }
 
-  updateModels(models) {
-    const chosen = this.store.get("model");
-    const options = [["", "All models"], ...models.map(([name, count]) => [name, `${name} (${number(count)})`])];
-    if (chosen.length > 1) options.push(["\0", `${chosen.length} models`]);
-    if (chosen.length === 1 && !models.some(([name]) => name === chosen[0])) options.push([chosen[0], `${chosen[0]} (0)`]);
-    fillSelect(this.models, options, chosen.length > 1 ? "\0" : chosen[0] ?? "");
+  updatePairs(pairs) {
+    const chosen = Object.entries(this.store.get("metadata"));
+    const words = ([key, value]) => (value === null ? key : `${key}: ${value}`);
+    const options = pairs.map(([key, value, count]) => [JSON.stringify({ [key]: value }), `${words([key, value])} (${number(count)})`]);
+    const value = chosen.length ? JSON.stringify(Object.fromEntries(chosen)) : "";
+    if (value && !options.some(([option]) => option === value)) options.push([value, chosen.map(words).join(", ")]);
+    fillSelect(this.pairs, [["", "All metadata"], ...options], value);
+    this.pairs.hidden = !options.length;
+  }
+
+  get isLocal() {
+    return ZONE !== "UTC" && this.store.get("timezone") === ZONE;
+  }
+
+  updateZone() {
+    const zone = this.store.get("timezone");
+    this.zone.hidden = ZONE === "UTC" && zone === "UTC";
+    this.zone.textContent = this.isLocal ? "Local time" : zone;
+    this.zone.title = this.isLocal ? "Show times in UTC" : `Show times in ${ZONE}`;
+    const of = this.isLocal ? "local time" : "UTC";
+    this.from.setAttribute("aria-label", `Created from, ${of}`);
+    this.to.setAttribute("aria-label", `Created until, ${of}`);
+  }
+
+  // What an input says, in UTC.
+  utcOf(input) {
+    return this.isLocal && input.value ? new Date(input.value).toISOString().slice(0, 19) : input.value;
+  }
+
+  // What an input has to say for a time in UTC.
+  inputOf(text) {
+    if (!/^\d{4}-\d\d-\d\dT/.test(text)) return "";
+    if (!this.isLocal) return text.slice(0, 16);
+    const time = new Date(`${text.slice(0, 19)}Z`);
+    return new Date(time - time.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
   }
 
   updateTimes() {
@@ -85,7 +125,7 @@ class Filters {
     fillSelect(this.times, [...TIMES, ["custom", "Custom range"]], custom ? "custom" : since);
     this.range.hidden = !custom;
     for (const [input, value] of [[this.from, since], [this.to, until]]) {
-      const wanted = /^\d{4}-\d\d-\d\dT/.test(value) ? value.slice(0, 16) : "";
+      const wanted = this.inputOf(value);
       if (document.activeElement !== input && input.value !== wanted) input.value = wanted;
     }
   }
@@ -114,6 +154,15 @@ class Filters {
     this.chip.set(name, chip);
     this.chips.append(chip);
   }
+}
+
+// Options of a filter that has a list of names: [value, count, label].
+function updateNames(select, kind, found, chosen) {
+  const options = [["", `All ${kind}`], ...found.map(([value, count, label]) => [value, `${label ?? value} (${number(count)})`])];
+  if (chosen.length > 1) options.push(["\0", `${chosen.length} ${kind}`]);
+  if (chosen.length === 1 && !found.some(([value]) => value === chosen[0])) options.push([chosen[0], chosen[0]]);
+  fillSelect(select, options, chosen.length > 1 ? "\0" : chosen[0] ?? "");
+  select.hidden = options.length < 3 && !chosen.length; // nothing to choose
 }
 
 function fillSelect(select, options, value) {

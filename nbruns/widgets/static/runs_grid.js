@@ -2,6 +2,9 @@
 
 const ROW = 30; // pixels, as in runs_table.css
 const MARGIN = 8; // rows rendered beyond the visible ones
+const EM = 12.5; // pixels, as in runs_table.css
+const GAP = 14;
+const SIDES = 12 + 34; // the padding of a row; on the right is the button that chooses columns
 const KINDS_DOWN = new Set(["time", "number"]); // sorted in descending order first
 
 class Grid {
@@ -12,11 +15,13 @@ class Grid {
     this.anchor = 0;
     this.top = 0;
     this.lines = new Map();
+    this.shown = []; // the places of the columns that there is space for
     this.head = element("div", "nbruns-line nbruns-heads", { role: "row", "aria-rowindex": "1" });
     this.body = element("div", "nbruns-body", { role: "rowgroup" });
     this.scroll = element("div", "nbruns-grid", { role: "grid", tabindex: "0", "aria-label": "Runs", "aria-multiselectable": "true" }, element("div", "nbruns-headgroup", { role: "rowgroup" }, this.head), this.body);
     this.empty = element("div", "nbruns-empty");
-    this.root = element("div", "nbruns-list", {}, this.scroll, this.empty);
+    this.chooser = new Chooser(store, this.id, () => this.shown);
+    this.root = element("div", "nbruns-list", {}, this.scroll, this.empty, this.chooser.root);
     this.scroll.addEventListener("scroll", () => {
       this.top = this.scroll.scrollTop;
       this.draw();
@@ -36,41 +41,67 @@ class Grid {
     this.heads();
     this.sayWhyEmpty();
     this.draw();
+    this.chooser.update();
   }
 
   heads() {
     const columns = this.store.facts.columns ?? [];
-    if (this.head.children.length !== columns.length) {
-      this.head.replaceChildren(...columns.map((column, place) => this.headOf(column, place)));
-      this.scroll.setAttribute("aria-colcount", String(columns.length));
-    }
+    this.arrange(columns);
     const sort = this.store.get("sort");
-    columns.forEach(([name], place) => {
+    this.shown.forEach((column, place) => {
+      const [name] = columns[column];
       const order = sort === name ? "ascending" : sort === `-${name}` ? "descending" : "none";
       this.head.children[place].setAttribute("aria-sort", order);
     });
   }
 
-  headOf([name, label, kind], place) {
+  // The columns that fit, without those that matter least, and their widths.
+  arrange(columns) {
+    if (!columns.length) return;
+    const space = (this.root.clientWidth || 900) - SIDES;
+    const ranked = columns.map((_, place) => place).sort((a, b) => columns[a][5] - columns[b][5]);
+    const widthOf = (places) => places.reduce((sum, place) => sum + columns[place][3] * EM + GAP, -GAP);
+    while (ranked.length > 1 && widthOf(ranked) > space) ranked.pop();
+    const shown = ranked.sort((a, b) => a - b);
+    const key = JSON.stringify([shown, shown.map((place) => columns[place])]);
+    if (key === this.arranged) return;
+    this.arranged = key;
+    this.shown = shown;
+    const tracks = shown.map((place) => (columns[place][4] ? `minmax(${columns[place][3]}em, ${columns[place][4]}fr)` : `${columns[place][3]}em`));
+    const grows = shown.some((place) => columns[place][4]);
+    this.scroll.style.setProperty("--nb-columns", grows ? tracks.join(" ") : `${tracks.slice(0, -1).join(" ")} minmax(${columns[shown.at(-1)][3]}em, 1fr)`);
+    this.head.replaceChildren(...shown.map((column, place) => this.headOf(columns[column], place)));
+    this.scroll.setAttribute("aria-colcount", String(shown.length));
+    this.drop(() => false); // rows of other columns
+  }
+
+  headOf([name, label, kind, , , , sortable], place) {
+    const cell = element("div", `nbruns-cell nbruns-${kind}`, { role: "columnheader", "aria-colindex": String(place + 1) });
+    if (!sortable) {
+      cell.append(element("span", "nbruns-unsorted", {}, label));
+      return cell;
+    }
     const button = element("button", "nbruns-sort", { type: "button" }, label);
     button.addEventListener("click", () => {
       const [up, down] = [name, `-${name}`];
       const sort = this.store.get("sort");
       this.store.set({ sort: sort === up ? down : sort === down ? up : KINDS_DOWN.has(kind) ? down : up });
     });
-    return element("div", `nbruns-cell nbruns-${kind}`, { role: "columnheader", "aria-colindex": String(place + 1) }, button);
+    cell.append(button);
+    return cell;
   }
 
   sayWhyEmpty() {
-    const { state, all } = this.store.facts;
-    const text = this.count ? "" : all ? "No matching runs" : { loading: "Loading runs…", error: "Failed to list runs" }[state] ?? "No runs yet";
+    const { state, all, searching } = this.store.facts;
+    const text = this.count ? "" : all ? (searching ? "Searching messages…" : "No matching runs") : { loading: "Loading runs…", error: "Failed to list runs" }[state] ?? "No runs yet";
     this.empty.hidden = !text;
     this.scroll.hidden = !this.count;
+    this.chooser.button.hidden = !this.count;
     if (this.empty.firstChild?.textContent === text) return;
     this.empty.replaceChildren(element("p", "", {}, text));
     if (!all || this.count) return;
     const clear = element("button", "", { type: "button" }, "Clear filters");
-    clear.addEventListener("click", () => this.store.set({ status: [], model: [], text: "", since: "", until: "" }));
+    clear.addEventListener("click", () => this.store.set({ status: [], model: [], assistant: [], metadata: {}, text: "", since: "", until: "" }));
     this.empty.append(clear);
   }
 
@@ -79,6 +110,7 @@ class Grid {
     const first = Math.max(0, Math.floor(this.scroll.scrollTop / ROW) - MARGIN);
     const last = Math.min(this.count - 1, Math.ceil((this.scroll.scrollTop + this.scroll.clientHeight) / ROW) + MARGIN);
     this.store.need(first, last);
+    this.store.needTexts(first, last);
     const inView = (place) => place === this.active || (place >= first && place <= last);
     this.drop(inView);
     const chosen = new Set(this.store.get("_chosen"));
@@ -110,7 +142,7 @@ class Grid {
   fill(line, cells) {
     line.cells = cells;
     const { columns } = this.store.facts;
-    line.replaceChildren(...cells.map((text, place) => cellOf(text, columns[place], place)));
+    line.replaceChildren(...this.shown.map((column, place) => cellOf(cells[column], columns[column], place)));
   }
 
   click(event) {
@@ -169,9 +201,87 @@ function cellOf(text, [, , kind], place) {
   const cell = element("div", `nbruns-cell nbruns-${kind}`, { role: "gridcell", "aria-colindex": String(place + 1) });
   if (kind === "status") {
     cell.append(element("span", "nbruns-state-of", { "data-status": text }, words(text)));
+  } else if (text === null) {
+    cell.setAttribute("aria-busy", "true"); // not loaded yet
   } else {
     cell.textContent = text;
-    if (kind === "why" || kind === "id") cell.title = text;
+    if (kind === "said") cell.dir = "auto";
+    if (["why", "id", "said", "text"].includes(kind)) cell.title = text;
   }
   return cell;
+}
+
+// The button at the right end of the headings, and the menu that it opens.
+class Chooser {
+  constructor(store, id, shown) {
+    this.store = store;
+    this.shown = shown;
+    this.menu = element("div", "nbruns-columns", { popover: "auto", id: `${id}-columns`, role: "group", "aria-label": "Columns" });
+    this.button = element("button", "nbruns-choose", { type: "button", popovertarget: this.menu.id, "aria-label": "Choose columns", title: "Choose columns" });
+    this.root = element("div", "nbruns-chooser", {}, this.button, this.menu);
+    this.root.hidden = !this.menu.showPopover;
+    this.open = false;
+    this.menu.addEventListener("beforetoggle", (event) => event.newState === "open" && this.fill());
+    this.menu.addEventListener("toggle", (event) => {
+      this.open = event.newState === "open";
+      if (this.open) this.place();
+    });
+    this.menu.addEventListener("keydown", (event) => event.key !== "Escape" && event.stopPropagation());
+  }
+
+  // Open the menu again where it has been moved: that closes it, without an event.
+  reopen() {
+    if (this.open && !this.menu.matches(":popover-open")) this.menu.showPopover();
+  }
+
+  fill() {
+    if (this.menu.firstChild) return;
+    const { choices, defaults } = this.store.facts;
+    const chosen = this.store.get("columns");
+    const boxes = choices.map(([name, label]) => {
+      const box = element("input", "", { type: "checkbox", "data-column": name });
+      box.checked = chosen.includes(name);
+      box.addEventListener("change", () => this.choose(name, box.checked));
+      return element("label", "", {}, box, label, element("span", "nbruns-no-space"));
+    });
+    const reset = element("button", "", { type: "button" }, "Default columns");
+    reset.addEventListener("click", () => this.store.set({ columns: defaults }));
+    this.menu.replaceChildren(...boxes, reset);
+    this.update();
+  }
+
+  // Below the button, or above it where there is more space.
+  place() {
+    const [button, menu] = [this.button.getBoundingClientRect(), this.menu.getBoundingClientRect()];
+    const below = window.innerHeight - button.bottom;
+    const above = below < menu.height + 8 && button.top > below;
+    this.menu.style.maxHeight = `${Math.max(120, (above ? button.top : below) - 12)}px`;
+    this.menu.style.left = `${Math.max(4, button.right - menu.width)}px`;
+    this.menu.style.top = above ? "auto" : `${button.bottom + 4}px`;
+    this.menu.style.bottom = above ? `${window.innerHeight - button.top + 4}px` : "auto";
+    if (!this.menu.contains(document.activeElement)) this.menu.querySelector("input").focus();
+  }
+
+  choose(name, wanted) {
+    const order = this.store.facts.choices.map(([each]) => each);
+    const chosen = this.store.get("columns").filter((each) => each !== name);
+    if (wanted) {
+      const next = chosen.findIndex((each) => order.indexOf(each) > order.indexOf(name));
+      chosen.splice(next < 0 ? chosen.length : next, 0, name);
+    }
+    if (chosen.length) this.store.set({ columns: chosen });
+    this.update();
+  }
+
+  update() {
+    const [chosen, columns] = [this.store.get("columns"), this.store.facts.columns ?? []];
+    const shown = this.shown().map((place) => columns[place][0]);
+    for (const box of this.menu.querySelectorAll("input")) {
+      const { column } = box.dataset;
+      box.checked = chosen.includes(column);
+      box.disabled = box.checked && chosen.length === 1;
+      const known = columns.some(([name]) => name === column);
+      box.nextElementSibling.textContent = known && box.checked && !shown.includes(column) ? "no space" : "";
+    }
+  }
 }

@@ -1,7 +1,10 @@
 // The page's state of a runs table. The kernel filters and sorts. The page requests missing rows with
-// {rows: [version, start, stop]} and receives {version, start, rows}. `_facts` holds the row count.
+// {rows: [version, start, stop]} and receives {version, start, rows}; a row ends with the run's id. Questions and
+// answers that are not loaded yet are null: the page requests those in view with {texts: [version, first, last]} and
+// receives {texts: {id: [question, answer]}}. `_facts` holds the row count and the columns.
 
 const PAGE = 100; // rows per request
+const SETTLED = 150; // ms without scrolling until questions and answers are requested
 const KERNEL_TIMEOUT = 5000; // ms until the page reports that the kernel is not responding
 
 function element(tag, name = "", attributes = {}, ...children) {
@@ -12,6 +15,8 @@ function element(tag, name = "", attributes = {}, ...children) {
   return node;
 }
 
+const TEXTS = ["question", "answer"]; // as they are received
+const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 const words = (status) => status.replaceAll("_", " ");
 const number = (n) => n.toLocaleString("en-US");
 
@@ -27,7 +32,7 @@ class Store {
       if (this.facts.version !== this.version) this.forget();
       this.tell();
     });
-    for (const name of ["_notes", "_chosen", "status", "model", "text", "since", "until", "sort"]) model.on(`change:${name}`, () => this.tell());
+    for (const name of ["_notes", "_chosen", "columns", "status", "model", "assistant", "metadata", "text", "since", "until", "sort", "timezone"]) model.on(`change:${name}`, () => this.tell());
     model.on("change:_details", () => this.views.forEach((view) => view.details.show()));
     model.on("msg:custom", (message) => this.receive(message));
   }
@@ -50,11 +55,13 @@ class Store {
     this.version = this.facts.version;
     this.rows = new Map();
     this.asked = new Set();
+    this.wanted = ""; // the rows whose texts have been requested
     clearTimeout(this.timer);
     this.silent = false;
   }
 
-  receive({ version, start, rows }) {
+  receive({ version, start, rows, texts }) {
+    if (texts) return this.receiveTexts(texts);
     if (version !== this.version) return;
     rows.forEach((row, place) => this.rows.set(start + place, row));
     this.asked.delete(start / PAGE);
@@ -62,6 +69,32 @@ class Store {
     if (this.asked.size) this.expect();
     this.silent = false;
     this.tell();
+  }
+
+  receiveTexts(texts) {
+    const places = TEXTS.map((name) => this.facts.columns.findIndex(([column]) => column === name));
+    for (const [place, row] of this.rows) {
+      const found = texts[row.at(-1)];
+      if (!found) continue;
+      const filled = [...row];
+      places.forEach((column, part) => column >= 0 && (filled[column] = found[part]));
+      this.rows.set(place, filled);
+    }
+    this.tell();
+  }
+
+  needTexts(first, last) {
+    const wanted = `${this.version} ${first} ${last}`;
+    if (wanted === this.wanted) return;
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => {
+      for (let place = first; place <= last; place++) {
+        if (!this.rows.get(place)?.includes(null)) continue;
+        this.wanted = wanted;
+        this.model.send({ texts: [this.version, first, last] });
+        return;
+      }
+    }, SETTLED);
   }
 
   need(first, last) {

@@ -16,8 +16,8 @@ class View {
     this.root.addEventListener("focusout", () => setTimeout(() => !this.root.contains(document.activeElement) && (this.focused = null)));
     this.keep = (event) => this.keepKey(event);
     window.addEventListener("keydown", this.keep, true);
-    this.resize = new ResizeObserver(() => this.grid.draw());
-    this.resize.observe(this.grid.scroll);
+    this.resize = new ResizeObserver(() => this.grid.update());
+    this.resize.observe(this.grid.root);
     this.clock = setInterval(() => this.details.tick(), 1000);
     store.views.add(this);
     this.update();
@@ -45,6 +45,7 @@ class View {
     const focused = this.focused;
     place.replaceChildren(this.root);
     this.grid.scroll.scrollTop = this.grid.top;
+    this.grid.chooser.reopen();
     if (focused && this.root.contains(focused)) focused.focus({ preventScroll: true });
     this.update();
   }
