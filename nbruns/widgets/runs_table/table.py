@@ -44,7 +44,7 @@ from nbruns.widgets.runs_table.rows import (
     moment_text,
     updated,
 )
-from nbruns.widgets.runs_table.texts import Loader, by_thread, fetch_texts
+from nbruns.widgets.runs_table.texts import Loader, RunsOfThread, by_thread, fetch_texts
 
 if TYPE_CHECKING:
     from nbruns.client import Client
@@ -224,7 +224,9 @@ class RunsTable(anywidget.AnyWidget):
         self._searched.set()
         self._poller = Poller(self._poll)
         self._outputs = saved.Outputs(self._plain)
-        self._text_loader = Loader(lambda runs: fetch_texts(self._transport, runs), self._take_texts)
+        self._text_loader: Loader[RunsOfThread, RunText] = Loader(
+            lambda runs: fetch_texts(self._transport, runs), self._take_texts
+        )
         self._name_loader = Loader(self._fetch_name, self._take_names)
         given = [*runs] if runs is not None and not isinstance(runs, pd.DataFrame) else []
         frame = runs_frame(given) if runs is not None and not isinstance(runs, pd.DataFrame) else runs
