@@ -34,6 +34,7 @@ class McpTools(Sequence[Tool]):
         self._name = server.url.partition("?")[0] or shlex.join(server.command)
         # Of its own: in a notebook, the running cell occupies the kernel's loop.
         self._loop = asyncio.new_event_loop()
+        self._closed = False
         threading.Thread(target=self._loop.run_forever, name="nbruns-mcp", daemon=True).start()
         opening = max(timeout, OPEN_SECONDS)
         self._connection = Connection(server, open_seconds=opening, call_seconds=timeout)
@@ -66,12 +67,13 @@ class McpTools(Sequence[Tool]):
 
     def close(self) -> None:
         """End the connection, and the program behind it. The tools can't be called any more."""
-        if self._loop.is_running():
+        if self._loop.is_running() and not self._closed:
+            self._closed = True
             asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if not self._loop.is_running():
+        if self._closed or not self._loop.is_running():
             coroutine.close()
             raise ToolError(f"The connection to the MCP server {excerpt(self._name)} is closed.")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)

@@ -69,6 +69,7 @@ def test_a_footnote_opens_its_source_without_javascript(
     page.screenshot(path=ARTEFACTS / f"footnote-{width}.png")
     page.get_by_role("link", name="[2]").click()
     expect(page.locator(".nbruns-sources .nbruns-passage").nth(1)).to_be_in_viewport()
+    page.locator(".nbruns-call summary").first.click()
     page.locator(".nbruns-found summary").first.click()
     expect(page.locator(".nbruns-found .nbruns-passage").first).to_be_visible()
     page.locator(".nbruns-call").scroll_into_view_if_needed()

@@ -59,7 +59,8 @@ def test_a_run_from_its_first_word_to_the_saved_notebook(
     expect(view.get_by_role("table").locator("td").first).to_have_text("18")
     expect(view.locator("li li")).to_have_text(["a large one", "or two"])
     expect(view.locator("pre .nbruns-k").first).to_have_text("def")
-    expect(view.get_by_role("link")).to_have_attribute("rel", "noopener noreferrer")
+    for link in ("the report", "a chart"):
+        expect(view.get_by_role("link", name=link)).to_have_attribute("rel", "noopener noreferrer")
     expect(view.locator(".nbruns-file")).to_have_text("[image: a chart]")
     page.screenshot(f"live-streaming {app}", page.cell(0))
 

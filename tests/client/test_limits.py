@@ -41,7 +41,11 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 RETRIEVE = 'client.runs.retrieve("run_1", "thread_1").id'
 LIST = 'len(client.runs.list("thread_1"))'
 FOLLOW = 'client.runs.create_stream("thread_1", "asst_1").until_done().status'
-VIEW = 'client.runs.watch("thread_1", Assistant({"id": "asst_1"})).wait(200).status'
+# The view requests nothing else than what the test's server answers.
+VIEW = (
+    'setattr(client.runs, "messages_before", lambda *_: []) or '
+    'client.runs.watch("thread_1", Assistant({"id": "asst_1"})).wait(200).status'
+)
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="only Linux tells the peak memory of a process"

@@ -285,7 +285,7 @@ def attempts(database: Path) -> int:
 
 
 def test_a_server_with_files_to_read_is_not_idle(tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path / "db", "--idle-timeout", "0.2")
+    server = ServerProcess(tmp_path / "db", "--idle-timeout", "3")
     text = " ".join(f"Sentence number {number} is about the harbour." for number in range(60)).encode()
     files = [uploaded(server.api, text + bytes([65 + number]))["id"] for number in range(3)]
     server.api.post("/vector_stores", {"file_ids": files})

@@ -421,7 +421,9 @@ def _files(
     names: list[str] = []
     for part in message.content if isinstance(message.content, list) else ():
         image = part.get("image_file") if isinstance(part, Mapping) else None
-        if isinstance(part, Mapping) and not (isinstance(image, Mapping) and image.get("file_id") in drawn):
+        if isinstance(part, Mapping) and not (
+            isinstance(image, Mapping) and str(image.get("file_id")) in drawn
+        ):
             names += _images(part, files)
     others = [each for each in annotations_of(message) if str(each.get("text")) not in cited]
     names += [_cited(str(each.get("text") or ""), source) for each in others if (source := annotated(each))]
