@@ -28,7 +28,7 @@ STATE = """() => ({
 #: Elements that only hostile text can have brought. Formulas are shown, but nothing in them leads or reacts.
 FOREIGN = (
     "script, img, svg, mjx-container, iframe, object, link, base, form, "
-    "input[autofocus], [onerror], [onload], [onclick], "
+    "input[autofocus], [onerror], [onload], [onclick]:not(button.nbruns-act), "
     "math [href], math [class], math [id], math [style], maction, annotation-xml"
 )
 

@@ -31,7 +31,7 @@ def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def ready(api: Api, store: JSON, seconds: float = 60) -> JSON:
+def ready(api: Api, store: JSON, seconds: float = 150) -> JSON:
     """The vector store, when all its files have been read."""
     deadline = time.monotonic() + seconds
     while (now := api.get(f"/vector_stores/{store['id']}"))["status"] == "in_progress":

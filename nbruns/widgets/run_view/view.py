@@ -18,7 +18,7 @@ from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
 from nbruns.errors import NbrunsError, TimeoutError, error_text
 from nbruns.objects import Assistant, Message, Run, Thread, items_of
 from nbruns.snapshot import RunSnapshot
-from nbruns.text import JSON
+from nbruns.text import JSON, excerpt
 from nbruns.tools import Tool
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.form.form import ToolOutputsForm
@@ -132,7 +132,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         if stream is not None:
             self._begin(stream, [])
         elif self._thread_id is not None:
-            self._composer.model = str(self._assistant.model or "") if self._assistant is not None else ""
+            self._composer.model = excerpt(self._assistant.model or "", 100) if self._assistant else ""
             start_thread("nbruns-thread", self._request_earlier)
 
     def _begin(self, stream: RunStream, question: list[Message], origin: str = "") -> None:
@@ -310,7 +310,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _list_models(self) -> None:
         try:
-            self._composer.models = list(self._runs.model_names())
+            self._composer.models = [excerpt(name, 200) for name in self._runs.model_names()]
         except NbrunsError:
             pass  # a server that lists none: the assistant's model stays
 
@@ -428,10 +428,11 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _know(self, run: Run) -> None:
         """Take what a new run names, and request what the view shows beside its events."""
-        if self._composer.model == str(run.model or "") and self._thread_id == run.thread_id:
+        model = excerpt(run.model or "", 100)  # which may have what no page can be sent
+        if self._composer.model == model and self._thread_id == run.thread_id:
             return
         first = self._thread_id != run.thread_id or len(self._turns) == 1
-        self._thread_id, self._composer.model = run.thread_id, str(run.model or "")
+        self._thread_id, self._composer.model = run.thread_id, model
         if self._assistant_id is None:
             self._assistant_id = run.assistant_id
         if first:
