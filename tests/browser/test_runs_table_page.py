@@ -194,7 +194,7 @@ def test_by_keyboard_in_the_dark_and_in_a_narrow_window(
     expect(grid).to_be_visible()
 
     page.page.set_viewport_size({"width": 560, "height": 900})
-    expect(cell(page, 9999, 3)).to_be_hidden()
+    expect(cell(page, 9999, 4)).to_be_hidden()
     assert grid.evaluate("grid => grid.scrollWidth - grid.clientWidth") == 0
     page.screenshot("runs-table-narrow", page.cell(1))
     page.set_theme("JupyterLab Light")

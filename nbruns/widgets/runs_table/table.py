@@ -224,10 +224,8 @@ class RunsTable(anywidget.AnyWidget):
         self._searched.set()
         self._poller = Poller(self._poll)
         self._outputs = saved.Outputs(self._plain)
-        self._text_loader: Loader[RunsOfThread, RunText] = Loader(
-            lambda runs: fetch_texts(self._transport, runs), self._take_texts
-        )
-        self._name_loader = Loader(self._fetch_name, self._take_names)
+        self._text_loader: Loader[RunsOfThread, RunText] = Loader(self._fetch_texts, self._take_texts)
+        self._name_loader: Loader[str, str] = Loader(self._fetch_name, self._take_names)
         given = [*runs] if runs is not None and not isinstance(runs, pd.DataFrame) else []
         frame = runs_frame(given) if runs is not None and not isinstance(runs, pd.DataFrame) else runs
         if frame is not None:
@@ -471,6 +469,9 @@ class RunsTable(anywidget.AnyWidget):
             with self._lock:
                 places = self._rows.places(positions)
             self._text_loader.want(by_thread(place for place in places if place[0] not in self._texts))
+
+    def _fetch_texts(self, runs: RunsOfThread) -> Mapping[str, RunText]:
+        return fetch_texts(self._transport, runs)
 
     def _take_texts(self, texts: Mapping[str, RunText], problem: BaseException | None) -> None:
         with self._lock:
