@@ -43,6 +43,8 @@ def test_rows_in_view_get_their_texts_once(client: nbruns.Client, told: list[Run
     (rows,) = ask(table, sent, rows=[table._version, 0, 9])
     assert [row[:2] for row in rows["rows"]] == [[None, None]] * 2
     until(lambda: set(table._names.values()) == {f"Wardrobe {EVIL}"})
+    assert rows["version"] == table._version  # names don't change the order
+    assert [label for _, _, label in table._facts["assistants"]] == [f"Wardrobe {EVIL}"]
     sent.clear()
     table._handle_custom_msg({"texts": [table._version, 0, 1]}, [])
     until(lambda: len(table._texts) == 2 and table._text_loader.idle.is_set())

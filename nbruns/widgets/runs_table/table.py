@@ -498,11 +498,21 @@ class RunsTable(anywidget.AnyWidget):
         return {assistant_id: sendable(" ".join(str(name or "").split())[:MAX_CELL])}
 
     def _take_names(self, names: Mapping[str, str], _: BaseException | None) -> None:
-        if names:  # otherwise ids are shown
-            with self._lock:
-                self._names |= names
-                self._rows.forget_masks()
+        with self._lock:
+            self._names |= names
+            if not any(names.values()):  # ids are shown
+                return
+            self._rows.forget_masks()
+            if self.assistant or self.sort.removeprefix("-") == "assistant":
                 self._arrange()
+                return
+            # The order stays, and so do requests of the page that refer to it.
+            counts = [(id, count) for id, count, _ in self._facts["assistants"]]
+            self._facts = self._facts | {
+                "assistants": [(id, count, self._names.get(id) or id) for id, count in counts]
+            }
+            self.send({"renamed": True})
+            self._outputs.save_soon()
 
     # Messages that contain the text.
 

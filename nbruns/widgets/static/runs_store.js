@@ -1,7 +1,7 @@
 // The page's state of a runs table. The kernel filters and sorts. The page requests missing rows with
 // {rows: [version, start, stop]} and receives {version, start, rows}; a row ends with the run's id. Questions and
 // answers that are not loaded yet are null: the page requests those in view with {texts: [version, first, last]} and
-// receives {texts: {id: [question, answer]}}. `_facts` holds the row count and the columns.
+// receives {texts: {id: [question, answer]}}. {renamed: true} says that assistants have names by now. `_facts` holds the row count and the columns.
 
 const PAGE = 100; // rows per request
 const SETTLED = 150; // ms without scrolling until questions and answers are requested
@@ -60,8 +60,13 @@ class Store {
     this.silent = false;
   }
 
-  receive({ version, start, rows, texts }) {
+  receive({ version, start, rows, texts, renamed }) {
     if (texts) return this.receiveTexts(texts);
+    if (renamed) {
+      this.rows.clear(); // requested again by the next draw
+      this.asked.clear();
+      return this.tell();
+    }
     if (version !== this.version) return;
     rows.forEach((row, place) => this.rows.set(start + place, row));
     this.asked.delete(start / PAGE);
