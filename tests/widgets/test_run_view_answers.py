@@ -33,7 +33,7 @@ def test_submit_goes_on_in_the_same_view(sent: Sent, page: OpenPage) -> None:
     assert view.wait(5).status == "completed"
     assert runs.submitted == [{"call_1": "sunny"}]
     assert view.form is None
-    assert list(view.children) == [view._composer]
+    assert list(view.children) == [view._page, view._composer]
     assert [block[2] for block in opened.take().values()][1:] == [
         block.content for block in Transcript().blocks(view.snapshot)[1:]
     ]

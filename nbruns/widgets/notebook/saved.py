@@ -16,7 +16,8 @@ _HIDE_WIDGET_ABOVE = (
 )
 _HIDE_WIDGET_BELOW = (
     '<div class="nbruns-widget-below"><style>'
-    ".jp-OutputArea-child:has(.nbruns-widget-below) + .jp-OutputArea-child:not(:has(.nbruns-view)) { display: none; }"
+    ".jp-OutputArea-child:has(.nbruns-widget-below) + .jp-OutputArea-child:not(:has(.nbruns-view)),"
+    " .jp-OutputArea-child:has(.nbruns-widget-below) + .jp-OutputArea-child .nbruns-over > .nbruns { display: none; }"
     "</style></div>"
 )
 

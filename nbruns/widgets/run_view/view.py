@@ -458,7 +458,13 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             form.close()
 
     def _arrange(self) -> None:
-        shown = self._is_live or (self._earlier and not self._turns)
+        # Once the run has ended, HTML above hides the page. A notebook that was loaded anew meanwhile has no such
+        # HTML: it doesn't know the outputs by the ids under which they are updated.
+        shown = self._turns or self._earlier
+        if self._turns and not self._is_live:
+            self.add_class("nbruns-over")
+        else:
+            self.remove_class("nbruns-over")
         parts = [self._page if shown else None, self._form, self._composer]
         self.children = [part for part in parts if part is not None]
 
