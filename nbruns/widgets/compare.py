@@ -25,7 +25,7 @@ from nbruns.text import excerpt
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.differences import marked, same_words, words_of
 from nbruns.widgets.html import duration
-from nbruns.widgets.run_view.exchange import Exchange, exchange_of, fetch_exchange, question_html
+from nbruns.widgets.run_view.details import RunDetails, details_of, fetch_details, question_html
 from nbruns.widgets.run_view.transcript import STYLE, Transcript, head_html, printable
 from nbruns.widgets.run_view.view import RunView
 
@@ -79,7 +79,7 @@ def compare(
         raise TypeError(
             "Pass client=… to fetch the steps and messages of the runs. Snapshots and views have them."
         )
-    return Comparison(_exchanges(wanted, source), names, prices)
+    return Comparison(_all_details(wanted, source), names, prices)
 
 
 def _each(given: Any) -> Iterable[Comparable]:
@@ -93,17 +93,17 @@ def _each(given: Any) -> Iterable[Comparable]:
     )
 
 
-def _exchanges(wanted: Sequence[Comparable], runs: Runs | None) -> list[Exchange]:
-    def fetch(transport: Transport, each: Run | tuple[str, str]) -> Exchange:
+def _all_details(wanted: Sequence[Comparable], runs: Runs | None) -> list[RunDetails]:
+    def fetch(transport: Transport, each: Run | tuple[str, str]) -> RunDetails:
         id, thread = (each.id, each.thread_id) if isinstance(each, Run) else each
-        return fetch_exchange(Runs(transport), transport, id, thread)
+        return fetch_details(Runs(transport), transport, id, thread)
 
     absent = [each for each in wanted if isinstance(each, (Run, tuple))]
     fetched = iter(fetch_all(runs._transport, fetch, absent, "runs") if runs is not None and absent else ())
     return [
         next(fetched)
         if isinstance(each, (Run, tuple))
-        else exchange_of(each.snapshot if isinstance(each, RunView) else each)
+        else details_of(each.snapshot if isinstance(each, RunView) else each)
         for each in wanted
     ]
 
@@ -116,14 +116,14 @@ class Comparison:
     """Runs side by side, as `nbruns.compare` returns them. A cell displays it, and the notebook saves it."""
 
     def __init__(
-        self, exchanges: Sequence[Exchange], labels: Sequence[str], prices: cost.Prices | None = None
+        self, all_details: Sequence[RunDetails], labels: Sequence[str], prices: cost.Prices | None = None
     ) -> None:
         self._labels = list(labels)
-        self._snapshots = [exchange.snapshot for exchange in exchanges]
+        self._snapshots = [details.snapshot for details in all_details]
         #: The runs as a DataFrame, indexed by label, with the column `cost` where prices are known.
-        self.frame: pd.DataFrame = _frame(exchanges, labels, prices)
+        self.frame: pd.DataFrame = _frame(all_details, labels, prices)
         parts = [
-            _parts(exchange, snapshot) for exchange, snapshot in zip(exchanges, self._snapshots, strict=True)
+            _parts(details, snapshot) for details, snapshot in zip(all_details, self._snapshots, strict=True)
         ]
         self._rows = _aligned(parts)
 
@@ -201,8 +201,10 @@ class Comparison:
         return {"text/plain": printable(repr(self)), "text/html": self.to_html()}
 
 
-def _frame(exchanges: Sequence[Exchange], labels: Sequence[str], prices: cost.Prices | None) -> pd.DataFrame:
-    frames = [runs_frame([exchange.run]) for exchange in exchanges]
+def _frame(
+    all_details: Sequence[RunDetails], labels: Sequence[str], prices: cost.Prices | None
+) -> pd.DataFrame:
+    frames = [runs_frame([details.run]) for details in all_details]
     frame = pd.concat(frames, ignore_index=True)
     for name in ("status", "model"):
         frame[name] = frame[name].astype("string")
@@ -231,9 +233,9 @@ def _bar_html(share: float | None, text: str) -> str:
     return f"<td><span>{escape(text)}</span>{bar}</td>"
 
 
-def _parts(exchange: Exchange, snapshot: RunSnapshot) -> list[Part]:
+def _parts(details: RunDetails, snapshot: RunSnapshot) -> list[Part]:
     """The parts of a transcript, from the blocks of the view: a message has several."""
-    found = [Part("question", f"user: {each.text}", question_html(each)) for each in exchange.questions]
+    found = [Part("question", f"user: {each.text}", question_html(each)) for each in details.questions]
     calls = {f"call/{call.id}": call for call in snapshot.tool_calls}
     messages = {str(message.id): message for message in snapshot.messages}
     blocks = [block for block in Transcript().blocks(snapshot) if block.kind not in ("head", "timeline")]

@@ -15,7 +15,7 @@ import nbruns
 from nbruns.client.runs import PASSAGES
 from nbruns.objects import RunStep
 from nbruns.snapshot import RunSnapshot
-from nbruns.widgets.run_view.exchange import fetch_exchange
+from nbruns.widgets.run_view.details import fetch_details
 from nbruns.widgets.run_view.sources import MAX_NAME, MAX_PASSAGE, MAX_RESULTS
 from nbruns.widgets.run_view.transcript import Transcript, plain_text, to_html
 from nbruns.widgets.runs_table.details import to_wire
@@ -209,8 +209,8 @@ def test_the_view_asks_for_passages_and_the_table_does(client: nbruns.Client, se
     assert [call.arguments for call in view.snapshot.tool_calls] == [
         '{"queries": ["When is high tide in Bergen?"]}'
     ]
-    exchange = fetch_exchange(client.runs, client, searched.id, searched.thread_id)
-    assert opened(dict(to_wire(exchange)["sections"])["Transcript"]) == {"[1]": passage}
+    details = fetch_details(client.runs, client, searched.id, searched.thread_id)
+    assert opened(dict(to_wire(details)["sections"])["Transcript"]) == {"[1]": passage}
 
 
 def test_a_server_that_does_not_send_passages_is_asked_once(

@@ -26,7 +26,7 @@ from nbruns.widgets.notebook.saved import SavedDisplays, in_notebook
 from nbruns.widgets.notebook.threads import start_thread
 from nbruns.widgets.notebook.waiting import usable_widgets, wait_for
 from nbruns.widgets.run_view.composer import Composer, Draft
-from nbruns.widgets.run_view.exchange import Exchange, exchange_of, to_json, to_markdown
+from nbruns.widgets.run_view.details import RunDetails, details_of, to_json, to_markdown
 from nbruns.widgets.run_view.transcript import (
     FileShown,
     assistant_html,
@@ -329,20 +329,20 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def to_markdown(self) -> str:
         """Return the conversation as Markdown: questions, tool calls with their outputs, and answers."""
-        return to_markdown(self._exchanges(), self._name)
+        return to_markdown(self._all_details(), self._name)
 
     def to_json(self) -> str:
         """Return questions, runs, steps and messages as JSON text, as the server sent them."""
-        return to_json(self._exchanges())
+        return to_json(self._all_details())
 
-    def _exchanges(self) -> list[Exchange]:
+    def _all_details(self) -> list[RunDetails]:
         """The turns. A question that has not been requested yet is, if the server can be reached."""
         for turn in self._turns:
             if not turn.question and turn.session.run is not None:
                 with suppress(NbrunsError):
                     run = turn.session.run
                     turn.question = question_of(self._runs.messages_before(run, run.thread_id))[1]
-        return [replace(exchange_of(turn.snapshot), questions=turn.question) for turn in self._turns]
+        return [replace(details_of(turn.snapshot), questions=turn.question) for turn in self._turns]
 
     def _all_blocks(self, notes: list[tuple[str, str]]) -> list[Block]:
         """The blocks of all turns: one head, that of the last run."""

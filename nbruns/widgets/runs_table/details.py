@@ -13,17 +13,17 @@ from nbruns.objects import RunStep, Usage, excerpt_json
 from nbruns.text import JSON
 from nbruns.widgets.html import duration
 from nbruns.widgets.json_text import pretty_json_html
-from nbruns.widgets.run_view.exchange import Exchange, question_html
+from nbruns.widgets.run_view.details import RunDetails, question_html
 from nbruns.widgets.run_view.transcript import Transcript, call_html, head_html
 
 #: Maximum number of characters of each JSON payload in the page.
 MAX_JSON_CHARS = 50_000
 
 
-def to_wire(exchange: Exchange) -> JSON:
+def to_wire(details: RunDetails) -> JSON:
     """Return the JSON for the page: id, head, and the sections as [name, HTML]."""
-    sections = [[name, render(exchange)] for name, render in SECTIONS.items()]
-    return {"id": exchange.run.id, "head": head_html(exchange.snapshot), "sections": sections}
+    sections = [[name, render(details)] for name, render in SECTIONS.items()]
+    return {"id": details.run.id, "head": head_html(details.snapshot), "sections": sections}
 
 
 def _end(step: RunStep) -> Any:
@@ -32,13 +32,13 @@ def _end(step: RunStep) -> Any:
     return next((end for end in ends if end is not None), None)
 
 
-def _transcript(details: Exchange) -> str:
+def _transcript(details: RunDetails) -> str:
     questions = "".join(map(question_html, details.questions))
     blocks = Transcript().blocks(details.snapshot)
     return questions + "".join(block.to_html() for block in blocks if block.kind != "head")
 
 
-def _steps(details: Exchange) -> str:
+def _steps(details: RunDetails) -> str:
     if not details.steps:
         return _empty("No steps")
     began = details.steps[0].created_at_utc
@@ -48,7 +48,7 @@ def _steps(details: Exchange) -> str:
     return _table(("Step", "Status", "Duration", "Tokens", "When"), rows)
 
 
-def _step_row(details: Exchange, step: RunStep, began: Any, whole: float) -> list[str]:
+def _step_row(details: RunDetails, step: RunStep, began: Any, whole: float) -> list[str]:
     names = ", ".join(call.name for call in step.tool_calls) or str(step.type or "").replace("_", " ")
     start, end = step.created_at_utc, _end(step)
     elapsed = (end - start).total_seconds() if start and end else None
@@ -67,7 +67,7 @@ def _step_row(details: Exchange, step: RunStep, began: Any, whole: float) -> lis
     ]
 
 
-def _tool_calls(details: Exchange) -> str:
+def _tool_calls(details: RunDetails) -> str:
     cards = []
     for step in details.steps:
         start, end = step.created_at_utc, _end(step)
@@ -94,7 +94,7 @@ def _inner(usage: Usage, name: str, *details: str) -> Any:
     return next(found, None)
 
 
-def _usage(details: Exchange) -> str:
+def _usage(details: RunDetails) -> str:
     named: list[tuple[str, Usage | None]] = [
         (
             ", ".join(call.name for call in step.tool_calls) or str(step.type or "").replace("_", " "),
@@ -117,7 +117,7 @@ def _usage_cells(usage: Usage | None) -> list[str]:
     return [f"{value:,}" if isinstance(value, int) else "" for value in values]
 
 
-def _json(details: Exchange) -> str:
+def _json(details: RunDetails) -> str:
     parts: list[tuple[str, Any]] = [("Run", details.run.to_dict())]
     parts += [(f"Steps ({len(details.steps)})", [step.to_dict() for step in details.steps])]
     parts += [(f"Messages ({len(details.messages)})", [message.to_dict() for message in details.messages])]
@@ -139,7 +139,7 @@ def _empty(text: str) -> str:
 
 
 #: Sections in display order: name and render function.
-SECTIONS: dict[str, Callable[[Exchange], str]] = {
+SECTIONS: dict[str, Callable[[RunDetails], str]] = {
     "Transcript": _transcript,
     "Steps": _steps,
     "Tool calls": _tool_calls,

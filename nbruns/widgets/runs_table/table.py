@@ -27,7 +27,7 @@ from nbruns.text import JSON, excerpt
 from nbruns.widgets.compare import Comparison, compare
 from nbruns.widgets.html import sendable
 from nbruns.widgets.notebook.threads import start_thread
-from nbruns.widgets.run_view.exchange import fetch_exchange
+from nbruns.widgets.run_view.details import fetch_details
 from nbruns.widgets.runs_table import saved
 from nbruns.widgets.runs_table.details import to_wire
 from nbruns.widgets.runs_table.poll import Poller
@@ -664,9 +664,9 @@ class RunsTable(anywidget.AnyWidget):
 
     def _fetch(self, run_id: str) -> None:
         try:
-            exchange = fetch_exchange(self._runs, self._transport, run_id, self._thread_of(run_id))
-            wire = {"state": "ready", **to_wire(exchange)}
-            self._merge([exchange.run])
+            details = fetch_details(self._runs, self._transport, run_id, self._thread_of(run_id))
+            wire = {"state": "ready", **to_wire(details)}
+            self._merge([details.run])
         except Exception as error:  # shown in the page
             wire = {"id": run_id, "state": "error", "words": error_text(error)}
         with self._lock:

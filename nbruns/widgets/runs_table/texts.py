@@ -24,7 +24,7 @@ from nbruns.errors import (
 from nbruns.objects import Message, Run, utc
 from nbruns.widgets.html import sendable
 from nbruns.widgets.notebook.threads import start_thread
-from nbruns.widgets.run_view.exchange import fetch_questions
+from nbruns.widgets.run_view.details import fetch_questions
 from nbruns.widgets.runs_table.rows import MAX_TEXT, RunText
 
 #: Requests at the same time: a client pools more connections, and a person waits for others.

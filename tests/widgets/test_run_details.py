@@ -11,7 +11,7 @@ from test_transcript import folded
 import nbruns
 from nbruns.objects import Message
 from nbruns.widgets.markdown import markdown_html
-from nbruns.widgets.run_view.exchange import exchange_of, to_json, to_markdown
+from nbruns.widgets.run_view.details import details_of, to_json, to_markdown
 
 ASKED = Message(
     {
@@ -34,7 +34,7 @@ def test_as_markdown() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 1234}
     done = run_is("completed", created_at=10, completed_at=13, usage=usage)
     snapshot = folded(step_is("completed", answered(call_json(), "Light rain")), says("A coat."), done)
-    assert to_markdown([exchange_of(snapshot, [ASKED])], "Wardrobe") == (
+    assert to_markdown([details_of(snapshot, [ASKED])], "Wardrobe") == (
         "## User\n\nWhat should I *wear*?\n\n[image: file-1] [file: file-2]\n\n"
         '### Call of `get_weather`\n\n```json\n{"city": "Oslo"}\n```\n\nOutput:\n\n```\nLight rain\n```\n\n'
         "## Wardrobe\n\nA coat.\n\n"
@@ -43,7 +43,7 @@ def test_as_markdown() -> None:
 
 
 def test_a_call_without_output_and_a_run_that_has_said_nothing() -> None:
-    text = to_markdown([exchange_of(folded(step_is("in_progress", call_json()), needs(call_json())))])
+    text = to_markdown([details_of(folded(step_is("in_progress", call_json()), needs(call_json())))])
     assert text.endswith("```\n\n*No output yet*\n\n*requires action · demo · run_1*\n")
 
 
@@ -53,14 +53,14 @@ def test_code_and_its_logs() -> None:
         "outputs": [{"type": "logs", "logs": "1"}, {"type": "image", "image": {}}, "odd"],
     }
     call = {"id": "call_1", "type": "code_interpreter", "code_interpreter": detail}
-    text = to_markdown([exchange_of(folded(step_is("completed", call), run_is("completed")))])
+    text = to_markdown([details_of(folded(step_is("completed", call), run_is("completed")))])
     assert "```python\nprint(1)\n```\n\nOutput:\n\n```\n1\n```" in text
 
 
 def test_no_output_and_no_name_gets_out_of_its_place() -> None:
     output = "```\n# Not a heading\n````"
     call = answered(call_json("{}", name="a`*b*\n# c"), output)
-    text = to_markdown([exchange_of(folded(step_is("completed", call), run_is("completed")))], "x\n# y")
+    text = to_markdown([details_of(folded(step_is("completed", call), run_is("completed")))], "x\n# y")
     html = markdown_html(text)
     assert html.count("<h1") == 0 and html.count("<h3") == 1
     assert "# Not a heading" in html
@@ -68,7 +68,7 @@ def test_no_output_and_no_name_gets_out_of_its_place() -> None:
 
 def test_as_json() -> None:
     snapshot = folded(step_is("completed", call_json()), says("A coat."), run_is("completed"))
-    (told,) = json.loads(to_json([exchange_of(snapshot, [ASKED])]))
+    (told,) = json.loads(to_json([details_of(snapshot, [ASKED])]))
     assert told["run"] == snapshot.run.to_dict()  # type: ignore[union-attr]
     assert told["questions"] == [ASKED.to_dict()]
     assert [told["steps"], told["messages"]] == [

@@ -27,7 +27,7 @@ _BACKTICKS = re.compile(r"`{3,}")
 
 
 @dataclass(frozen=True)
-class Exchange:
+class RunDetails:
     """A run with its steps, its messages, and the user messages that it responds to."""
 
     run: Run
@@ -47,14 +47,14 @@ class Exchange:
         return snapshot
 
 
-def fetch_exchange(runs: Runs, transport: Transport, run_id: str, thread_id: str) -> Exchange:
+def fetch_details(runs: Runs, transport: Transport, run_id: str, thread_id: str) -> RunDetails:
     """Fetch a run with its steps and messages. Errors of the client propagate."""
     run = runs.retrieve(run_id, thread_id)
     steps = [runs.steps.with_passages(step) for step in runs.steps.iter(run, thread_id)]
     path = path_of("threads", thread_id, "messages")
     own = [Message(m) for m in iter_pages(transport, path, {"order": "asc", "run_id": run_id})]
     own = [message for message in own if message.run_id == run_id]  # some servers ignore run_id
-    return Exchange(run, steps, own, fetch_questions(transport, run, own))
+    return RunDetails(run, steps, own, fetch_questions(transport, run, own))
 
 
 def fetch_questions(transport: Transport, run: Run, own: Sequence[Message]) -> list[Message]:
@@ -66,12 +66,12 @@ def fetch_questions(transport: Transport, run: Run, own: Sequence[Message]) -> l
     return list(takewhile(lambda message: message.role == "user", earlier))[::-1]
 
 
-def exchange_of(snapshot: RunSnapshot, questions: Sequence[Message] = ()) -> Exchange:
+def details_of(snapshot: RunSnapshot, questions: Sequence[Message] = ()) -> RunDetails:
     """Return what a stream has reported so far. Raises ValueError if it has not named the run yet."""
     with snapshot.lock:
         if snapshot.run is None:
             raise ValueError("The snapshot has no run yet: the stream has not named it.")
-        return Exchange(snapshot.run, snapshot.steps, snapshot.messages, questions)
+        return RunDetails(snapshot.run, snapshot.steps, snapshot.messages, questions)
 
 
 def question_html(message: Message) -> str:
@@ -81,36 +81,36 @@ def question_html(message: Message) -> str:
     return f'<div class="nbruns-asked"><p class="nbruns-label">user</p>{text}</div>'
 
 
-def to_markdown(exchanges: Iterable[Exchange], assistant: str = "") -> str:
+def to_markdown(all_details: Iterable[RunDetails], assistant: str = "") -> str:
     """Return a conversation as Markdown: questions, tool calls with their outputs, and answers, a heading each.
 
     Texts are Markdown already and stay as they are. Arguments and outputs are in code fences that they can't close.
     """
-    return "\n\n".join(part for exchange in exchanges for part in _markdown(exchange, assistant)) + "\n"
+    return "\n\n".join(part for details in all_details for part in _markdown(details, assistant)) + "\n"
 
 
-def to_json(exchanges: Iterable[Exchange]) -> str:
+def to_json(all_details: Iterable[RunDetails]) -> str:
     """Return a conversation as JSON text: a list with the objects of each run as the server sent them."""
-    return json.dumps([_json(each) for each in exchanges], ensure_ascii=False, indent=2, default=str)
+    return json.dumps([_json(each) for each in all_details], ensure_ascii=False, indent=2, default=str)
 
 
-def _json(exchange: Exchange) -> JSON:
-    kinds = {"questions": exchange.questions, "steps": exchange.steps, "messages": exchange.messages}
+def _json(details: RunDetails) -> JSON:
+    kinds = {"questions": details.questions, "steps": details.steps, "messages": details.messages}
     listed = {name: [each.to_dict() for each in objects] for name, objects in kinds.items()}
-    return {"run": exchange.run.to_dict(), **listed}
+    return {"run": details.run.to_dict(), **listed}
 
 
-def _markdown(exchange: Exchange, assistant: str) -> Iterator[str]:
-    for message in exchange.questions:
+def _markdown(details: RunDetails, assistant: str) -> Iterator[str]:
+    for message in details.questions:
         yield f"## User\n\n{_message(message)}"
-    messages = {message.id: message for message in exchange.messages}
-    for step in exchange.steps:
+    messages = {message.id: message for message in details.messages}
+    for step in details.steps:
         if written := messages.pop(step.message_id or "", None):
             yield f"## {_line(assistant) or 'Assistant'}\n\n{_message(written)}"
         yield from map(_call, step.tool_calls)
     for message in messages.values():
         yield f"## {_line(assistant) or 'Assistant'}\n\n{_message(message)}"
-    yield _facts(exchange.run)
+    yield _facts(details.run)
 
 
 def _message(message: Message) -> str:
