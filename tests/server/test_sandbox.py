@@ -296,7 +296,7 @@ def test_endless_output_is_interrupted(loop: Loop) -> None:
 def test_a_kernel_that_floods_the_server_is_ended(
     lone: Callable[..., Execution], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "MAX_MESSAGES", 500)
+    monkeypatch.setattr(sessions, "MAX_MESSAGES", 50)
     done = lone("from IPython.display import display\nwhile True: display(1)")
     assert "of output and was ended" in said(done)
 
