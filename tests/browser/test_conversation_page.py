@@ -52,12 +52,15 @@ def test_a_conversation_goes_on_below_the_answer(
 CODE = """import nbruns
 client = nbruns.local()
 assistant = client.assistants.create(model="demo", tools=[{"type": "code_interpreter"}])
-thread = client.threads.create("Plot a sine with Python")
+file = client.files.create(b"city,degrees\\nOslo,3\\nBergen,7\\n", name="weather.csv")
+attachment = {"file_id": file.id, "tools": [{"type": "code_interpreter"}]}
+thread = client.threads.create()
+client.messages.create(thread, "Plot the table with Python", attachments=[attachment])
 view = client.runs.watch(thread, assistant)
 view"""
 
 
-def test_code_is_run_drawn_and_put_into_a_cell(
+def test_code_is_run_drawn_put_into_a_cell_and_its_file_downloaded(
     app: str, lab: Lab, notebook_page: Callable[..., NotebookPage]
 ) -> None:
     path = lab.write_notebook(f"code {app}.ipynb", [CODE, "print('the next cell')"])
@@ -71,9 +74,13 @@ def test_code_is_run_drawn_and_put_into_a_cell(
     expect(output.locator(".nbruns-composer")).to_be_visible()
     page.screenshot(f"code {app}", page.cell(0))
     saved.get_by_role("button", name="Insert as cell").click()
-    expect(page.cell(1).locator(".cm-content")).to_contain_text("np.linspace")
+    expect(page.cell(1).locator(".cm-content")).to_contain_text("read_csv")
     expect(page.cell(2).locator(".cm-content")).to_contain_text("the next cell")
     page.screenshot(f"inserted {app}")
+    with page.page.expect_download() as download:
+        saved.get_by_role("button", name="Download summary.csv").click()
+    assert download.value.suggested_filename == "summary.csv"
+    assert "degrees" in download.value.path().read_text()
 
 
 def test_a_question_is_edited_in_a_fork(lab: Lab, notebook_page: Callable[..., NotebookPage]) -> None:

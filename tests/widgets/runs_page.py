@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from conftest import Sent
 from eventually import until
+from sent import Sent
 
 from nbruns.widgets.runs_table.table import RunsTable
 

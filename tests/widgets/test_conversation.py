@@ -8,8 +8,8 @@ import warnings
 from typing import Any
 
 import pytest
-from conftest import Page, Sent
 from eventually import until
+from sent import Page, Sent
 
 import nbruns
 from nbruns.client import Client
@@ -143,6 +143,46 @@ def test_an_output_that_a_fork_has_not_used_is_noted(client: Client, sent: Sent)
         view = client.runs.watch(run=forked)
         assert view.wait(30).status == "completed"
     assert "has not made this call again" in view.to_html() and "get_weather(" in view.to_html()
+
+
+def saved(view: RunView, sent: Sent, id: str) -> tuple[list[bytes], dict[str, Any]]:
+    """Ask for a file as the page does: its slices, and the last message."""
+    view._composer._handle_custom_msg({"download": id}, [])
+    slices: list[bytes] = []
+
+    def last() -> dict[str, Any] | None:
+        given = [
+            message for message in sent.of(view._composer) if "slice" in message["data"].get("content", {})
+        ]
+        mine = [message for message in given if message["data"]["content"]["slice"] == id]
+        slices[:] = [buffer for message in mine for buffer in message["buffers"]]
+        return next(
+            (message["data"]["content"] for message in mine if message["data"]["content"]["ended"]), None
+        )
+
+    until(lambda: last() is not None)
+    return slices, last() or {}
+
+
+def test_a_file_goes_to_the_page_in_slices(client: Client, sent: Sent) -> None:
+    view = client.chat(client.assistants.create(model="demo"))
+    large = client.files.create(bytes(range(256)) * 2500, name="../large.bin")
+    slices, last = saved(view, sent, large.id)
+    assert b"".join(slices) == bytes(range(256)) * 2500 and max(map(len, slices)) == 262_144
+    assert last["name"] == "large.bin"
+    assert saved(view, sent, client.files.create(b"", name="empty.txt").id)[0] == [b""]
+
+
+def test_a_file_that_is_too_large_or_gone_is_refused_in_words(
+    client: Client, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = client.chat(client.assistants.create(model="demo"))
+    assert saved(view, sent, "file-none") == ([], {"slice": "file-none", "ended": True})
+    assert "Not downloaded." in view._composer.problem and "file-none" in view._composer.problem
+    monkeypatch.setattr("nbruns.widgets.run_view.turn.MAX_DOWNLOAD", 10)
+    file = client.files.create(b"eleven byte", name="a.bin")
+    assert saved(view, sent, file.id)[0] == []
+    assert f'client.files.download("{file.id}", ".")' in view._composer.problem
 
 
 def test_models_are_listed_when_the_page_asks(client: Client) -> None:

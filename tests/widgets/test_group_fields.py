@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Sent
+from sent import Sent
 
 from nbruns.widgets.form.field import MAX_FIELDS, Field
 from nbruns.widgets.form.fields import MISSING, field_for

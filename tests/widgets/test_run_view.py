@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from asked_views import DONE, asked
-from conftest import Page, Sent
 from eventually import until
 from scripted import ScriptedRuns, ScriptedStream, gate, run_is, says
+from sent import Page, Sent
 
 from nbruns.errors import APIError, ConnectionError, NbrunsError, StreamError, TimeoutError
 from nbruns.objects import TERMINAL_STATUSES, Run

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from asked_views import DONE, asked, asking
-from conftest import Page, Sent
 from eventually import until
 from scripted import ScriptedRuns, ScriptedStream, call_json, needs, run_is, run_json, step_is
+from sent import Page, Sent
 from test_tool_outputs_form import get_weather
 
 from nbruns.errors import APIError, ConnectionError, NbrunsError

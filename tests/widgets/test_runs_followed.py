@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import Sent
 from eventually import until
 from runs_page import ask, opened
 from scripted import WEATHER, run_json
+from sent import Sent
 from socket_server import Received, SocketServer, answer
 
 import nbruns

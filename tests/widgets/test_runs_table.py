@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import traitlets
-from conftest import Sent
 from eventually import until
 from kernel_cells import Cells, kernel
 from runs_page import ask, opened
 from scripted import run_json
+from sent import Sent
 
 import nbruns
 from nbruns.objects import Run

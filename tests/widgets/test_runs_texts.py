@@ -9,10 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
-from conftest import Sent
 from eventually import until
 from runs_page import ask
 from scripted import run_json
+from sent import Sent
 from socket_server import SocketServer, answer
 
 import nbruns

@@ -8,10 +8,10 @@ import time
 from typing import Any
 
 import pytest
-from conftest import Sent
 from eventually import until
 from ipywidgets import Widget
 from scripted import ScriptedRuns, ScriptedStream, call_json, needs, run_is
+from sent import Sent
 from test_transcript import EVIL
 
 from nbruns.errors import BadRequestError, NbrunsError

@@ -215,7 +215,8 @@ def test_hostile_text_is_harmless_in_every_field() -> None:
     for ours in (COPY_NEXT, COPY_ANSWER):  # the only scripts, in which is nothing of the run
         html = html.replace(copy_button(ours), "").replace(copy_button(ours, "Copy answer"), "")
     html = re.sub(
-        r'<button type="button" class="nbruns-act" data-nbruns-insert title="[^"]*">Insert as cell</button>',
+        r'<button type="button" class="nbruns-act" (data-nbruns-insert title="[^"]*">Insert as cell'
+        r'|data-nbruns-file="[^"]*" aria-label="[^"]*">Download)</button>',
         "",
         html,
     )

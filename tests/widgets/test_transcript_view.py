@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Page, Sent
 from scripted import RUN, call_json, needs, run_is, says, step_is
+from sent import Page, Sent
 from test_markdown import TEXT
 
 from nbruns.snapshot import RunSnapshot
@@ -111,7 +111,7 @@ def test_blocks_that_move_come_or_go_are_told(sent: Sent, page: OpenPage) -> Non
 
 
 def test_splices_make_the_new_text_in_javascripts_counting() -> None:
-    from conftest import spliced
+    from sent import spliced
 
     letters = random.Random(7)
     for _ in range(500):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ from nbruns.text import JSON, excerpt
 STATIC = Path(__file__).parent.parent / "static"
 #: Bytes of the files of one message that pass through the notebook. Larger files: `client.files.create(path)`.
 MAX_BYTES = 64 * 1024**2
+#: Bytes of a file that a page saves. Larger ones: `client.files.download(file, path)`.
+MAX_DOWNLOAD = 16 * 1024**2
+#: Bytes that are sent at once, and seconds between: Jupyter's server drops what is over 1 MB a second.
+_SLICE, _BETWEEN = 256 * 1024, 0.3
 #: Files of one message.
 MAX_FILES = 10
 
@@ -54,9 +59,11 @@ class Composer(anywidget.AnyWidget):
         on_send: Callable[[Draft], object],
         on_stop: Callable[[], object],
         on_models: Callable[[], object],
+        on_download: Callable[[str], object],
         **traits: Any,
     ) -> None:
         self._on_send, self._on_stop, self._on_models = on_send, on_stop, on_models
+        self._on_download = on_download
         self._files: dict[str, bytearray] = {}
         self._lock = threading.Lock()
         super().__init__(**traits)
@@ -75,6 +82,8 @@ class Composer(anywidget.AnyWidget):
             self._on_stop()
         elif content.get("models"):
             self._on_models()
+        elif isinstance(id := content.get("download"), str):
+            self._on_download(id)
 
     def _take(self, key: str, piece: bytes) -> None:
         """Append a piece of a file: the page sends large ones in several messages."""
@@ -103,6 +112,19 @@ class Composer(anywidget.AnyWidget):
             self._files.clear()
         self.problem = ""
         self.sent += 1
+
+    def save(self, id: str, name: str, data: bytes) -> None:
+        """Send a file to the page that has asked for it, which saves it under this name."""
+        for at in range(0, max(len(data), 1), _SLICE):
+            ended = at + _SLICE >= len(data)
+            self.send({"slice": id, "ended": ended, "name": name}, [data[at : at + _SLICE]])
+            if not ended:
+                time.sleep(_BETWEEN)
+
+    def refuse_download(self, id: str, problem: str) -> None:
+        """Show why a file is not saved."""
+        self.send({"slice": id, "ended": True})
+        self.refuse(problem)
 
     def refuse(self, problem: str) -> None:
         """Show why a message was not sent. The page keeps it."""

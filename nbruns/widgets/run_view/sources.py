@@ -33,6 +33,8 @@ class Source:
     passage: str = ""
     score: float | None = None
     url: str = ""
+    #: The id of a file that the run has written, so that it can be downloaded.
+    written: str = ""
     #: Whether the server names the source, in an annotation or among the results.
     is_known: bool = True
 
@@ -45,7 +47,8 @@ class Source:
         head = f'{number}<span class="nbruns-name">{title}</span>'
         if not self.passage:
             mark = f' id="{escape(id)}"' if id else ""
-            return f'<p class="nbruns-source"{mark}>{head}{note}{_score_html(self.score)}</p>'
+            button = download_button(self.written, self.name) if self.written else ""
+            return f'<p class="nbruns-source"{mark}>{head}{note}{button}{_score_html(self.score)}</p>'
         begin = escape(show_controls(excerpt(self.passage.lstrip("# "), MAX_EXCERPT)))
         summary = (
             f'{head}<span class="nbruns-excerpt" dir="auto">{begin}</span>{note}{_score_html(self.score)}'
@@ -62,6 +65,15 @@ class Source:
         where = f" <{self.url}>" if is_link(self.url) else ""
         passage = f": {excerpt(self.passage, MAX_PLAIN_PASSAGE)}" if self.passage else ""
         return f"[{self.number}] {excerpt(self.name, MAX_NAME)}{where}{passage}"
+
+
+def download_button(id: str, name: str) -> str:
+    """Return a button that saves a file. It is shown where a composer listens to it."""
+    label = escape(show_controls(f"Download {excerpt(name, MAX_NAME)}"))
+    return (
+        f'<button type="button" class="nbruns-act" data-nbruns-file="{escape(id)}" aria-label="{label}">'
+        "Download</button>"
+    )
 
 
 def results_html(call: ToolCall) -> str:
@@ -159,6 +171,7 @@ def _source(
         passage=at_hand.passage or str(detail.get("quote") or ""),
         score=at_hand.score,
         url=url,
+        written=file_id if annotation and annotation.get("type") == "file_path" else "",
         is_known=bool(detail or result or not is_over),
     )
 

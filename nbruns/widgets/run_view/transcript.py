@@ -25,6 +25,7 @@ from nbruns.widgets.markdown import MarkdownBlocks, is_link, link_html, markdown
 from nbruns.widgets.run_view.sources import (
     annotated,
     annotations_of,
+    download_button,
     footnotes,
     results_html,
     sources_html,
@@ -449,7 +450,7 @@ def file_html(id: str, files: Mapping[str, FileShown], what: str = "") -> str:
     if file is not None and file.image:
         return image_html(file.image, file.name)
     name = file.name if file is not None else id
-    return f'<span class="nbruns-file" title="{escape(id)}">[{escape(what + name)}]</span>'
+    return f'<span class="nbruns-file" title="{escape(id)}">[{escape(what + name)}]</span>{download_button(id, name)}'
 
 
 def image_html(data_url: str, name: str) -> str:

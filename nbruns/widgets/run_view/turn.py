@@ -14,6 +14,7 @@ from nbruns.objects import File, Message, items_of
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import JSON, excerpt
 from nbruns.widgets.blocks import Block
+from nbruns.widgets.run_view.composer import MAX_DOWNLOAD
 from nbruns.widgets.run_view.transcript import UNSTORED, FileShown, Transcript, note_block
 from nbruns.widgets.session import RunSession
 
@@ -143,6 +144,18 @@ def ids_of_files(messages: Iterable[Message], snapshot: RunSnapshot | None) -> l
         elif isinstance(value, list):
             payloads += items_of(value)
     return list(found)
+
+
+def to_download(files: Files, id: str) -> tuple[str, bytes]:
+    """Return the name and the bytes of a file for a page to save. Raises NbrunsError for one that is too large."""
+    file: File = files.retrieve(id)
+    name = excerpt(PurePath(str(file.filename or id).replace("\\", "/")).name or "file", 200)
+    if isinstance(file.bytes, int) and file.bytes > MAX_DOWNLOAD:
+        raise NbrunsError(
+            f"{name} is too large to pass through the notebook. "
+            f'Save it next to the notebook: client.files.download("{id}", ".").'
+        )
+    return name, files.content(file)
 
 
 def file_shown(files: Files, id: str) -> FileShown:

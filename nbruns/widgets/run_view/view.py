@@ -43,6 +43,7 @@ from nbruns.widgets.run_view.turn import (
     ids_of_files,
     message_of,
     question_of,
+    to_download,
 )
 from nbruns.widgets.session import Action, RunSession
 
@@ -126,6 +127,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             on_send=lambda draft: start_thread("nbruns-send", partial(self._send_drafted, draft)),
             on_stop=self._cancel_clicked,
             on_models=lambda: start_thread("nbruns-models", self._list_models),
+            on_download=lambda id: start_thread("nbruns-download", partial(self._download, id)),
         )
         super().__init__([self._page, self._composer] if stream is not None else [self._composer])
         self.add_class("nbruns-view")
@@ -313,6 +315,15 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._composer.models = [excerpt(name, 200) for name in self._runs.model_names()]
         except NbrunsError:
             pass  # a server that lists none: the assistant's model stays
+
+    def _download(self, id: str) -> None:
+        try:
+            name, data = to_download(self._runs.files, id)
+        except Exception as error:  # shown at the composer
+            self._composer.refuse_download(id, f"Not downloaded. {error_text(error)}")
+        else:
+            self._composer.problem = ""
+            self._composer.save(id, name, data)
 
     def cancel(self) -> None:
         """Cancel the run. The view follows it until the server reports it as cancelled."""

@@ -1,6 +1,7 @@
 // The composer below a run. It keeps what is typed until Python has accepted it.
 // To Python: { file: key } with a buffer (one slice of a file), { remove: key }, { send: { text, files, edits, model } },
-// { stop: true }, { models: true }.
+// { stop: true }, { models: true }, { download: id of a file }.
+// From Python: { slice: id, ended, name } with a slice of a file as its buffer; a file that is refused has no name.
 
 const SLICE = 1 << 20;
 const MAX_BYTES = 64 * SLICE;
@@ -21,6 +22,7 @@ class Composer {
     this.model = model;
     this.el = el;
     this.files = [];
+    this.coming = {}; // by the id of a file: its slices so far, and the button that asked for it
     this.edits = "";
     el.classList.add("nbruns-composer");
     el.setAttribute("data-lm-suppress-shortcuts", "");
@@ -48,6 +50,7 @@ class Composer {
     };
     for (const name of ["busy", "hidden", "problem", "models", "model"]) on(`change:${name}`, () => this.show());
     on("change:sent", () => this.empty());
+    on("msg:custom", (message, buffers) => this.save(message, buffers));
     this.text.addEventListener("input", () => this.changed());
     // JupyterLab would run the cell, or leave it.
     el.addEventListener("keydown", (event) => {
@@ -108,6 +111,8 @@ class Composer {
     if (!this.el.isConnected) return this.area.removeEventListener("click", this.act);
     const insert = event.target.closest?.("[data-nbruns-insert]");
     if (insert) return insertCell(insert, insert.parentNode.nextElementSibling.innerText);
+    const file = event.target.closest?.("[data-nbruns-file]");
+    if (file) return this.download(file);
     const button = event.target.closest?.("[data-nbruns-edit]");
     if (!button || this.model.get("busy")) return;
     const { nbrunsEdit, nbrunsText } = button.dataset;
@@ -115,6 +120,28 @@ class Composer {
       this.edits = nbrunsEdit;
       this.post(nbrunsText);
     } else this.edit(nbrunsEdit, nbrunsText);
+  }
+
+  download(button) {
+    const id = button.dataset.nbrunsFile;
+    if (this.coming[id]) return;
+    this.coming[id] = { slices: [], button };
+    button.classList.add("nbruns-coming");
+    this.model.send({ download: id });
+  }
+
+  // Other pages of the same view receive it too: only the one that asked for it saves it.
+  save({ slice: id, name, ended }, buffers) {
+    const file = this.coming[id];
+    if (!file) return;
+    file.slices.push(...(buffers ?? []));
+    if (!ended) return;
+    delete this.coming[id];
+    file.button.classList.remove("nbruns-coming");
+    if (name === undefined) return; // it was refused
+    const address = URL.createObjectURL(new Blob(file.slices));
+    element("a", "", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
   }
 
   edit(id, text) {
