@@ -32,7 +32,7 @@ class Description:
     """An OpenAPI 3.1 description."""
 
     def __init__(self, text: str) -> None:
-        self.document: dict[str, Any] = _with_null(yaml.safe_load(text))
+        self.document: dict[str, Any] = _with_null(yaml.load(text, Loader=yaml.CSafeLoader))
         resource = referencing.Resource(contents=self.document, specification=DRAFT202012)
         self._registry: Any = referencing.Registry().with_resource(_URI, resource)
         self.operations = {operation.name: operation for operation in self._operations()}

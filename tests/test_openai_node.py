@@ -52,6 +52,7 @@ def test_every_method_of_openai_node(client: Client, node: str) -> None:
     assert len(called) > 30
 
 
+@pytest.mark.nightly
 def test_every_method_of_the_files_and_stores_of_its_azure_client(client: Client, node: str) -> None:
     said = run(node, "openai_files.mjs", client, "azure")
     assert {"files.create", "parts.create", "storeFiles.uploadAndPoll", "models.list"} <= {*said["called"]}

@@ -79,7 +79,7 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
     yield shared_lab
 
 
-@pytest.fixture(params=["JupyterLab", "Notebook 7"])
+@pytest.fixture(params=["JupyterLab", pytest.param("Notebook 7", marks=pytest.mark.nightly)])
 def app(request: pytest.FixtureRequest) -> str:
     """The front ends, one after the other."""
     if request.param == "Notebook 7" and find_spec("notebook") is None:

@@ -154,10 +154,13 @@ def running_lab(folder: Path, python: str = sys.executable) -> Iterator[Lab]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End JupyterLab, which ends its kernels first; they end by themselves when it is gone."""
+    """End JupyterLab, which ends its kernels first; they end by themselves when it is gone.
+
+    An extension of it may wait for ever in its shutdown.
+    """
     process.terminate()
     try:
-        process.wait(timeout=30)
+        process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -60,6 +60,7 @@ view = client.runs.watch(thread, assistant)
 view"""
 
 
+@pytest.mark.parametrize("app", ["JupyterLab", "Notebook 7"], indirect=True)
 def test_code_is_run_drawn_put_into_a_cell_and_its_file_downloaded(
     app: str, lab: Lab, notebook_page: Callable[..., NotebookPage]
 ) -> None:

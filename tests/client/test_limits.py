@@ -168,11 +168,16 @@ def test_a_list_of_large_objects_is_left_earlier() -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        'client.runs.list([f"thread_{i}" for i in range(20)])',
-        'client.runs.steps.list([f"run_{i}" for i in range(20)], "thread_1")',
-        'client.runs.steps.tool_calls("run_1", "thread_1")',
+        pytest.param('client.runs.list([f"thread_{i}" for i in range(20)])', id="runs of threads"),
+        pytest.param(
+            'client.runs.steps.list([f"run_{i}" for i in range(20)], "thread_1")',
+            id="steps of runs",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            'client.runs.steps.tool_calls("run_1", "thread_1")', id="tool calls", marks=pytest.mark.nightly
+        ),
     ],
-    ids=["runs of threads", "steps of runs", "tool calls"],
 )
 def test_lists_at_once_share_one_limit(what: str) -> None:
     call = {

@@ -173,8 +173,17 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "_POLL_FIRST", 0.0)
 
 
-@pytest.mark.parametrize("rejoins", [True, False], ids=["rejoining", "asking"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("scenario", "rejoins"),
+    [
+        pytest.param("stream_run", True, id="stream_run-rejoining"),
+        pytest.param("stream_run", False, id="stream_run-asking", marks=pytest.mark.nightly),
+        pytest.param("stream_file_search", True, id="stream_file_search-rejoining"),
+        pytest.param("stream_file_search", False, id="stream_file_search-asking"),
+        pytest.param("stream_tool_call", True, id="stream_tool_call-rejoining"),
+        pytest.param("stream_tool_call", False, id="stream_tool_call-asking", marks=pytest.mark.nightly),
+    ],
+)
 def test_cut_around_each_event(scenario: str, rejoins: bool) -> None:
     with kept(scenario, rejoins) as (client, run):
         whole = read(client, run.legs)

@@ -98,9 +98,7 @@ NOT_HELD_TO = {"alternatives that overlap", "a reference to nowhere"}
 @pytest.mark.parametrize(
     "name",
     [
-        name
-        if name in ("no parameters", "enum", "reference")
-        else pytest.param(name, marks=pytest.mark.nightly)
+        name if name in ("no parameters", "enum") else pytest.param(name, marks=pytest.mark.nightly)
         for name in FUNCTIONS
     ],
 )
@@ -129,7 +127,7 @@ def test_the_same_prompt_gets_the_same_answer(model: GGUF) -> None:
     assert answer(other, prompt).text != one.text
 
 
-@pytest.mark.parametrize("functions", [(), (WEATHER,)])
+@pytest.mark.parametrize("functions", [(), pytest.param((WEATHER,), marks=pytest.mark.nightly)])
 def test_max_completion_tokens(model: GGUF, functions: tuple[dict[str, Any], ...]) -> None:
     cut = answer(model, asked("Tell me a story about Oslo", *functions, max_completion_tokens=4))
     assert cut.finish is not None and cut.finish.reason == "length"

@@ -10,7 +10,7 @@ from served import ServerProcess
 SLOW = ("--words", "400", "--pause", "0.02")
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.nightly)])
 def test_a_run_that_was_cut_off_three_times_fails_at_the_next_start(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
@@ -42,7 +42,7 @@ def test_stops_in_good_order_are_not_counted(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "db", "--words", "60", "--pause", "0.05")
     assistant = server.api.post("/assistants", {"model": "slow"})["id"]
     run = server.api.post(f"/threads/{server.api.thread_with()}/runs", {"assistant_id": assistant})
-    for _ in range(5):
+    for _ in range(4):
         next(event for event in server.api.rejoin(run) if event.name == "thread.message.delta")
         assert server.stop() == 0
         server = ServerProcess(tmp_path / "db", "--words", "60", "--pause", "0.05")

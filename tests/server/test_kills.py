@@ -159,7 +159,7 @@ MESSAGE = {"role": "user", "content": "What should I wear in Oslo?"}
 ARGUMENTS = ("--words", str(WORDS), "--pause", "0.02", "--lifetime", "86400", "--attempts", "1000000")
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.nightly)])
 @pytest.mark.timeout(120 + 20 * KILLS)
 def test_whenever_it_is_killed_every_run_is_carried_on_once(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest

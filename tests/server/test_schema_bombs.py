@@ -40,7 +40,7 @@ def start(server: ServerProcess, schema: JSON, through: str) -> JSON:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("through", ["tools", "response_format"])
+@pytest.mark.parametrize("through", ["tools", pytest.param("response_format", marks=pytest.mark.nightly)])
 def test_a_bomb_fails_and_nobody_else_waits(tmp_path: Path, through: str) -> None:
     server = ServerProcess(tmp_path / "db", *ARGUMENTS)
     bombs = (
@@ -71,6 +71,7 @@ def test_a_bomb_fails_and_nobody_else_waits(tmp_path: Path, through: str) -> Non
     assert server.stop() == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(120)
 def test_a_server_that_is_killed_under_a_bomb_starts_again(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "db")

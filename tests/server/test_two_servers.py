@@ -149,7 +149,7 @@ def test_servers_go_on_when_postgresql_was_away(start: Start, database: str) -> 
     assert_both_go_on(one, other, waiting)
 
 
-@pytest.mark.parametrize("end", ["kill", "stop"])
+@pytest.mark.parametrize("end", ["kill", pytest.param("stop", marks=pytest.mark.nightly)])
 def test_the_living_carry_on_the_runs_of_the_dead(start: Start, end: str) -> None:
     one, other = start(pause=0.1), start(pause=0.1)
     runs = [started(one.api) for _ in range(5)]

@@ -284,7 +284,7 @@ def test_a_store_expires_after_its_last_use(api: Api, monkeypatch: pytest.Monkey
     assert api.delete(f"/vector_stores/{store['id']}")["deleted"]
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.nightly)])
 @pytest.mark.timeout(120 + 20 * KILLS)
 def test_a_server_that_is_killed_while_it_reads_finishes_and_stores_nothing_twice(
     tmp_path: Path, postgresql: NewDatabase, database: str

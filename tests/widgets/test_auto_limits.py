@@ -62,7 +62,7 @@ class Counter:
 LIMITS: dict[str, tuple[int, dict[str, int], int, str]] = {
     "rounds": (1, {}, MAX_ROUNDS, "50 times (max_rounds)"),
     "calls": (128, {}, MAX_CALLS // 128 * 128, "500 calls (max_calls)"),
-    "calls at once": (5_000, {}, 0, "500 calls (max_calls)"),
+    "calls at once": (501, {}, 0, "500 calls (max_calls)"),
     "rounds of one's own": (2, {"max_rounds": 3}, 6, "3 times (max_rounds)"),
     "calls of one's own": (2, {"max_calls": 5}, 4, "5 calls (max_calls)"),
 }
