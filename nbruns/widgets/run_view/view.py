@@ -58,6 +58,8 @@ FIRST_KEPT, NEXT_KEPT = 500, 3
 #: Parameters of a run that are not those of the next one.
 _ONCE = frozenset({"additional_messages", "additional_instructions", "metadata"})
 FORKED = "A fork: asked again in a new thread, on a copy of what was said before the question."
+#: Held by the view that renders its end: twenty threads that render at once would keep the kernel from handling clicks.
+_ENDING = threading.Lock()
 #: The most files of a conversation whose names and images are requested.
 _MAX_FILES_SHOWN = 50
 
@@ -567,10 +569,11 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._turns[-1].notes.append(("error", error_text(self._session.error)))
         if unused := unused_text(self._session.unused):
             self._turns[-1].notes.append(("note", unused))
-        self._paint()
-        self._page.cancellable = self._composer.busy = False
-        self._is_live = False
-        self._save()
+        with _ENDING:
+            self._paint()
+            self._page.cancellable = self._composer.busy = False
+            self._is_live = False
+            self._save()
         turn = self._turns[-1]
         unstored = any(not is_stored(message) for message in turn.question)
         if unstored or set(ids_of_files((), self.snapshot)) - self._requested:
