@@ -73,7 +73,8 @@ class BatchView:
 
             shown = pd.concat([self._rows, shown]).tail(_LATEST)
         self._rows = shown
-        self._latest.value = shown.to_html(index=False, escape=True, border=0)
+        told = shown.loc[:, (shown != "").any()]  # most batches have no errors
+        self._latest.value = told.to_html(index=False, escape=True, border=0, justify="left")
 
 
 def _in_short(value: Any) -> str:
