@@ -84,7 +84,7 @@ def test_code_is_run_drawn_put_into_a_cell_and_its_file_downloaded(
     assert "degrees" in download.value.path().read_text()
 
 
-def test_a_question_is_edited_in_a_fork(lab: Lab, notebook_page: Callable[..., NotebookPage]) -> None:
+def test_a_question_and_an_output_are_edited_in_forks(lab: Lab, notebook_page: Callable[..., NotebookPage]) -> None:
     path = lab.write_notebook("edited.ipynb", [ASK])
     page = notebook_page(path)
     page.run_cell(0)
@@ -100,3 +100,15 @@ def test_a_question_is_edited_in_a_fork(lab: Lab, notebook_page: Callable[..., N
     expect(saved.locator(".nbruns-said").last).to_have_text("What should I wear in Bergen?")
     expect(message).to_have_value("")
     page.screenshot("edited", page.cell(0))
+
+    saved.locator(".nbruns-call summary").last.click()
+    saved.get_by_role("button", name="Change").last.click()
+    expect(message).to_have_value("light rain, 3 °C")
+    expect(composer).to_contain_text("Changes the output of get_weather in a new thread")
+    page.screenshot("editing-output", page.cell(0))
+    message.fill("heavy snow")
+    message.press("Enter")
+    expect(saved).to_contain_text("with another output of get_weather", timeout=30_000)
+    expect(saved.locator(".nbruns-gave").last).to_have_text("heavy snow")
+    expect(message).to_have_value("")
+    page.screenshot("edited-output", page.cell(0))

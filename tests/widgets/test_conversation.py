@@ -132,6 +132,24 @@ def test_a_question_is_edited_in_a_fork_and_the_original_stays(client: Client) -
     assert view.run is not None and view.run.thread_id == second.thread_id
 
 
+def test_an_output_is_edited_in_a_fork(client: Client, sent: Sent) -> None:
+    assistant = client.assistants.create(model="demo", tools=[get_weather])
+    view = client.chat(assistant, tools=[get_weather])
+    first = view.send("What should I wear in Oslo?").wait(30)
+    [call] = view.snapshot.tool_calls
+    view._composer._handle_custom_msg({"output": call.id}, [])
+    [told] = [m["data"]["content"] for m in sent.of(view._composer) if "edit" in m["data"].get("content", {})]
+    assert told == {"edit": call.id, "text": "Light rain in Oslo", "name": "get_weather"}
+    compose(view, "Heavy snow", edits=call.id)
+    until(lambda: view._composer.sent == 1)
+    second = view.wait(30)
+    assert second.thread_id != first.thread_id
+    assert view.snapshot.tool_calls[0].output == "Heavy snow" and "Heavy snow" in view.snapshot.text
+    assert "with another output of get_weather" in view.to_html()
+    [kept] = client.runs.steps.tool_calls(first)["output"]
+    assert kept == "Light rain in Oslo"
+
+
 def test_an_output_that_a_fork_has_not_used_is_noted(client: Client, sent: Sent) -> None:
     assistant = client.assistants.create(model="demo", tools=[get_weather])
     thread = client.threads.create("What should I wear in Oslo?")

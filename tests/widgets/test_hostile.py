@@ -52,7 +52,15 @@ def test_nothing_but_text_comes_of_hostile_text(ending: str) -> None:
         html = to_html(transcript.blocks(snapshot, [("error", EVIL_NAME)], assistant=EVIL_NAME))
     seen = Seen(html)
     assert seen.tags <= TAGS | {"button"}
-    ours = {"onclick", "type", "aria-label", "data-nbruns-insert", "data-nbruns-file", "data-error"}
+    ours = {
+        "onclick",
+        "type",
+        "aria-label",
+        "data-nbruns-insert",
+        "data-nbruns-file",
+        "data-nbruns-output",
+        "data-error",
+    }
     assert seen.attributes <= ATTRIBUTES | ours
     assert seen.scripts <= {COPY_NEXT, COPY_ANSWER}
     assert all(re.match(r"https?://|mailto:|#nbruns-[\w-]+\Z", link) for link in seen.links)

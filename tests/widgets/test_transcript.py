@@ -216,7 +216,8 @@ def test_hostile_text_is_harmless_in_every_field() -> None:
         html = html.replace(copy_button(ours), "").replace(copy_button(ours, "Copy answer"), "")
     html = re.sub(
         r'<button type="button" class="nbruns-act" (data-nbruns-insert title="[^"]*">Insert as cell'
-        r'|data-nbruns-file="[^"]*" aria-label="[^"]*">Download)</button>',
+        r'|data-nbruns-file="[^"]*" aria-label="[^"]*">Download'
+        r'|data-nbruns-output="[^"]*" title="[^"]*">Change)</button>',
         "",
         html,
     )

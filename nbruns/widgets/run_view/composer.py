@@ -31,7 +31,7 @@ class Draft:
 
     text: str
     files: list[tuple[str, bytes]] = field(default_factory=list)
-    #: The id of the message that this one replaces in a fork.
+    #: The id of what this text replaces in a fork: a question, or the output of a call.
     edits: str | None = None
     model: str | None = None
 
@@ -60,10 +60,11 @@ class Composer(anywidget.AnyWidget):
         on_stop: Callable[[], object],
         on_models: Callable[[], object],
         on_download: Callable[[str], object],
+        on_output: Callable[[str], object],
         **traits: Any,
     ) -> None:
         self._on_send, self._on_stop, self._on_models = on_send, on_stop, on_models
-        self._on_download = on_download
+        self._on_download, self._on_output = on_download, on_output
         self._files: dict[str, bytearray] = {}
         self._lock = threading.Lock()
         super().__init__(**traits)
@@ -84,6 +85,8 @@ class Composer(anywidget.AnyWidget):
             self._on_models()
         elif isinstance(id := content.get("download"), str):
             self._on_download(id)
+        elif isinstance(id := content.get("output"), str):
+            self._on_output(id)
 
     def _take(self, key: str, piece: bytes) -> None:
         """Append a piece of a file: the page sends large ones in several messages."""
@@ -112,6 +115,10 @@ class Composer(anywidget.AnyWidget):
             self._files.clear()
         self.problem = ""
         self.sent += 1
+
+    def edit(self, id: str, text: str, name: str) -> None:
+        """Let the page edit the output of a call."""
+        self.send({"edit": id, "text": text, "name": name})
 
     def save(self, id: str, name: str, data: bytes) -> None:
         """Send a file to the page that has asked for it, which saves it under this name."""

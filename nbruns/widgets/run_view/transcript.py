@@ -366,7 +366,12 @@ def _part(label: str, html: str, kind: str = "", act: str = "") -> str:
 
 def _function_call(call: ToolCall) -> str:
     output = "" if call.output is None else pretty_json_html(call.output) or "(empty)"
-    return _part("Arguments", pretty_json_html(call.arguments)) + _part("Output", output, " nbruns-output")
+    change = (
+        f'<button type="button" class="nbruns-act" data-nbruns-output="{escape(call.id or "")}" '
+        'title="Go on from another output, in a new thread">Change</button>'
+    )
+    given = _part("Arguments", pretty_json_html(call.arguments))
+    return given + _part("Output", output, " nbruns-output", change if call.type == "function" else "")
 
 
 def _code_interpreter_call(call: ToolCall, files: Mapping[str, FileShown]) -> str:

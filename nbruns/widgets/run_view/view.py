@@ -16,7 +16,7 @@ import ipywidgets
 from nbruns.client.fork import unused_text
 from nbruns.client.runs import MAX_CALLS, MAX_ROUNDS
 from nbruns.errors import NbrunsError, TimeoutError, error_text
-from nbruns.objects import Assistant, Message, Run, Thread, items_of
+from nbruns.objects import Assistant, Message, Run, Thread, ToolCall, items_of
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import JSON, excerpt
 from nbruns.tools import Tool
@@ -58,6 +58,7 @@ FIRST_KEPT, NEXT_KEPT = 500, 3
 #: Parameters of a run that are not those of the next one.
 _ONCE = frozenset({"additional_messages", "additional_instructions", "metadata"})
 FORKED = "A fork: asked again in a new thread, on a copy of what was said before the question."
+FORKED_AT_CALL = "A fork: asked again in a new thread, with another output of {name}."
 #: Held by the view that renders its end: twenty threads that render at once would keep the kernel from handling clicks.
 _ENDING = threading.Lock()
 #: The most files of a conversation whose names and images are requested.
@@ -130,6 +131,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             on_stop=self._cancel_clicked,
             on_models=lambda: start_thread("nbruns-models", self._list_models),
             on_download=lambda id: start_thread("nbruns-download", partial(self._download, id)),
+            on_output=self._edit_output,
         )
         super().__init__([self._page, self._composer] if stream is not None else [self._composer])
         self.add_class("nbruns-view")
@@ -260,36 +262,59 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._begin(stream, [message_of(content, attachments)])
         return self
 
-    def fork(self, message: str | Message, text: str | None = None, *, model: str | None = None) -> RunView:
-        """Ask a question of this view again, with another text or another model, in a new thread.
+    def fork(
+        self, at: str | Message | ToolCall, text: str | None = None, *, model: str | None = None
+    ) -> RunView:
+        """Ask a question of this view again in a new thread: with another text, output of a call, or model.
 
         The conversation up to the question is copied (see `client.runs.fork`), the original stays as it is, and this
         view goes on in the new thread.
 
         Args:
-            message: The question, or its id.
-            text: What to ask instead. Default: the same.
+            at: The question, or a call of a function, or its id.
+            text: What to ask instead, or the output of the call instead. Default: the same.
             model: Another model. Default: that of the run.
 
         Raises:
             NbrunsError: The last run is active, or the server refuses the copy.
         """
-        id = message if isinstance(message, str) else message.id
+        id = at if isinstance(at, str) else at.id
         with self._sending:
             if self.is_active:
                 raise NbrunsError("The last run has not ended: wait for it, answer its form, or cancel() it.")
-            turn = next((t for t in self._turns if any(each.id == id for each in t.question)), self._turns[0])
+            called = self._called(id)
+            at_question = (t for t in self._turns if any(each.id == id for each in t.question))
+            turn = called[0] if called else next(at_question, self._turns[0])
             run = turn.session.run
             if run is None:
                 raise NbrunsError("The view doesn't know the run yet: the stream has not named it.")
-            known = next((each for each in (*turn.question, *self._earlier) if each.id == id), None)
-            if known is not None and text == known.text:
-                text = None
             params: JSON = {"model": model} if model else {}
-            stream = self._runs.fork_stream(run, at=id, message=text, **params)
-            shown = known.text if text is None and known is not None else text or ""
-            self._begin(stream, [message_of([{"type": "text", "text": shown}], [])], FORKED)
+            if called:
+                outputs = {} if text is None else {id: text}
+                stream = self._runs.fork_stream(run, outputs=outputs, **params)
+                asked, origin = (
+                    [each.text for each in turn.question],
+                    FORKED_AT_CALL.format(name=called[1].name),
+                )
+            else:
+                known = next((each for each in (*turn.question, *self._earlier) if each.id == id), None)
+                if known is not None and text == known.text:
+                    text = None
+                stream = self._runs.fork_stream(run, at=id, message=text, **params)
+                shown = known.text if text is None and known is not None else text or ""
+                asked, origin = [shown], FORKED
+            copies = [message_of([{"type": "text", "text": each}], []) for each in asked]
+            self._begin(stream, copies, origin)
         return self
+
+    def _called(self, id: str) -> tuple[Turn, ToolCall] | None:
+        """Return the call of that id, and the turn in which it was made."""
+        made = ((turn, call) for turn in self._turns for call in turn.snapshot.tool_calls)
+        return next((each for each in made if each[1].id == id), None)
+
+    def _edit_output(self, id: str) -> None:
+        if called := self._called(id):
+            self._composer.edit(id, called[1].output or "", called[1].name)
 
     def _hosted_tools(self) -> list[str]:
         tools = self._params.get("tools")

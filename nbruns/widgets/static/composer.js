@@ -1,7 +1,8 @@
 // The composer below a run. It keeps what is typed until Python has accepted it.
 // To Python: { file: key } with a buffer (one slice of a file), { remove: key }, { send: { text, files, edits, model } },
-// { stop: true }, { models: true }, { download: id of a file }.
-// From Python: { slice: id, ended, name } with a slice of a file as its buffer; a file that is refused has no name.
+// { stop: true }, { models: true }, { download: id of a file },
+// { output: id of a call }. From Python: { edit: id of a call, text, name }, its output to be edited;
+// { slice: id, ended, name } with a slice of a file as its buffer; a file that is refused has no name.
 
 const SLICE = 1 << 20;
 const MAX_BYTES = 64 * SLICE;
@@ -50,7 +51,10 @@ class Composer {
     };
     for (const name of ["busy", "hidden", "problem", "models", "model"]) on(`change:${name}`, () => this.show());
     on("change:sent", () => this.empty());
-    on("msg:custom", (message, buffers) => this.save(message, buffers));
+    on("msg:custom", (message, buffers) => {
+      if (message.edit) this.edit(message.edit, message.text, `Changes the output of ${message.name}`);
+      else this.save(message, buffers);
+    });
     this.text.addEventListener("input", () => this.changed());
     // JupyterLab would run the cell, or leave it.
     el.addEventListener("keydown", (event) => {
@@ -113,6 +117,8 @@ class Composer {
     if (insert) return insertCell(insert, insert.parentNode.nextElementSibling.innerText);
     const file = event.target.closest?.("[data-nbruns-file]");
     if (file) return this.download(file);
+    const output = event.target.closest?.("[data-nbruns-output]");
+    if (output && !this.model.get("busy")) return this.model.send({ output: output.dataset.nbrunsOutput });
     const button = event.target.closest?.("[data-nbruns-edit]");
     if (!button || this.model.get("busy")) return;
     const { nbrunsEdit, nbrunsText } = button.dataset;
@@ -144,14 +150,14 @@ class Composer {
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
   }
 
-  edit(id, text) {
+  edit(id, text, what = "Edits the question") {
     this.edits = id;
     this.text.value = text;
     this.note.replaceChildren();
     if (id) {
       const cancel = element("button", "", { type: "button" }, "Don’t edit");
       cancel.addEventListener("click", () => this.edit("", ""));
-      this.note.append(element("span", "", {}, "Edits the question in a new thread. This conversation stays as it is."), cancel);
+      this.note.append(element("span", "", {}, `${what} in a new thread. This conversation stays as it is.`), cancel);
     }
     this.note.hidden = !id;
     this.changed();
