@@ -143,16 +143,18 @@ _LINE_AFTER_TAG = re.compile(r"(</?(?:p|h\d|[uo]l|li|blockquote|table|thead|tbod
 _EMPHASIS = (("`", re.compile(r"`(?!\s)")), ("**", re.compile(r"\*\*(?!\s)[^*]*\Z")))
 
 
+_CLEANER = nh3.Cleaner(
+    tags=TAGS,
+    attributes=ATTRIBUTES,
+    url_schemes=set(LINKS),
+    link_rel="noopener noreferrer",
+    filter_style_properties={"text-align"},
+)
+
+
 def sanitised(html: str) -> str:
     """Sanitize HTML: keep only the tags and attributes that Markdown needs."""
-    return nh3.clean(
-        html,
-        tags=TAGS,
-        attributes=ATTRIBUTES,
-        url_schemes=set(LINKS),
-        link_rel="noopener noreferrer",
-        filter_style_properties={"text-align"},
-    )
+    return _CLEANER.clean(html)
 
 
 def _highlighted(code: str, language: str, _attributes: str) -> str:

@@ -17,6 +17,8 @@ from jupyter_client.session import json_packer
 sys.path.insert(0, str(Path(__file__).parents[1] / "widgets"))
 from scripted import ScriptedRuns, ScriptedStream, run_is, says
 
+import nbruns
+from nbruns.objects import Message
 from nbruns.widgets import session
 from nbruns.widgets.run_view.view import RunView
 from nbruns.widgets.session import LONGEST, PACE
@@ -123,3 +125,41 @@ def bench_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
         report(f"Markdown, {rate:,} tokens a second", text, *measured(monkeypatch, text, rate, haste))
     for rate, haste in ((50, 8), (1_000, 1)):
         report(f"code, {rate:,} tokens a second", CODE, *measured(monkeypatch, CODE, rate, haste))
+
+
+def turn(number: int) -> ScriptedStream:
+    """A run that says something of everything."""
+    id = f"run_{number}"
+    return ScriptedStream(
+        run_is("in_progress", id=id), *says(MIXED, id=f"msg_{number}"), run_is("completed", id=id)
+    )
+
+
+def bench_a_hundred_turns(tmp_path: Path) -> None:
+    """A thread of 100 questions and answers is opened in a view, and one of 100 turns is rendered anew."""
+    client = nbruns.local(tmp_path / "served")
+    assistant = client.assistants.create(model="demo")
+    messages = [{"role": role, "content": text} for text in [MIXED] * 100 for role in ("user", "assistant")]
+    thread = client.threads.create(messages[:100])
+    for message in messages[100:]:
+        client.messages.create(thread, message["content"], role=message["role"])
+    print("\nseconds")
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        view = client.chat(assistant, thread)
+        while "earlier messages" not in view.to_html():
+            time.sleep(0.001)
+        taken.append(time.perf_counter() - began)
+    print(f"{min(taken):.3f} open a thread of 200 messages, {len(view.to_html()) / 1e6:.1f} MB of HTML")
+    many = RunView(ScriptedRuns(), turn(0))
+    many.wait()
+    for number in range(1, 100):
+        many._begin(
+            turn(number), [Message({"id": f"asked_{number}", "role": "user", "content": "And then?"})]
+        )
+        many.wait()
+    began = time.perf_counter()
+    size = len(many.to_html())
+    print(f"{time.perf_counter() - began:.3f} render 100 turns, {size / 1e6:.1f} MB of HTML")
+    client.server.stop()

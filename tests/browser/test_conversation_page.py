@@ -84,7 +84,9 @@ def test_code_is_run_drawn_put_into_a_cell_and_its_file_downloaded(
     assert "degrees" in download.value.path().read_text()
 
 
-def test_a_question_and_an_output_are_edited_in_forks(lab: Lab, notebook_page: Callable[..., NotebookPage]) -> None:
+def test_a_question_and_an_output_are_edited_in_forks(
+    lab: Lab, notebook_page: Callable[..., NotebookPage]
+) -> None:
     path = lab.write_notebook("edited.ipynb", [ASK])
     page = notebook_page(path)
     page.run_cell(0)

@@ -116,6 +116,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._sending = threading.Lock()
         self._turns: list[Turn] = []
         self._earlier: list[Message] = []
+        self._earlier_known, self._earlier_shown = (0, 0), list[Block]()
         self._files: dict[str, FileShown] = {}
         self._requested: set[str] = set()  # of files
         self._action: Action | None = None  # that the form is for
@@ -386,9 +387,17 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         """The blocks of all turns: one head, that of the last run."""
         blocks = [self._blocks(turn, notes if turn is self._turns[-1] else []) for turn in self._turns]
         bodies = chain.from_iterable(turn[1:] for turn in blocks)
-        earlier = [earlier_block(self._earlier, self._files)] if self._earlier else []
+        earlier = self._earlier_blocks()
         head = blocks[-1][0] if blocks else Block("head", "head", assistant_html(self._name))
         return [head, *earlier, *bodies]
+
+    def _earlier_blocks(self) -> list[Block]:
+        """The conversation before the first turn, folded. It is rendered again only when more is known of it."""
+        known = len(self._earlier), len(self._files)
+        if known != self._earlier_known:
+            self._earlier_known = known
+            self._earlier_shown = [earlier_block(self._earlier, self._files)] if self._earlier else []
+        return self._earlier_shown
 
     def _blocks(self, turn: Turn, notes: list[tuple[str, str]]) -> list[Block]:
         return turn.blocks(notes, self._name, self._files)
@@ -441,7 +450,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         before = self._turns[:-1]
         bodies = chain.from_iterable(self._blocks(turn, [])[1:] for turn in before)
         head, *body = self._blocks(live, notes)
-        earlier = [earlier_block(self._earlier, self._files)] if self._earlier else []
+        earlier = self._earlier_blocks()
         return to_html([head, *earlier, *bodies], body, self._displays.mark)
 
     def __repr__(self) -> str:
@@ -574,7 +583,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             run, turn = self.run, self._turns[-1]
             blocks = self._blocks(turn, [])
             if self._is_first_live and self._earlier:
-                blocks.insert(1, earlier_block(self._earlier, self._files))
+                blocks[1:1] = self._earlier_blocks()
             self._page.show(blocks)
             self._page.cancellable = run is not None and not run.is_terminal and run.status != "cancelling"
             self._keep()
