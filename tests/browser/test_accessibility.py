@@ -49,6 +49,14 @@ for view in (streaming, asking, failed, broken):
     view._ipython_display_()
 """
 
+#: The table, with a failed run.
+TABLE = """
+import nbruns
+run = {"id": "run_1", "thread_id": "thread_1", "assistant_id": "asst_1", "model": "demo", "status": "failed",
+       "created_at": 1_790_000_000, "last_error": {"code": "server_error", "message": "Out of order."}}
+table = nbruns.RunsTable(nbruns.Client("http://127.0.0.1:9/v1", max_retries=0), runs=[nbruns.objects.Run(run)])
+table"""
+
 
 @pytest.fixture(scope="module")
 def axe() -> str:
@@ -64,19 +72,26 @@ def axe() -> str:
 def test_nothing_serious_stands_in_anybodys_way(
     axe: str, lab: Lab, notebook_page: Callable[..., NotebookPage]
 ) -> None:
-    page = notebook_page(lab.write_notebook("access.ipynb", [CELL]))
+    page = notebook_page(lab.write_notebook("access.ipynb", [CELL, TABLE]))
     page.page.set_viewport_size({"width": 1200, "height": 2600})
     page.run_cell(0)
     output = page.output(0)
     submit = output.get_by_role("button", name="Submit")
     submit.click()
     expect(output.locator(".nbruns-form").get_by_role("alert").first).to_be_visible()
+    page.run_cell(1)
+    table = page.output(1)
+    table.locator(".nbruns-body [role=row]").first.click()
+    expect(table.get_by_label("Run details")).to_be_visible()
+    table.get_by_role("button", name="Choose columns").click()
+    expect(table.get_by_role("group", name="Columns")).to_be_visible()
     page.page.evaluate(axe)
     for theme in ("Light", "Dark"):
         page.set_theme(f"JupyterLab {theme}")
         page.page.locator("#jupyterlab-splash").wait_for(state="detached")
         page.screenshot(f"access-{theme}", page.cell(0))
-        found = page.page.evaluate(RUN_AXE, [".nbruns-view", ".nbruns-saved"])
+        page.screenshot(f"access-table-{theme}", page.cell(1))
+        found = page.page.evaluate(RUN_AXE, [".nbruns-view", ".nbruns-saved", ".nbruns-runs"])
         assert found["serious"] == []
         assert found["seen"] > 60  # texts, which axe has looked at
 
