@@ -91,6 +91,15 @@ def test_nothing_serious_stands_in_anybodys_way(
         page.page.locator("#jupyterlab-splash").wait_for(state="detached")
         page.screenshot(f"access-{theme}", page.cell(0))
         page.screenshot(f"access-table-{theme}", page.cell(1))
+        menu = table.get_by_role("group", name="Columns").bounding_box()
+        button = table.get_by_role("button", name="Choose columns").bounding_box()
+        assert menu and button  # side by side, though the page has been scrolled
+        assert (
+            min(
+                abs(menu["y"] - button["y"] - button["height"]), abs(button["y"] - menu["y"] - menu["height"])
+            )
+            < 8
+        )
         found = page.page.evaluate(RUN_AXE, [".nbruns-view", ".nbruns-saved", ".nbruns-runs"])
         assert found["serious"] == []
         assert found["seen"] > 60  # texts, which axe has looked at

@@ -221,10 +221,15 @@ class Chooser {
     this.root = element("div", "nbruns-chooser", {}, this.button, this.menu);
     this.root.hidden = !this.menu.showPopover;
     this.open = false;
+    this.follow = ({ target }) => (target === window || !this.menu.contains(target)) && this.place();
     this.menu.addEventListener("beforetoggle", (event) => event.newState === "open" && this.fill());
     this.menu.addEventListener("toggle", (event) => {
       this.open = event.newState === "open";
-      if (this.open) this.place();
+      // It is above the page, which may be scrolled meanwhile.
+      for (const name of ["scroll", "resize"]) window[this.open ? "addEventListener" : "removeEventListener"](name, this.follow, true);
+      if (!this.open) return;
+      this.place();
+      if (!this.menu.contains(document.activeElement)) this.menu.querySelector("input").focus({ preventScroll: true });
     });
     this.menu.addEventListener("keydown", (event) => event.key !== "Escape" && event.stopPropagation());
   }
@@ -259,7 +264,6 @@ class Chooser {
     this.menu.style.left = `${Math.max(4, button.right - menu.width)}px`;
     this.menu.style.top = above ? "auto" : `${button.bottom + 4}px`;
     this.menu.style.bottom = above ? `${window.innerHeight - button.top + 4}px` : "auto";
-    if (!this.menu.contains(document.activeElement)) this.menu.querySelector("input").focus();
   }
 
   choose(name, wanted) {
