@@ -341,6 +341,11 @@ def test_the_files_of_an_assistant_are_those_of_all_its_tools(
     assert after["code_interpreter"] == {"file_ids": [other]}
     assert api.get(f"/vector_stores/{after['file_search']['vector_store_ids'][0]}/files")["data"] == []
     assert [each["id"] for each in api.get(f"{path}/files")["data"]] == [other]
+    # The resources of other tools name none.
+    api.post(path, {"tool_resources": {"mcp": [], "code_interpreter": {"file_ids": [other]}}})
+    assert [each["id"] for each in api.get(f"{path}/files")["data"]] == [other]
+    assert api.delete(f"{path}/files/{other}")["deleted"]
+    assert api.get(f"{path}/files")["data"] == []
 
 
 def test_more_of_a_function_than_the_api_has_is_left_out(api: Api) -> None:

@@ -92,6 +92,8 @@ def assistant_file_ids(conn: sa.Connection, assistant: JSON) -> list[str]:
     """Return the ids of the files of an assistant's tools, as the first version of the API has them."""
     found: dict[str, None] = {}
     for given in assistant["tool_resources"].values():
+        if not isinstance(given, dict):  # they name neither files nor vector stores
+            continue
         found |= dict.fromkeys(given.get("file_ids") or [])
         for store_id in given.get("vector_store_ids") or []:
             found |= dict.fromkeys(files.ids_of(conn, store_id))
@@ -111,6 +113,8 @@ def remove_assistant_file(tx: Transaction, assistant: JSON, file_id: str) -> Non
     """Take a file from the tools of an assistant; the file itself stays."""
     resources = dict(assistant["tool_resources"])
     for tool, given in resources.items():
+        if not isinstance(given, dict):
+            continue
         if file_id in (given.get("file_ids") or []):
             resources[tool] = given | {"file_ids": [id for id in given["file_ids"] if id != file_id]}
         for store_id in given.get("vector_store_ids") or []:
