@@ -71,8 +71,13 @@ def test_what_the_model_cites_becomes_annotations(api: Api, script: Scripts) -> 
         (each["type"], each["text"], text[each["start_index"] : each["end_index"]], each["file_citation"])
         for each in said["annotations"]
     ] == [
-        ("file_citation", "【0:0†text0.txt】", "【0:0†text0.txt】", {"file_id": oslo}),
-        ("file_citation", "【0:0】", "【0:0】", {"file_id": oslo}),
+        (
+            "file_citation",
+            "【0:0†text0.txt】",
+            "【0:0†text0.txt】",
+            {"file_id": oslo, "quote": OSLO.decode()},
+        ),
+        ("file_citation", "【0:0】", "【0:0】", {"file_id": oslo, "quote": OSLO.decode()}),
     ]
     [_, step] = api.get(f"{api.run_path(run)}/steps")["data"]
     [call] = step["step_details"]["tool_calls"]
@@ -263,6 +268,84 @@ def test_file_ids_replace_the_files_of_the_tools_that_take_some(
     assert files_of(api.post(path, {"name": "The same files"})) == now
     assert files_of(api.post(path, {"file_ids": []})) == {"code_interpreter": [file]}
     assert api.post(path, {"tool_resources": None})["tool_resources"] == {}
+
+
+def test_the_files_of_assistants_and_messages_of_the_first_version(api: Api, script: Scripts) -> None:
+    file, other = uploaded(api, OSLO, "a.txt")["id"], uploaded(api, CATS, "b.txt")["id"]
+    scripted = script(searching("Oslo", "cat"), ANSWER)
+    assistant = scripted.assistant(tools=[TOOL])
+    path = f"/assistants/{assistant}/files"
+    assert api.get(path)["data"] == []
+    for id in (file, other, other):
+        added = api.post(path, {"file_id": id})
+        made = api.get(f"/files/{id}")["created_at"]
+        assert added == {
+            "id": id,
+            "object": "assistant.file",
+            "created_at": made,
+            "assistant_id": assistant,
+        }
+        assert api.get(f"{path}/{id}") == added
+    page = api.get(f"{path}?limit=1&order=asc")
+    assert ([each["id"] for each in page["data"]], page["has_more"]) == ([file], True)
+    assert [each["id"] for each in api.get(f"{path}?order=asc&after={file}")["data"]] == [other]
+    message = {"role": "user", "content": "Where?", "file_ids": [file]}
+    thread = api.post("/threads", {"messages": [message]})["id"]
+    [asked] = api.get(f"/threads/{thread}/messages")["data"]
+    attached = f"/threads/{thread}/messages/{asked['id']}/files"
+    [of_message] = api.get(attached)["data"]
+    assert (
+        of_message.items()
+        >= {
+            "id": file,
+            "object": "thread.message.file",
+            "message_id": asked["id"],
+        }.items()
+    )
+    assert api.get(f"{attached}/{file}") == of_message
+    # They are what the assistant searches.
+    run = api.until(api.post(f"/threads/{thread}/runs", {"assistant_id": assistant}), "completed")
+    step = api.get(f"{api.run_path(run)}/steps")["data"][-1]
+    results = step["step_details"]["tool_calls"][0]["file_search"]["results"]
+    assert {each["file_id"] for each in results} == {file, other}
+    gone = {"id": file, "object": "assistant.file.deleted", "deleted": True}
+    assert api.delete(f"{path}/{file}") == gone
+    assert [each["id"] for each in api.get(path)["data"]] == [other]
+    assert api.get(f"/files/{file}")["id"] == file
+    for method, where, body, status in (
+        ("DELETE", f"{path}/{file}", None, 404),
+        ("GET", f"{path}/{file}", None, 404),
+        ("GET", f"{attached}/{other}", None, 404),
+        ("GET", f"{attached.replace(asked['id'], 'msg_x')}", None, 404),
+        ("GET", "/assistants/asst_x/files", None, 404),
+        ("POST", "/assistants/asst_x/files", {"file_id": file}, 404),
+        ("POST", path, {"file_id": "file-abc"}, 400),
+        ("POST", path, {}, 400),
+    ):
+        assert api.refused(method, where, body)[0] == status, (method, where)
+
+
+def test_the_files_of_an_assistant_are_those_of_all_its_tools(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A server that offers both; nothing is run here.
+    monkeypatch.setitem(TOOLS, "code_interpreter", TOOLS.get("code_interpreter", TOOLS["file_search"]))
+    file, other = uploaded(api, OSLO, "a.txt")["id"], uploaded(api, CATS, "b.txt")["id"]
+    path = "/assistants/" + api.post("/assistants", {"model": "demo", "file_ids": [file]})["id"]
+    api.post(path, {"tools": [{"type": "code_interpreter"}]})
+    api.post(f"{path}/files", {"file_id": other})
+    assert api.get(path)["tool_resources"]["code_interpreter"] == {"file_ids": [file, other]}
+    assert {each["id"] for each in api.get(f"{path}/files")["data"]} == {file, other}
+    api.delete(f"{path}/files/{file}")
+    after = api.get(path)["tool_resources"]
+    assert after["code_interpreter"] == {"file_ids": [other]}
+    assert api.get(f"/vector_stores/{after['file_search']['vector_store_ids'][0]}/files")["data"] == []
+    assert [each["id"] for each in api.get(f"{path}/files")["data"]] == [other]
+    # The resources of other tools name none.
+    api.post(path, {"tool_resources": {"mcp": [], "code_interpreter": {"file_ids": [other]}}})
+    assert [each["id"] for each in api.get(f"{path}/files")["data"]] == [other]
+    assert api.delete(f"{path}/files/{other}")["deleted"]
+    assert api.get(f"{path}/files")["data"] == []
 
 
 def test_more_of_a_function_than_the_api_has_is_left_out(api: Api) -> None:

@@ -29,6 +29,13 @@ EXTRAS = {
     ("GET", "/v1/run_batches/{batch_id}/runs"),
     ("POST", "/v1/run_batches/{batch_id}/cancel"),
     ("POST", "/v1/bulk"),
+    # Of the first version of the API.
+    ("POST", "/v1/assistants/{assistant_id}/files"),
+    ("GET", "/v1/assistants/{assistant_id}/files"),
+    ("GET", "/v1/assistants/{assistant_id}/files/{file_id}"),
+    ("DELETE", "/v1/assistants/{assistant_id}/files/{file_id}"),
+    ("GET", "/v1/threads/{thread_id}/messages/{message_id}/files"),
+    ("GET", "/v1/threads/{thread_id}/messages/{message_id}/files/{file_id}"),
 }
 LIMITS = ("minimum", "maximum", "maxLength", "minItems", "maxItems", "enum", "default")
 #: Limits of the reference that are not ours: left out, the model decides how hard it thinks, as was recorded.

@@ -21,6 +21,8 @@ RESULTS, FEW_RESULTS = 20, 2
 MAX_RESULTS = 50
 #: The most queries of one call, and characters of a query.
 MAX_QUERIES, MAX_QUERY = 5, 1000
+#: Characters of a passage that a citation quotes.
+MAX_QUOTE = 300
 RANKING: JSON = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
 #: What a prompt says of attachments, on lines of their own.
 _ATTACHED = re.compile(r"\n?\[attached file [^\n]*\]")
@@ -188,5 +190,10 @@ def _citations(text: str, details: Sequence[JSON]) -> Iterator[JSON]:
                 "text": mark[0],
                 "start_index": mark.start(),
                 "end_index": mark.end(),
-                "file_citation": {"file_id": results[at]["file_id"]},
+                # Current descriptions of messages have no quote, but those of their deltas do, and older clients and
+                # programs read it.
+                "file_citation": {
+                    "file_id": results[at]["file_id"],
+                    "quote": excerpt(results[at]["content"][0]["text"], MAX_QUOTE),
+                },
             }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -72,10 +71,8 @@ def assistant_resources(tx: Transaction, params: JSON, before: JSON | None = Non
     if ids is None:
         return resolved
     check_files(tx.conn, ids, "file_ids")
-    there = [tool for tool in hosted.FILE_TOOLS if hosted.offered(tool)]
-    tools = [tool["type"] for tool in (now["tools"] if params.get("tools") is None else params["tools"])]
     resolved = dict(resolved)
-    for tool in [tool for tool in there if tool in tools] or there:
+    for tool in _file_tools(now["tools"] if params.get("tools") is None else params["tools"]):
         resolved.pop(tool, None)
         if ids and tool == "file_search":
             made = vector_stores.create(tx, {"file_ids": list(dict.fromkeys(ids))})
@@ -83,6 +80,64 @@ def assistant_resources(tx: Transaction, params: JSON, before: JSON | None = Non
         elif ids:
             resolved[tool] = {"file_ids": list(dict.fromkeys(ids))}
     return resolved
+
+
+def _file_tools(tools: Sequence[JSON]) -> list[str]:
+    """Return those of an assistant's tools that take files; all that there are if it has none."""
+    there = [tool for tool in hosted.FILE_TOOLS if hosted.offered(tool)]
+    return [tool for tool in there if any(each["type"] == tool for each in tools)] or there
+
+
+def assistant_file_ids(conn: sa.Connection, assistant: JSON) -> list[str]:
+    """Return the ids of the files of an assistant's tools, as the first version of the API has them."""
+    found: dict[str, None] = {}
+    for given in assistant["tool_resources"].values():
+        if not isinstance(given, dict):  # they name neither files nor vector stores
+            continue
+        found |= dict.fromkeys(given.get("file_ids") or [])
+        for store_id in given.get("vector_store_ids") or []:
+            found |= dict.fromkeys(files.ids_of(conn, store_id))
+    return list(found)
+
+
+def add_assistant_file(tx: Transaction, assistant: JSON, file_id: str) -> None:
+    """Give a file to the tools of an assistant that take some, beside those that they have."""
+    check_files(tx.conn, [file_id], "file_id")
+    resources = dict(assistant["tool_resources"])
+    for tool in _file_tools(assistant["tools"]):
+        resources[tool] = _with_files(tx, tool, resources.get(tool) or {}, [file_id])
+    store.put(tx.conn, store.assistants, assistant | {"tool_resources": resources})
+
+
+def remove_assistant_file(tx: Transaction, assistant: JSON, file_id: str) -> None:
+    """Take a file from the tools of an assistant; the file itself stays."""
+    resources = dict(assistant["tool_resources"])
+    for tool, given in resources.items():
+        if not isinstance(given, dict):
+            continue
+        if file_id in (given.get("file_ids") or []):
+            resources[tool] = given | {"file_ids": [id for id in given["file_ids"] if id != file_id]}
+        for store_id in given.get("vector_store_ids") or []:
+            files.remove(tx, store_id, file_id)
+    store.put(tx.conn, store.assistants, assistant | {"tool_resources": resources})
+
+
+def _with_files(
+    tx: Transaction, tool: str, given: JSON, ids: Sequence[str], expires_after: JSON | None = None
+) -> JSON:
+    """Return the resources of a tool with more files.
+
+    Files to be searched go into its vector store, which is made if it has none.
+    """
+    if tool != "file_search":
+        return given | {"file_ids": list(dict.fromkeys([*(given.get("file_ids") or []), *ids]))}
+    if given.get("vector_store_ids"):
+        store_id = given["vector_store_ids"][0]
+        known = files.files_of(tx.conn, store_id, ids)
+        vector_stores.add_files(tx, store_id, [{"file_id": id} for id in ids if id not in known])
+        return given
+    made = vector_stores.create(tx, {"file_ids": ids, "expires_after": expires_after})
+    return given | {"vector_store_ids": [made["id"]]}
 
 
 def attach(tx: Transaction, thread: JSON, messages: Sequence[JSON]) -> JSON:
@@ -98,19 +153,10 @@ def attach(tx: Transaction, thread: JSON, messages: Sequence[JSON]) -> JSON:
             part["image_file"]["file_id"] for part in message["content"] if part["type"] == "image_file"
         ]
         check_files(tx.conn, images, "content.image_file.file_id")
-    resources: dict[str, Any] = {name: dict(value) for name, value in thread["tool_resources"].items()}
+    resources: JSON = dict(thread["tool_resources"])
+    expiry = {"anchor": "last_active_at", "days": vector_stores.ATTACHMENT_DAYS}
     for tool, ids in _attached(messages).items():
-        own = resources.setdefault(tool, {})
-        if tool != "file_search":
-            own["file_ids"] = list(dict.fromkeys([*(own.get("file_ids") or []), *ids]))
-        elif own.get("vector_store_ids"):
-            store_id = own["vector_store_ids"][0]
-            known = files.files_of(tx.conn, store_id, ids)
-            vector_stores.add_files(tx, store_id, [{"file_id": id} for id in ids if id not in known])
-        else:
-            expiry = {"anchor": "last_active_at", "days": vector_stores.ATTACHMENT_DAYS}
-            made = vector_stores.create(tx, {"file_ids": ids, "expires_after": expiry})
-            own["vector_store_ids"] = [made["id"]]
+        resources[tool] = _with_files(tx, tool, resources.get(tool) or {}, ids, expiry)
     if resources != thread["tool_resources"]:
         thread = thread | {"tool_resources": resources}
         store.put(tx.conn, store.threads, thread)

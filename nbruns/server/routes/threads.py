@@ -23,18 +23,20 @@ from nbruns.server.schemas.threads import (
     DeleteMessageResponse,
     DeleteThreadResponse,
     ListMessagesQuery,
+    MessageFileObject,
     MessageObject,
     ModifyRequest,
     ModifyThreadRequest,
     SearchMessagesQuery,
     ThreadObject,
 )
-from nbruns.server.storage import store
+from nbruns.server.storage import files, store
 from nbruns.text import JSON
 
 _THREAD = "/v1/threads/{thread_id}"
 _MESSAGES = _THREAD + "/messages"
 _MESSAGE = _MESSAGES + "/{message_id}"
+_FILES = _MESSAGE + "/files"
 
 
 @operation("POST", "/v1/threads", ThreadObject, CreateThreadRequest)
@@ -112,6 +114,37 @@ async def delete_message(call: Call) -> JSON:
     id = call.path["message_id"]
     await delete_object(call, store.messages, "message", id, thread_id=call.thread_id)
     return DeleteMessageResponse.new(id=id)
+
+
+# The files of a message, as the first version of the API has them: those that are attached to it.
+
+
+@operation("GET", _FILES, Page[MessageFileObject], query=ListQuery)
+async def list_message_files(call: Call) -> JSON:
+    found, more = await call.db.read(
+        store.listed, files.files, asked_page(call), {"id": await _attached(call)}
+    )
+    return page_of([_message_file(call, file) for file in found], more)
+
+
+@operation("GET", _FILES + "/{file_id}", MessageFileObject)
+async def get_message_file(call: Call) -> JSON:
+    id = call.path["file_id"]
+    if id not in await _attached(call):
+        raise not_found("file", id)
+    return _message_file(call, await get_object(call, files.files, "file", id))
+
+
+async def _attached(call: Call) -> list[str]:
+    id = call.path["message_id"]
+    message = await get_object(call, store.messages, "message", id, thread_id=call.thread_id)
+    return [each["file_id"] for each in message["attachments"]]
+
+
+def _message_file(call: Call, file: JSON) -> JSON:
+    return MessageFileObject.new(
+        id=file["id"], created_at=file["created_at"], message_id=call.path["message_id"]
+    )
 
 
 def changed_fields(call: Call) -> JSON:

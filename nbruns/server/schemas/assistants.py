@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nbruns.server.schemas.base import Chars, Id, Metadata, Object, Text, Time, empty
+from nbruns.server.schemas.base import Chars, Id, Metadata, Object, Schema, Text, Time, empty
 from nbruns.server.schemas.tools import (
     AssistantToolsFunction,
     HostedTool,
@@ -53,6 +53,25 @@ class AssistantObject(Object):
     tool_resources: ToolResourcesObject = Field(default_factory=empty)
     metadata: Metadata = Field(default_factory=dict)
     response_format: ResponseFormat = "auto"
+
+
+class CreateAssistantFileRequest(Schema):
+    file_id: Id
+
+
+class AssistantFileObject(Object):
+    """A file of an assistant, as the first version of the API has it."""
+
+    id: str
+    object: Literal["assistant.file"] = "assistant.file"
+    created_at: Time
+    assistant_id: str
+
+
+class DeleteAssistantFileResponse(Object):
+    id: str
+    object: Literal["assistant.file.deleted"] = "assistant.file.deleted"
+    deleted: Literal[True] = True
 
 
 class DeleteAssistantResponse(Object):

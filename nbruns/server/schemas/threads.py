@@ -183,6 +183,15 @@ class MessageObject(Object):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class MessageFileObject(Object):
+    """A file of a message, as the first version of the API has it."""
+
+    id: str
+    object: Literal["thread.message.file"] = "thread.message.file"
+    created_at: Time
+    message_id: str
+
+
 class DeleteMessageResponse(Object):
     id: str
     object: Literal["thread.message.deleted"] = "thread.message.deleted"

@@ -123,6 +123,14 @@ def files_of(conn: sa.Connection, store_id: str, ids: Collection[str]) -> set[st
     return set(conn.scalars(query))
 
 
+def ids_of(conn: sa.Connection, store_id: str) -> list[str]:
+    """Return the ids of the files of a vector store, oldest first."""
+    table = vector_store_files.c
+    return list(
+        conn.scalars(sa.select(table.id).where(table.vector_store_id == store_id).order_by(table.seq))
+    )
+
+
 def filenames(conn: sa.Connection, ids: Collection[str]) -> dict[str, str]:
     """Return the names of files by id."""
     rows = conn.execute(sa.select(files.c.id, files.c.body).where(files.c.id.in_(ids)))

@@ -234,7 +234,7 @@ def delete_thread(tx: Transaction, thread_id: str) -> bool:
 
 
 def listed(
-    conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str] | None = None
+    conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str | list[str]] | None = None
 ) -> tuple[list[JSON], bool]:
     """Return a page of objects, and whether more follow."""
     query, backwards = _on_page(conn, table, page, where)
@@ -270,7 +270,7 @@ def _text_of(message: JSON) -> str:
 
 
 def _on_page(
-    conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str] | None
+    conn: sa.Connection, table: sa.Table, page: Page, where: Mapping[str, str | list[str]] | None
 ) -> tuple[sa.Select[Any], bool]:
     """Return the query of a page's objects without its limit, and whether it reads the page backwards."""
     query = sa.select(table.c.body).where(*matches(table, where or {}))
@@ -346,7 +346,7 @@ def _beyond(
     table: sa.Table,
     id: str,
     param: str,
-    where: Mapping[str, str] | None,
+    where: Mapping[str, str | list[str]] | None,
     *,
     older: bool,
 ) -> sa.ColumnElement[bool]:
@@ -608,9 +608,12 @@ def now() -> int:
     return int(time.time())
 
 
-def matches(table: sa.Table, owner: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions that columns have these values."""
-    return [table.c[name] == value for name, value in owner.items()]
+def matches(table: sa.Table, owner: Mapping[str, str | list[str]]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that columns have these values, or one of those in a list."""
+    return [
+        table.c[name].in_(value) if isinstance(value, list) else table.c[name] == value
+        for name, value in owner.items()
+    ]
 
 
 def _row(table: sa.Table, body: JSON, columns: Mapping[str, Any]) -> JSON:
