@@ -21,6 +21,7 @@ CLIENT = """import nbruns
 
 def get_weather(city: str) -> str:
     "The weather in a city."
+    print(f"called for {city}")
     return "light rain, 3 °C"
 
 client = nbruns.local()
@@ -170,12 +171,13 @@ def test_marimo_streams_and_goes_on(marimo: tuple[str, Path], open_page: OpenPag
     page.screenshot(path=ARTEFACTS / "marimo-light.png")
 
     # The buttons of the transcript reach the composer, which marimo renders apart.
-    chat.get_by_role("button", name="Edit").last.click()
+    chat.get_by_role("button", name="Edit").first.click()
     message = page.locator(".nbruns-composer").nth(1).get_by_label("Message")
-    expect(message).to_have_value("And in Bergen?")
+    expect(message).to_have_value("What should I wear in Oslo?")
     ask(page, "And in Alta?", 1)
     expect(chat).to_contain_text("A fork: asked again")
     expect(chat.locator(".nbruns-said").last).to_have_text("And in Alta?")
+    expect(chat.locator(".nbruns-said").last).to_be_in_viewport()
     expect(chat.get_by_role("status")).to_have_text("completed")
     page.emulate_media(color_scheme="dark")
     page.screenshot(path=ARTEFACTS / "marimo-dark.png")
@@ -217,6 +219,8 @@ def test_marimo_waits_and_is_answered_in_code(marimo: tuple[str, Path], open_pag
     expect(asked.locator(".nbruns-note")).to_have_count(0)
     expect(apart.get_by_role("status")).to_have_text("completed")
     expect(apart.get_by_role("button", name="Retry")).to_be_visible()
+    # What a function prints is below the cell whose run has called it.
+    expect(page.locator(".marimo-cell").last).to_contain_text("called for Alta")
 
 
 def test_voila_converses_and_answers(voila: str, open_page: OpenPage, trouble: Trouble) -> None:

@@ -148,6 +148,9 @@ class View {
     ids.forEach((id) => this.draw(id, this.store.blocks.get(id)));
     if (this.nodes.size !== this.store.order.length || ids === this.store.order) this.arrange();
     this.el.hidden = !this.store.order.length; // nothing has been asked yet
+    const asked = this.store.order.filter((id) => this.store.blocks.get(id)?.[1] === "user").length;
+    if (asked > (this.asked ?? 0)) this.follows = true; // whoever asks wants to see the answer
+    this.asked = asked;
     this.tick();
   }
 
