@@ -439,8 +439,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             else:
                 self._displays.show({**self._widget(), "text/plain": repr(self)}, {})
             self._kept = (False, 0)
-            if self._turns:
-                self._paint()  # what is HTML now is no longer in the page
+            if self._displays and self._is_live and not self._is_first_live:
+                self._page.show(self._blocks(self._turns[-1], []))  # the others are HTML now
 
     @property
     def _is_first_live(self) -> bool:
