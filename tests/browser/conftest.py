@@ -6,11 +6,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from lab import Lab, NotebookPage, Trouble, running_lab
+from lab import Lab, NotebookPage, Trouble, need, running_lab
 from playwright.sync_api import Browser, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -82,11 +81,8 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
 @pytest.fixture(params=["JupyterLab", pytest.param("Notebook 7", marks=pytest.mark.nightly)])
 def app(request: pytest.FixtureRequest) -> str:
     """The front ends, one after the other."""
-    if request.param == "Notebook 7" and find_spec("notebook") is None:
-        missing = "Notebook 7 is not installed"
-        if os.environ.get("NBRUNS_REQUIRE_BROWSER") == "1":
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
+    if request.param == "Notebook 7":
+        need("notebook", "Notebook 7")
     return str(request.param)
 
 

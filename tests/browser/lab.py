@@ -18,11 +18,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import nbformat
+import pytest
 import requests
 from playwright.sync_api import ConsoleMessage, Error, Locator, Page, Request, WebSocket
 
@@ -121,6 +123,15 @@ class Lab:
         nbformat.write(notebook, self.folder / path)
 
 
+def need(module: str, name: str) -> None:
+    """Skip the test where a front end is not installed; fail where the browser tests are required."""
+    if find_spec(module) is None:
+        missing = f"{name} is not installed"
+        if os.environ.get("NBRUNS_REQUIRE_BROWSER") == "1":
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+
+
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
     """Ask again and again until it is so; an AssertionError says what never came."""
     deadline = time.monotonic() + seconds
@@ -135,28 +146,34 @@ def running_lab(folder: Path, python: str = sys.executable) -> Iterator[Lab]:
 
     It and its kernels are what the environment of that `python` has.
     """
-    environment = _environment(folder, python)
+    environment = environment_in(folder, python)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", dirs_exist_ok=True)
-    port = _free_port()
+    port = free_port()
     lab = Lab(f"http://127.0.0.1:{port}", folder / "notebooks", python, environment)
     options = [*SERVER_OPTIONS, f"--ServerApp.port={port}", f"--ServerApp.root_dir={lab.folder}"]
-    with (folder / "jupyter.log").open("wb") as log:
-        command = [python, "-m", "jupyterlab", *options]
+    with running([python, "-m", "jupyterlab", *options], f"{lab.url}/api", environment, folder):
+        yield lab
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], url: str, environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """A server, from when this address answers, with its log in the folder; and its end."""
+    with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            wait_until(lambda: _answers(process, lab.url, log.name), "JupyterLab to start", START_SECONDS)
-            yield lab
+            wait_until(lambda: _answers(process, url, log.name), f"{url} to answer", START_SECONDS)
+            yield
         finally:
             _end(process)
             _stop_local_servers(folder)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End JupyterLab, which ends its kernels first; they end by themselves when it is gone.
+    """End a server, which ends its kernels first; they end by themselves when it is gone.
 
-    An extension of it may wait for ever in its shutdown.
+    An extension of JupyterLab may wait for ever in its shutdown.
     """
     process.terminate()
     try:
@@ -173,7 +190,7 @@ def _stop_local_servers(folder: Path) -> None:
             local(address.parent).server.stop()
 
 
-def _environment(folder: Path, python: str) -> dict[str, str]:
+def environment_in(folder: Path, python: str = sys.executable) -> dict[str, str]:
     """Every folder that Jupyter, IPython, Matplotlib or nbruns may look into, moved below `folder`."""
     others = "JUPYTER|IPYTHON|NBRUNS|OPENAI"
     if python != sys.executable:
@@ -204,15 +221,16 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
 def _answers(process: subprocess.Popen[bytes], url: str, log: str) -> bool:
-    assert process.poll() is None, f"JupyterLab ended at once:\n{Path(log).read_text()}"
+    assert process.poll() is None, f"The server ended at once:\n{Path(log).read_text()}"
     try:
-        return requests.get(f"{url}/api", timeout=5).ok
+        return requests.get(url, timeout=5).ok
     except requests.ConnectionError:
         return False
 

@@ -71,6 +71,21 @@ def test_the_composer_sends_and_the_same_view_answers(client: Client, sent: Sent
     assert [text for text in texts if text.endswith("?")] == ["What should I wear in Oslo?", "And in Bergen?"]
 
 
+def test_a_host_without_outputs_has_all_turns_in_the_transcript(client: Client, sent: Sent) -> None:
+    view = client.chat(client.assistants.create(model="demo", tools=[get_weather]), tools=[get_weather])
+    page = Page(view.transcript, sent)
+    page.open()
+    assert page.blocks == {}
+    for city in ("Oslo", "Bergen", "Alta"):
+        view.send(f"What should I wear in {city}?").wait(30)
+    text = "".join(page.texts())
+    order = [
+        text.index(part) for part in ("in Oslo?", "Light rain in Oslo", "in Bergen?", "Light rain in Alta")
+    ]
+    assert order == sorted(order) and page.gaps == 0
+    assert [text.count(f"wear in {city}?</p>") for city in ("Oslo", "Bergen", "Alta")] == [1, 1, 1]
+
+
 def test_files_go_to_the_tools_that_read_them_and_images_are_shown(client: Client) -> None:
     assistant = client.assistants.create(model="demo", tools=[{"type": "file_search"}])
     view = client.chat(assistant)

@@ -39,6 +39,19 @@ def test_submit_goes_on_in_the_same_view(sent: Sent, page: OpenPage) -> None:
     ]
 
 
+def test_outputs_are_submitted_in_code() -> None:
+    runs = ScriptedRuns(APIError("the server is on fire", status=500), ScriptedStream(*DONE))
+    view = asked(runs)
+    with pytest.raises(APIError, match="on fire"):
+        view.submit({"call_1": "sunny"})
+    assert view.form is not None and view.is_active
+    assert view.submit({"call_1": "sunny"}).wait(5).status == "completed"
+    assert runs.submitted == [{"call_1": "sunny"}] * 2
+    assert view.form is None
+    with pytest.raises(NbrunsError, match="doesn't wait for tool outputs"):
+        view.submit({"call_1": "sunny"})
+
+
 def test_a_run_may_ask_several_times() -> None:
     again = ScriptedStream(
         step_is("in_progress", call_json(id="call_2"), id="step_2"), needs(call_json(id="call_2"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from typing import Any
@@ -51,6 +52,9 @@ class SavedDisplays:
         if display is None:
             print(upper["text/plain"])
             return
+        if not updates_outputs():
+            display(upper, metadata=metadata, raw=True)
+            return
         self._upper.append(_displayed(display, upper, metadata))
         if lower is not None:
             self._lower.append(_displayed(display, lower))
@@ -87,6 +91,17 @@ def _update(display_ids: list[str], bundle: dict[str, str]) -> None:
     display = _display()
     for display_id in display_ids if display is not None else ():
         display(bundle, raw=True, display_id=display_id, update=True)
+
+
+def updates_outputs() -> bool:
+    """Whether outputs can change after their cell has run. In Voilà only widgets do: it runs all cells first."""
+    return "VOILA_PREHEAT" not in os.environ
+
+
+def marimo_notebook() -> Any:
+    """Return marimo if code runs in one of its notebooks, else None. Only the kernel's own thread can tell."""
+    marimo: Any = sys.modules.get("marimo")
+    return marimo if marimo is not None and marimo.running_in_notebook() else None
 
 
 def in_notebook() -> bool:

@@ -6,14 +6,21 @@ import contextvars
 import threading
 from collections.abc import Callable
 
+from nbruns.widgets.notebook.saved import marimo_notebook
+
 
 def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
     """Run `target` in a daemon thread, in the context of the current cell.
 
     ipykernel 7.0 stores the current cell in a context variable and rejects widget messages without it. Threads do
     not inherit context variables before Python 3.14. ipykernel 7.1 and later have a fallback.
+
+    marimo has threads of its own for that: version 0.20 drops messages of others, and what others print appears
+    below any cell.
     """
     context = contextvars.copy_context()
-    thread = threading.Thread(target=lambda: context.run(target), name=name, daemon=True)
+    marimo = marimo_notebook()
+    kind: type[threading.Thread] = threading.Thread if marimo is None else marimo.Thread
+    thread = kind(target=lambda: context.run(target), name=name, daemon=True)
     thread.start()
     return thread

@@ -53,6 +53,8 @@ class Composer(anywidget.AnyWidget):
     #: Models to choose from, filled when the page asks, and the one that answers unless another is chosen.
     models = traitlets.List(traitlets.Unicode()).tag(sync=True)
     model = traitlets.Unicode().tag(sync=True)
+    #: What the transcript of the same view has as `copies`: some hosts render the two apart.
+    view = traitlets.Unicode().tag(sync=True)
 
     def __init__(
         self,

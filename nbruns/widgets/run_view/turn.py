@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from nbruns.errors import NbrunsError
-from nbruns.objects import File, Message, items_of
+from nbruns.objects import File, Message, Run, items_of
 from nbruns.snapshot import RunSnapshot
 from nbruns.text import JSON, excerpt
 from nbruns.widgets.blocks import Block
@@ -65,6 +65,16 @@ def question_of(messages: Sequence[Message]) -> tuple[list[Message], list[Messag
     while start > 0 and messages[start - 1].role == "user":
         start -= 1
     return list(messages[:start]), list(messages[start:])
+
+
+def unanswered_text(run: Run) -> str:
+    """Say how the tool calls of a run are answered where no form can be shown."""
+    value = "True" if run.requires_approval else "…"
+    outputs = ", ".join(f'"{excerpt(call.id)}": {value}' for call in run.tool_calls)
+    return (
+        "This notebook can't show the form for tool outputs. Submit them in another cell, by the name of this view: "
+        f"view.submit({{{outputs}}}). With auto=True, the functions in tools=… answer by themselves."
+    )
 
 
 def message_of(content: list[JSON], attachments: list[JSON]) -> Message:

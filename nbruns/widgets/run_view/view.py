@@ -22,9 +22,9 @@ from nbruns.text import JSON, excerpt
 from nbruns.tools import Tool
 from nbruns.widgets.blocks import Block
 from nbruns.widgets.form.form import ToolOutputsForm
-from nbruns.widgets.notebook.saved import SavedDisplays, in_notebook
+from nbruns.widgets.notebook.saved import SavedDisplays, in_notebook, marimo_notebook, updates_outputs
 from nbruns.widgets.notebook.threads import start_thread
-from nbruns.widgets.notebook.waiting import usable_widgets, wait_for
+from nbruns.widgets.notebook.waiting import POLL_INTERVAL, usable_widgets, wait_for
 from nbruns.widgets.run_view.composer import Composer, Draft
 from nbruns.widgets.run_view.details import RunDetails, details_of, to_json, to_markdown
 from nbruns.widgets.run_view.transcript import (
@@ -44,12 +44,13 @@ from nbruns.widgets.run_view.turn import (
     message_of,
     question_of,
     to_download,
+    unanswered_text,
 )
 from nbruns.widgets.session import Action, RunSession
 
 if TYPE_CHECKING:
     from nbruns.client.resources import AssistantArg, ThreadArg
-    from nbruns.client.runs import Runs
+    from nbruns.client.runs import Approvals, Outputs, Runs
     from nbruns.client.stream import RunStream
 
 #: Characters of text before the notebook keeps a copy, and how many times more before it keeps the next: JupyterLab
@@ -121,6 +122,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._requested: set[str] = set()  # of files
         self._action: Action | None = None  # that the form is for
         self._form: ToolOutputsForm | None = None
+        self._marimo = marimo_notebook()
+        self._unanswered = ""  # what to do about a run that requires action, where no form can be shown
+        self._paused = threading.Event()  # the run has ended, or is unanswered
+        self._shown = False
         self._displays = SavedDisplays()
         self._kept = (False, 0)  # whether the copies have the form, and how much text
         self._is_live = False  # whether a run is followed, so that the page shows it
@@ -133,6 +138,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             on_models=lambda: start_thread("nbruns-models", self._list_models),
             on_download=lambda id: start_thread("nbruns-download", partial(self._download, id)),
             on_output=self._edit_output,
+            view=self._displays.mark,
         )
         super().__init__([self._page, self._composer] if stream is not None else [self._composer])
         self.add_class("nbruns-view")
@@ -145,6 +151,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _begin(self, stream: RunStream, question: list[Message], origin: str = "") -> None:
         """Follow a run from now on. `origin` says where the turn comes from, if not from the one before."""
         session = self._session_of(stream, on_change=self._changed, on_end=self._end)
+        self._paused.clear()
+        session.when_ended(self._paused.set)
         first = not self._turns
         with self._lock:
             self._turns.append(Turn(session, question, origin=origin))
@@ -201,9 +209,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             TimeoutError: The run has not ended after `timeout` seconds.
             StreamError: The stream could not be read to its end.
             LimitError: Functions have answered `max_rounds` times or `max_calls` calls.
+            NbrunsError: The run requires action in marimo, where no form can be shown.
         """
         self._show_once()
-        if not wait_for(self._session.ended, timeout):
+        if not wait_for(self._paused, timeout):
             status = str(self.run.status).replace("_", " ") if self.run else "unknown"
             raise TimeoutError(
                 f"The run has not ended after {timeout:g} s; its status: {status}. "
@@ -212,6 +221,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self._outcome()
 
     def _outcome(self) -> Run:
+        if self._unanswered:
+            raise NbrunsError(self._unanswered)
         if not self._page.is_seen:  # nbclient, for example, only receives messages of the cell that it runs
             self._save()
         if self._session.error is not None:
@@ -225,10 +236,9 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     async def _awaited(self) -> Run:
         self._show_once()
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        self._session.when_ended(lambda: loop.call_soon_threadsafe(ended.set))
         with usable_widgets():
-            await ended.wait()
+            while not self._paused.is_set():
+                await asyncio.sleep(POLL_INTERVAL)
         return self._outcome()
 
     def send(
@@ -353,6 +363,33 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._composer.problem = ""
             self._composer.save(id, name, data)
 
+    def submit(self, outputs: Outputs | Approvals) -> RunView:
+        """Submit the outputs of the tool calls that the run waits for, and follow the run in this view. The form does
+        the same.
+
+        Args:
+            outputs: `{tool_call_id: value}`, for all calls; for a run that requires approval, with True or False as
+                values. Lists as in `client.runs.submit_tool_outputs` work too.
+
+        Returns:
+            This view, so that `view.submit(…).wait()` waits.
+
+        Raises:
+            NbrunsError: The run doesn't wait for outputs, or the server refuses them.
+        """
+        session, unanswered = self._session, self._unanswered
+        if unanswered:
+            self._unanswered = ""
+            self._paused.clear()
+        try:
+            session.submit(outputs)
+        except BaseException:
+            if unanswered and session.action is not None:
+                self._unanswered = unanswered
+                self._paused.set()
+            raise
+        return self
+
     def cancel(self) -> None:
         """Cancel the run. The view follows it until the server reports it as cancelled."""
         self._session.cancel()
@@ -386,7 +423,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _all_blocks(self, notes: list[tuple[str, str]]) -> list[Block]:
         """The blocks of all turns: one head, that of the last run."""
         blocks = [self._blocks(turn, notes if turn is self._turns[-1] else []) for turn in self._turns]
-        bodies = chain.from_iterable(turn[1:] for turn in blocks)
+        # Turns have blocks of the same keys, such as their notes.
+        bodies = [
+            replace(block, key=f"{number} {block.key}")
+            for number, (_, *body) in enumerate(blocks)
+            for block in body
+        ]
         earlier = self._earlier_blocks()
         head = blocks[-1][0] if blocks else Block("head", "head", assistant_html(self._name))
         return [head, *earlier, *bodies]
@@ -416,23 +458,45 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _show_once(self) -> None:
         """Display the view if no cell has displayed it: its form could not be answered otherwise."""
-        if in_notebook() and not self._displays and not self._session.ended.is_set():
+        if self._session.ended.is_set() or self._shown:
+            return
+        if self._marimo is not None:
+            self._marimo.output.append(self)
+        elif in_notebook():
             self._ipython_display_()
 
     def _ipython_display_(self, **_: object) -> None:
         with self._lock:
+            self._shown = True
             if self._is_first_live:
                 self._displays.show({**self._widget(), **self._plain()}, {})
-            elif self._turns:
+            elif self._turns and updates_outputs():
                 self._displays.show(self._plain(), self._widget() if self._page.is_seen else None)
             else:
                 self._displays.show({**self._widget(), "text/plain": repr(self)}, {})
             self._kept = (False, 0)
+            if self._displays and self._is_live and not self._is_first_live:
+                self._page.show(self._blocks(self._turns[-1], []))  # the others are HTML now
 
     @property
     def _is_first_live(self) -> bool:
         """Whether the whole transcript is live; later, what was before the last run is HTML."""
         return len(self._turns) == 1 and self._is_live
+
+    def _display_(self) -> Any:
+        # marimo asks for this. It shows anywidgets, and no containers of ipywidgets.
+        self._shown = True
+        return self._marimo.vstack([self._page, self._composer])
+
+    @property
+    def transcript(self) -> TranscriptView:
+        """The transcript alone, an anywidget, for hosts that show no containers of ipywidgets."""
+        return self._page
+
+    @property
+    def composer(self) -> Composer:
+        """The composer alone, an anywidget: below the `transcript`, it is the view without its form."""
+        return self._composer
 
     def _widget(self) -> JSON:
         bundle: JSON = ipywidgets.VBox._repr_mimebundle_(self)
@@ -462,9 +526,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         action, run, turn = self._session.action, self.run, self._turns[-1]
         if run is not None:
             self._know(run)
-        if self._form is not None and self._action is not None and self._action.closed:
-            self._form.finish(self._action.closed)
-            turn.notes.append(("note", f"{self._action.closed} {self._form.unsent()}".strip()))
+        if self._action is not None and self._action.closed:
+            unsent = ""
+            if self._form is not None:
+                self._form.finish(self._action.closed)
+                unsent = self._form.unsent()
+            turn.notes.append(("note", f"{self._action.closed} {unsent}".strip()))
             self._close_form()
             action = None
         if action is not self._action:
@@ -486,6 +553,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             start_thread("nbruns-thread", partial(self._request, run, self._turns[-1]))
 
     def _open_form(self, action: Action) -> None:
+        if self._marimo is not None:
+            self._action, self._unanswered = action, unanswered_text(action.run)
+            self._paused.set()
+            return
         form = ToolOutputsForm(action.run, tools=self._session.tools.values(), on_submit=self._session.submit)
         for card, answer in zip(form.calls, action.answers, strict=False):  # empty without auto
             if answer is not None:
@@ -499,6 +570,9 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _close_form(self) -> None:
         form, self._action, self._form = self._form, None, None
+        if self._unanswered:
+            self._unanswered = ""
+            self._paused.clear()
         if form is not None:
             self._page.has_form = self._composer.hidden = False
             self._arrange()
@@ -581,10 +655,11 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _paint(self) -> None:
         with self._lock:
             run, turn = self.run, self._turns[-1]
-            blocks = self._blocks(turn, [])
-            if self._is_first_live and self._earlier:
-                blocks[1:1] = self._earlier_blocks()
-            self._page.show(blocks)
+            # Where outputs have HTML of the earlier turns, the page has only the last one.
+            if self._is_first_live or not self._displays:
+                self._page.show(self._all_blocks([("note", self._unanswered)] if self._unanswered else []))
+            else:
+                self._page.show(self._blocks(turn, []))
             self._page.cancellable = run is not None and not run.is_terminal and run.status != "cancelling"
             self._keep()
 

@@ -96,7 +96,7 @@ class Composer {
   listenAbove(frames) {
     if (this.ended) return;
     if (!this.el.isConnected) return frames && requestAnimationFrame(() => this.listenAbove(frames - 1));
-    this.area = this.el.closest(".jp-OutputArea") ?? this.el.closest(".nbruns-view") ?? this.el.parentElement;
+    this.area = this.el.closest(".jp-OutputArea") ?? this.el.closest(".nbruns-view") ?? meeting(this.model.get("view"));
     this.area.addEventListener("click", this.act);
     this.area.classList.add("nbruns-can-insert");
     this.fit();
@@ -110,16 +110,18 @@ class Composer {
     this.area?.classList.remove("nbruns-can-act", "nbruns-can-insert");
   }
 
-  clicked(event) {
+  clicked({ target, detail }) {
+    if (detail instanceof Element) target = detail; // passed on by the transcript
+
     // The view moves to another output when its run has ended; not every front end says that this one is gone.
     if (!this.el.isConnected) return this.area.removeEventListener("click", this.act);
-    const insert = event.target.closest?.("[data-nbruns-insert]");
+    const insert = target.closest?.("[data-nbruns-insert]");
     if (insert) return insertCell(insert, insert.parentNode.nextElementSibling.innerText);
-    const file = event.target.closest?.("[data-nbruns-file]");
+    const file = target.closest?.("[data-nbruns-file]");
     if (file) return this.download(file);
-    const output = event.target.closest?.("[data-nbruns-output]");
+    const output = target.closest?.("[data-nbruns-output]");
     if (output && !this.model.get("busy")) return this.model.send({ output: output.dataset.nbrunsOutput });
-    const button = event.target.closest?.("[data-nbruns-edit]");
+    const button = target.closest?.("[data-nbruns-edit]");
     if (!button || this.model.get("busy")) return;
     const { nbrunsEdit, nbrunsText } = button.dataset;
     if (button.dataset.nbrunsAgain !== undefined) {
@@ -260,6 +262,13 @@ class Composer {
     remove.addEventListener("click", () => this.drop(entry));
     return element("span", "nbruns-chip", {}, element("span", "", {}, entry.file.name), ` ${size(entry.file.size)}`, remove);
   }
+}
+
+// Where transcript and composer of a view meet, in hosts that render each apart: it has the classes, and hears the
+// clicks, of the area around both. The same function is in transcript.js.
+function meeting(view) {
+  document.nbrunsMeetings ??= {};
+  return (document.nbrunsMeetings[view] ??= document.createElement("div"));
 }
 
 // Put code into a new cell below, by what a user would do: JupyterLab and Notebook 7 give pages no other way. Elsewhere,

@@ -147,6 +147,10 @@ class View {
   show(ids) {
     ids.forEach((id) => this.draw(id, this.store.blocks.get(id)));
     if (this.nodes.size !== this.store.order.length || ids === this.store.order) this.arrange();
+    this.el.hidden = !this.store.order.length; // nothing has been asked yet
+    const asked = this.store.order.filter((id) => this.store.blocks.get(id)?.[1] === "user").length;
+    if (asked > (this.asked ?? 0)) this.follows = true; // whoever asks wants to see the answer
+    this.asked = asked;
     this.tick();
   }
 
@@ -201,7 +205,7 @@ class View {
 // A footnote unfolds its source in the same transcript, also in saved HTML, where JupyterLab would only scroll to it.
 // Without this script, browsers unfold what a link leads into.
 function openSource(event) {
-  const link = event.target.closest?.('.nbruns a[href^="#nbruns-"]');
+  const link = event.composedPath()[0].closest?.('.nbruns a[href^="#nbruns-"]'); // also in a shadow root
   const id = link && CSS.escape(link.getAttribute("href").slice(1));
   const source = link?.closest(".nbruns").querySelector(`[id="${id}"], [data-jupyter-id="${id}"]`);
   if (!source) return;
@@ -210,6 +214,22 @@ function openSource(event) {
   const details = source.closest("details.nbruns-source");
   if (details) details.open = true;
   (details ?? source).scrollIntoView({ block: "nearest" });
+}
+
+// See composer.js: it hears the clicks here also if the host renders the two apart.
+function meetComposer(view, el) {
+  document.nbrunsMeetings ??= {};
+  const place = (document.nbrunsMeetings[view] ??= document.createElement("div"));
+  const show = () => ["nbruns-can-act", "nbruns-can-insert"].forEach((name) => el.classList.toggle(name, place.classList.contains(name)));
+  const pass = (event) => place.dispatchEvent(new CustomEvent("click", { detail: event.target }));
+  const changes = new MutationObserver(show);
+  changes.observe(place, { attributeFilter: ["class"] });
+  el.addEventListener("click", pass);
+  show();
+  return () => {
+    changes.disconnect();
+    el.removeEventListener("click", pass);
+  };
 }
 
 // Each view loads this file anew, and the page needs one listener.
@@ -411,6 +431,7 @@ export default () => {
         stayWhenReplaced(view),
         showForm(model, el),
         hideCopies(model.get("copies")),
+        meetComposer(model.get("copies"), el),
       ];
       store.views.add(view);
       const clock = setInterval(() => view.tick(), 1000);
