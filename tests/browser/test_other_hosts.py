@@ -187,6 +187,7 @@ def test_marimo_streams_and_goes_on(marimo: tuple[str, Path], open_page: OpenPag
     expect(chat.locator(".nbruns-said")).to_have_count(3)
 
 
+@pytest.mark.nightly
 def test_marimo_sends_files_and_saves_them(marimo: tuple[str, Path], open_page: OpenPage) -> None:
     page = open_page(f"{marimo[0]}/?file=files.py")
     chat, composer = page.locator(".nbruns"), page.locator(".nbruns-composer")
@@ -205,6 +206,7 @@ def test_marimo_sends_files_and_saves_them(marimo: tuple[str, Path], open_page: 
     assert "read_csv" in page.evaluate("navigator.clipboard.readText()")
 
 
+@pytest.mark.nightly
 def test_marimo_waits_and_is_answered_in_code(marimo: tuple[str, Path], open_page: OpenPage) -> None:
     page = open_page(f"{marimo[0]}/?file=answers.py")
     views = page.locator(".nbruns")
