@@ -432,7 +432,7 @@ def test_statuses_have_the_colours_of_the_widgets() -> None:
         ("warn", "requires_action"),
         ("accent", "in_progress"),
     ):
-        [colour] = re.findall(rf"--nb-{name}: var\(--jp-[\w-]+, (#\w+)\)", css)
+        [colour] = re.findall(rf"--nb-{name}: var\(--jp-[\w-]+, light-dark\((#\w+), #\w+\)\)", css)
         assert _STATUS_COLOURS[status] == colour
 
 
