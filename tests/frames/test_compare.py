@@ -72,6 +72,7 @@ def test_variants_are_compared() -> None:
     assert frame.runs.compare(scores="score").equals(told)
 
 
+@pytest.mark.nightly
 def test_an_interval_holds_the_mean_about_as_often_as_it_says() -> None:
     drawn, held = np.random.default_rng(1), 0
     for _ in range(100):

@@ -42,7 +42,7 @@ def test_stops_in_good_order_are_not_counted(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "db", "--words", "60", "--pause", "0.05")
     assistant = server.api.post("/assistants", {"model": "slow"})["id"]
     run = server.api.post(f"/threads/{server.api.thread_with()}/runs", {"assistant_id": assistant})
-    for _ in range(4):
+    for _ in range(3):
         next(event for event in server.api.rejoin(run) if event.name == "thread.message.delta")
         assert server.stop() == 0
         server = ServerProcess(tmp_path / "db", "--words", "60", "--pause", "0.05")
