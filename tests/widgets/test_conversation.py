@@ -218,6 +218,15 @@ def test_a_file_that_is_too_large_or_gone_is_refused_in_words(
     assert f'client.files.download("{file.id}", ".")' in view._composer.problem
 
 
+def test_a_run_that_is_told_late_to_have_ended_does_not_end_the_wait_for_the_next(client: Client) -> None:
+    view = client.chat(client.assistants.create(model="demo"))
+    view.send("What is a run?").wait(30)
+    late = view._session
+    view.send("What is a thread?")
+    view._has_ended(late)
+    assert view.wait(30).is_terminal
+
+
 def test_models_are_listed_when_the_page_asks(client: Client) -> None:
     view = client.chat(client.assistants.create(model="demo"))
     assert view._composer.model == "demo" and view._composer.models == []

@@ -151,11 +151,10 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _begin(self, stream: RunStream, question: list[Message], origin: str = "") -> None:
         """Follow a run from now on. `origin` says where the turn comes from, if not from the one before."""
         session = self._session_of(stream, on_change=self._changed, on_end=self._end)
-        self._paused.clear()
-        session.when_ended(self._paused.set)
         first = not self._turns
         with self._lock:
             self._turns.append(Turn(session, question, origin=origin))
+            self._paused.clear()
             self._is_live = True
             self._kept = (False, 0)
             self._composer.busy, self._composer.problem = True, ""
@@ -163,7 +162,13 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._paint()
         if not first:
             self._keep()
+        session.when_ended(partial(self._has_ended, session))
         session.start()
+
+    def _has_ended(self, session: RunSession) -> None:
+        with self._lock:
+            if session is self._session:  # the next run may have begun before this is called
+                self._paused.set()
 
     @property
     def run(self) -> Run | None:
