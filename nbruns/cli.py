@@ -101,6 +101,7 @@ def _serve(args: argparse.Namespace) -> int:
             allowed_hosts=args.allow_host,
             idle_timeout=args.idle_timeout,
             run_lifetime=args.run_lifetime,
+            delta_lifetime=args.delta_lifetime,
             on_ready=tell,
             models=models,
             allowed_origins=args.allow_origin,
@@ -378,6 +379,13 @@ _SERVE: dict[str, dict[str, JSON]] = {
             "metavar": "SECONDS",
             "default": 600,
             "help": "how long after its creation a run expires (default: %(default)s)",
+        },
+        "--delta-lifetime": {
+            "type": _seconds,
+            "metavar": "SECONDS",
+            "default": 86_400,
+            "help": "how long after the end of a run its stream keeps its deltas; then only whole messages and steps "
+            "are replayed (default: %(default)s, a day)",
         },
         "--log-format": {
             "choices": [*FORMATS],

@@ -28,7 +28,7 @@ from nbruns.server.retrieval.embeddings import Embedder
 from nbruns.server.retrieval.index import Index
 from nbruns.server.retrieval.ingestion import Ingester
 from nbruns.server.routes import OPERATIONS, Services
-from nbruns.server.runs.engine import LIFETIME_SECONDS, Engine
+from nbruns.server.runs.engine import DELTA_LIFETIME_SECONDS, LIFETIME_SECONDS, Engine
 from nbruns.server.runs.streams import RunStreams
 from nbruns.server.runs.toolbox import Toolbox
 from nbruns.server.storage import files, migrations, store
@@ -154,6 +154,8 @@ class Settings:
     idle_timeout: float | None = None
     #: Seconds after its creation, after which a run expires.
     run_lifetime: int = LIFETIME_SECONDS
+    #: Seconds after the end of a run, after which the deltas of its stream are deleted.
+    delta_lifetime: int = DELTA_LIFETIME_SECONDS
     #: Names that requests may come by, besides this machine's own. Without any, a server that is reached from other
     #: machines answers to every name.
     allowed_hosts: Collection[str] = ()
@@ -211,6 +213,7 @@ class Server(uvicorn.Server):
             settings.run_lifetime,
             self.streams.catch_up,
             Toolbox(index, self._ingester, self._blobs, settings.interpreter),
+            settings.delta_lifetime,
         )
         services = Services(
             self._db,

@@ -55,9 +55,13 @@ class RunStreams:
         last = after
         with self._feed(run_id) as feed:
             while last < until and not self._closed:
-                events = await self._log(feed, run_id, last) if feed.behind else feed.take()
+                logged = feed.behind
+                events = await self._log(feed, run_id, last) if logged else feed.take()
                 new = [event for event in events if event.number > last]
-                if [event.number for event in new] != list(range(last + 1, last + 1 + len(new))):
+                # The log of an old run has gaps where its deltas were.
+                if not logged and [event.number for event in new] != list(
+                    range(last + 1, last + 1 + len(new))
+                ):
                     feed.behind = True
                 elif new:
                     new = _up_to_end(new, until)
