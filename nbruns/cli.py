@@ -413,6 +413,8 @@ environment:
   NBRUNS_MCP               default for --mcp
   NBRUNS_CODE_INTERPRETER  default for --code-interpreter
   NBRUNS_JUPYTER_TOKEN     token of the Jupyter server of --code-interpreter URL
+  OTEL_EXPORTER_OTLP_ENDPOINT
+                           where to send OpenTelemetry spans of runs (needs the extra telemetry; default: nowhere)
 
 examples:
   nbruns serve
@@ -431,6 +433,7 @@ examples:
 API: assistants, threads, messages, runs, steps, files, uploads, vector stores and models of the Assistants API, with
 streaming and the hosted tools file_search, code_interpreter and mcp. In addition:
   GET /health          {{"status": "ok"}} while the server is running; no token required
+  GET /metrics         metrics for Prometheus
   GET /openapi.json    OpenAPI description of this server; no token required
   GET /v1/threads      all threads
   GET /v1/runs         all runs, filtered by thread_id, assistant_id, model and status

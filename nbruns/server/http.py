@@ -34,6 +34,7 @@ from nbruns.server.runs.toolbox import Toolbox
 from nbruns.server.storage import files, migrations, store
 from nbruns.server.storage.blobs import Blobs
 from nbruns.server.storage.database import Database
+from nbruns.server.telemetry import Telemetry, traces
 from nbruns.text import JSON
 
 #: The most bytes of a request's head, and of whatever else is not its body: h11's limit.
@@ -203,7 +204,9 @@ class Server(uvicorn.Server):
         except BaseException:
             self._db.close()
             raise
-        self.streams = RunStreams(self._db)
+        self._telemetry = Telemetry(traces())
+        self._db.on_commit = self._telemetry.commit
+        self.streams = RunStreams(self._db, self._telemetry)
         self._blobs = Blobs(settings.blobs or _files_folder(settings.database_url))
         index = Index(self._db, settings.embedder)
         self._ingester = Ingester(self._db, self._blobs, settings.embedder)
@@ -214,6 +217,7 @@ class Server(uvicorn.Server):
             self.streams.catch_up,
             Toolbox(index, self._ingester, self._blobs, settings.interpreter),
             settings.delta_lifetime,
+            self._telemetry,
         )
         services = Services(
             self._db,
@@ -224,6 +228,7 @@ class Server(uvicorn.Server):
             index,
             self._ingester,
             settings.interpreter,
+            self._telemetry,
         )
         hosted.REFUSED.clear()
         hosted.REFUSED.update(settings.refused_tools)
@@ -240,6 +245,7 @@ class Server(uvicorn.Server):
             token=settings.token,
             hosts=names if is_known_by_name else None,
             origins=settings.allowed_origins,
+            telemetry=self._telemetry,
         )
         self._watching: asyncio.Task[None]
         super().__init__(
@@ -286,6 +292,7 @@ class Server(uvicorn.Server):
         await self._settings.models.close()
         self._blobs.close()
         self._db.close()
+        await asyncio.to_thread(self._telemetry.close)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -311,4 +318,4 @@ class Server(uvicorn.Server):
 
 
 def _has_work(conn: sa.Connection) -> bool:
-    return store.count_active(conn) > 0 or files.any_in_progress(conn)
+    return sum(store.count_active(conn).values()) > 0 or files.count_in_progress(conn) > 0

@@ -25,6 +25,7 @@ from nbruns.server.runs.turn import Turn
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Database
 from nbruns.server.storage.peers import Peers, PeerUpdate
+from nbruns.server.telemetry import Telemetry
 from nbruns.text import JSON
 
 #: Ten minutes after its creation, a run expires.
@@ -56,9 +57,11 @@ class Engine:
         catch_up: Callable[[Collection[str] | None], None] = lambda runs: None,
         toolbox: Toolbox | None = None,
         delta_lifetime: int = DELTA_LIFETIME_SECONDS,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._db, self._models, self._lifetime, self._catch_up = db, models, lifetime, catch_up
         self._delta_lifetime = delta_lifetime
+        self._telemetry = telemetry or Telemetry()
         self._toolbox = toolbox
         self._peers = Peers(db.engine.url, db.worker, self._take_update) if db.shared else None
         #: The turns that this server works on, by run and number.
@@ -188,7 +191,7 @@ class Engine:
             run = await self._db.write(transitions.begin_turn, run_id, number)
             following = None
             if run is not None:
-                following = await self._work(run, Turn(self._db, run, number, self._toolbox))
+                following = await self._work(run, Turn(self._db, run, number, self._toolbox, self._telemetry))
             if following is None:
                 await hosted.leave(run_id)
             else:

@@ -377,9 +377,10 @@ def lock_thread(conn: sa.Connection, thread_id: str) -> JSON | None:
     return body
 
 
-def count_active(conn: sa.Connection) -> int:
-    """How many runs have not ended."""
-    return conn.scalar(sa.select(sa.func.count()).select_from(runs).where(_is_active)) or 0
+def count_active(conn: sa.Connection) -> dict[str, int]:
+    """How many runs have not ended, by each status that such runs have."""
+    query = sa.select(runs.c.status, sa.func.count()).where(_is_active).group_by(runs.c.status)
+    return dict.fromkeys(ACTIVE, 0) | {status: count for status, count in conn.execute(query)}
 
 
 def at_work(conn: sa.Connection, statuses: Collection[str]) -> list[Work]:
