@@ -88,7 +88,7 @@ def test_an_id_can_not_point_elsewhere(id: str) -> None:
         ]
         for ask in asked:
             with pytest.raises(
-                (nbruns.InvalidIdError, TypeError), match=r"is not an id: |An id or |With a bare id"
+                (nbruns.InvalidIdError, TypeError), match=r"is not an id: |Pass an id or |With a bare id"
             ):
                 ask()  # type: ignore[no-untyped-call]
         assert server.received == []
@@ -347,7 +347,7 @@ def test_an_answer_that_does_not_come() -> None:
 
 def test_waiting_has_a_deadline() -> None:
     with SocketServer(answer(RUN, openai_poll_after_ms="10")) as server:
-        with pytest.raises(nbruns.TimeoutError, match=r"run_1 was still going on after 1 s"):
+        with pytest.raises(nbruns.TimeoutError, match=r"run_1 is still active after 1 s"):
             client(server).runs.wait("run_1", timeout=1, thread="thread_1")
     assert len(server.received) > 2  # the server asked to be asked every 10 ms
 
@@ -393,7 +393,7 @@ def test_waiting_keeps_its_deadline_whatever_the_server_does(hangs: Answer) -> N
         waiting.start()
         waiting.join(10)  # far from 0.3, and far from the client's own 60 s
         assert not waiting.is_alive()
-    assert "still going on after 0.3 s" in outcome[0]
+    assert "still active after 0.3 s" in outcome[0]
 
 
 def test_an_error_near_the_deadline_is_told_at_once() -> None:
