@@ -4,12 +4,14 @@ import ast
 import inspect
 import re
 import sys
+import typing
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from sphinx.application import Sphinx
 from sphinx.util.inspect import signature, stringify_signature
+from sphinx.util.typing import stringify_annotation
 from traitlets import HasTraits
 
 import nbruns
@@ -76,7 +78,9 @@ def _mark_code(
     _app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]
 ) -> None:
     """Mark code as reST does. Docstrings are written for notebooks: text that is indented after an empty line is code,
-    and a word in backticks can have a plural s."""
+    a drawn tree is too, and a word in backticks can have a plural s."""
+    in_tree = re.compile(r"^(?=[├│└]|.*\n[├│└])", re.MULTILINE)
+    lines[:] = in_tree.sub("    ", "\n".join(lines)).split("\n")
     code = False
     marked: list[str] = []
     for line in lines:
@@ -103,8 +107,21 @@ def _class_signature(
     return stringify_signature(init, show_annotation=False, show_return_annotation=False), ""
 
 
+def _constructor_types(
+    app: Sphinx, what: str, name: str, documented: type, _options: object, _lines: list[str]
+) -> None:
+    """Resolve the types of a constructor. Sphinx resolves those of functions only."""
+    annotations = app.env.current_document.autodoc_annotations.get(name)
+    if what == "class" and annotations and inspect.isfunction(documented.__init__):
+        hints = typing.get_type_hints(documented.__init__)
+        annotations.update(
+            {key: stringify_annotation(hints[key], "smart", short_literals=True) for key in annotations}
+        )
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-signature", _class_signature)
     app.connect("autodoc-process-docstring", _keep_colons, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _mark_code)
+    app.connect("autodoc-process-docstring", _constructor_types)

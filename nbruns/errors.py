@@ -11,9 +11,9 @@ NbrunsError
 │   ├── RateLimitError          429; carries retry_after
 │   └── ServerError             5xx
 ├── ConnectionError             no answer: refused, reset, cut off; it is the builtin ConnectionError too
-├── TimeoutError                no answer in time, or a wait ran over its deadline; it is the builtin TimeoutError too
+├── TimeoutError                no answer in time, or a wait exceeded its timeout; it is the builtin TimeoutError too
 ├── StreamError                 a broken or unfinished stream; carries the snapshot so far
-├── LimitError                  a limit against endless answers, lists, streams or rounds of tool calls was reached
+├── LimitError                  a limit of answers, lists, streams or rounds of tool calls was reached
 ├── InvalidIdError              an id that can't be part of a path; it is a ValueError too
 ├── ForkError                   a run has no such point, or no such call, to fork it at; it is a ValueError too
 ├── RunFailed                   the caller asked for success, and the run ended otherwise

@@ -127,7 +127,7 @@ class ForkStream(RunStream):
         return self._record.outputs(run)
 
     def close(self) -> None:
-        """Stop reading, also from another thread. The run continues, without the recorded outputs."""
+        """Stop reading. Another thread can call this. The run continues without the recorded outputs."""
         super().close()
         if self._answering is not None:
             self._answering.close()

@@ -69,9 +69,6 @@ class RunStream:
     and the stream reconnects: it resumes after the last event if the server numbers events, otherwise it polls
     until the run ends. In both cases the final `snapshot` equals that of an unbroken stream.
 
-    Attributes:
-        snapshot: The state of the run so far, a `RunSnapshot`.
-
     Raises:
         StreamError: While iterating, the server could not be reached for 60 seconds.
         APIError: While iterating, the server refused a request.
@@ -95,7 +92,8 @@ class RunStream:
         answered: Ids of tool calls that were just submitted: a `requires_action` for them doesn't end the
             stream.
         """
-        self.snapshot = snapshot or RunSnapshot()
+        #: The state of the run so far.
+        self.snapshot: RunSnapshot = snapshot or RunSnapshot()
         self._answered = frozenset(answered)
         self._transport = transport
         self._response = opened if isinstance(opened, requests.Response) else None
@@ -154,7 +152,7 @@ class RunStream:
         return self.run
 
     def close(self) -> None:
-        """Stop reading, also from another thread. The run continues. To stop the run, use `client.runs.cancel`."""
+        """Stop reading. Another thread can call this. The run continues: to stop it, use `client.runs.cancel`."""
         self._closed = True
         if self._response is not None:
             hang_up(self._response)

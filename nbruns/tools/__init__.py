@@ -100,7 +100,7 @@ class Tool:
 
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise TypeError(
-                f"{self.name}: the parameter {parameter} can't be passed by name. Use a plain parameter."
+                f"{self.name}: parameter {parameter} can't be passed by name. Use a plain parameter."
             )
         named = Field(alias=parameter.name)
         required = parameter.default is parameter.empty

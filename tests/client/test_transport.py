@@ -316,7 +316,7 @@ def test_calls_that_share_an_id_are_answered_by_a_list_and_not_by_a_dict(id: str
         ):
             with pytest.raises(TypeError, match=f"2 tool calls of the run have the id '{id}'.*Pass a list"):
                 submit(run, {id: True})  # type: ignore[operator]
-        with pytest.raises(TypeError, match="answered by its id, which is a text, not None"):
+        with pytest.raises(TypeError, match="id of a tool call is a string, not None"):
             runs.submit_tool_outputs(run, {None: "x"})  # type: ignore[dict-item]
         assert runs.submit_tool_outputs(run, outputs).status == "queued"
     assert [request.body for request in server.received] == [{"tool_outputs": outputs}]
@@ -429,7 +429,7 @@ def test_a_bare_id_needs_its_thread() -> None:
     with SocketServer(stream([])) as server:
         with pytest.raises(TypeError, match=r"pass thread=… too"):
             client(server).runs.retrieve("run_1")
-        with pytest.raises(TypeError, match="takes a thread and an assistant"):
+        with pytest.raises(TypeError, match="Pass a thread and an assistant"):
             client(server).runs.watch("thread_1")
     assert server.received == []
 
