@@ -374,11 +374,11 @@ def _object(data: str) -> JSON:
     try:
         payload = parse_json(data, MAX_EVENT_VALUES)
     except TooManyValues as error:
-        raise StreamError(f"An event's data is {error}: this is no stream of run events.") from error
+        raise StreamError(f"An event's data is {error}: this is not a stream of run events.") from error
     except ValueError:
         payload = None
         with suppress(ValueError):  # the reference's own example has a brace too many
             payload = parse_json(data.rstrip().removesuffix("}"), MAX_EVENT_VALUES)
     if isinstance(payload, dict):
         return payload
-    raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")
+    raise StreamError(f"An event's data is not a JSON object: {excerpt(data)}")

@@ -190,7 +190,7 @@ def test_one_that_fails_lets_no_other_ask_again(
         finally:
             failed.set()
     assert_no_workers()
-    assert said == ["GET /threads/thread_1/runs was not sent: others of its kind had ended."] * 2
+    assert said == ["GET /threads/thread_1/runs was not sent: related requests were cancelled."] * 2
     assert server.connections == 0
 
 
