@@ -101,6 +101,7 @@ def _serve(args: argparse.Namespace) -> int:
             allowed_hosts=args.allow_host,
             idle_timeout=args.idle_timeout,
             run_lifetime=args.run_lifetime,
+            delta_lifetime=args.delta_lifetime,
             on_ready=tell,
             models=models,
             allowed_origins=args.allow_origin,
@@ -379,6 +380,13 @@ _SERVE: dict[str, dict[str, JSON]] = {
             "default": 600,
             "help": "how long after its creation a run expires (default: %(default)s)",
         },
+        "--delta-lifetime": {
+            "type": _seconds,
+            "metavar": "SECONDS",
+            "default": 86_400,
+            "help": "how long after the end of a run its stream keeps its deltas; then only whole messages and steps "
+            "are replayed (default: %(default)s, a day)",
+        },
         "--log-format": {
             "choices": [*FORMATS],
             "metavar": "|".join(FORMATS),
@@ -405,6 +413,8 @@ environment:
   NBRUNS_MCP               default for --mcp
   NBRUNS_CODE_INTERPRETER  default for --code-interpreter
   NBRUNS_JUPYTER_TOKEN     token of the Jupyter server of --code-interpreter URL
+  OTEL_EXPORTER_OTLP_ENDPOINT
+                           where to send OpenTelemetry spans of runs (needs the extra telemetry; default: nowhere)
 
 examples:
   nbruns serve
@@ -423,6 +433,7 @@ examples:
 API: assistants, threads, messages, runs, steps, files, uploads, vector stores and models of the Assistants API, with
 streaming and the hosted tools file_search, code_interpreter and mcp. In addition:
   GET /health          {{"status": "ok"}} while the server is running; no token required
+  GET /metrics         metrics for Prometheus
   GET /openapi.json    OpenAPI description of this server; no token required
   GET /v1/threads      all threads
   GET /v1/runs         all runs, filtered by thread_id, assistant_id, model and status

@@ -11,9 +11,9 @@ NbrunsError
 │   ├── RateLimitError          429; carries retry_after
 │   └── ServerError             5xx
 ├── ConnectionError             no answer: refused, reset, cut off; it is the builtin ConnectionError too
-├── TimeoutError                no answer in time, or a wait ran over its deadline; it is the builtin TimeoutError too
+├── TimeoutError                no answer in time, or a wait exceeded its timeout; it is the builtin TimeoutError too
 ├── StreamError                 a broken or unfinished stream; carries the snapshot so far
-├── LimitError                  a limit against endless answers, lists, streams or rounds of tool calls was reached
+├── LimitError                  a limit of answers, lists, streams or rounds of tool calls was reached
 ├── InvalidIdError              an id that can't be part of a path; it is a ValueError too
 ├── ForkError                   a run has no such point, or no such call, to fork it at; it is a ValueError too
 ├── RunFailed                   the caller asked for success, and the run ended otherwise
@@ -59,8 +59,13 @@ class APIError(NbrunsError):
 
     Attributes:
         status: HTTP status; 200 if a successful answer contained an error or no usable JSON.
-        message, code, type, param: From the error object; None if absent.
-        request_id: From the `x-request-id` header; None if absent.
+        message: The server's message.
+        code: Code from the error object; None if absent.
+        type: Type from the error object; None if absent.
+        param: The parameter that the error is about; None if absent.
+        request_id: Id of the request from the `x-request-id` header; None if absent.
+        method: HTTP method of the request.
+        path: Path of the request.
     """
 
     remedy = "Read the message above, and check that base_url points to a server with this API."
@@ -127,6 +132,7 @@ class ActiveRunError(BadRequestError):
 
     @property
     def run_id(self) -> str | None:
+        """Id of the active run; None if the server doesn't name it."""
         found = re.search(r"\brun_\w+", self.message)
         return found[0] if found else None
 
@@ -138,7 +144,7 @@ class RateLimitError(APIError):
 
 
 class ServerError(APIError):
-    """5xx: the server's own fault."""
+    """5xx: the server failed."""
 
     remedy = "Retry later. If it persists, report the request id to the operator of the server."
 
@@ -161,11 +167,11 @@ class ConnectionError(NbrunsError, builtins.ConnectionError):
 
 
 class TimeoutError(NbrunsError, builtins.TimeoutError):
-    """No answer came in time, or a wait ran over its deadline. The run itself goes on."""
+    """No answer came in time, or a wait exceeded its timeout. The run continues."""
 
 
 class StreamError(NbrunsError):
-    """An event stream broke, or ended before its run did; `snapshot` holds what had arrived."""
+    """An event stream broke, or ended before its run did; `snapshot` is the state so far."""
 
     def __init__(self, message: str, snapshot: RunSnapshot | None = None) -> None:
         super().__init__(message)
@@ -173,9 +179,9 @@ class StreamError(NbrunsError):
 
 
 class LimitError(NbrunsError):
-    """A limit was reached that keeps a faulty server from filling the memory or from going on for ever.
+    """A limit was reached that protects you from a faulty server, which could fill the memory or never end.
 
-    The message says which one, and what to do where the server is right.
+    The message names the limit, and what to do if the server is right.
     """
 
 
@@ -205,7 +211,7 @@ class ToolError(NbrunsError):
 
 
 class SetupError(NbrunsError):
-    """Something is missing on this machine; the message says what, and how to mend it."""
+    """Something is missing on this machine; the message says what, and how to fix it."""
 
 
 def install_command(extra: str) -> str:

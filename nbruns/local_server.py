@@ -37,7 +37,11 @@ _STOP_TIMEOUT = 15.0
 
 
 class LocalServer:
-    """The server of a `local()` client: `url` is its address, `stop()` stops it."""
+    """The server of a `local()` client: `client.server`.
+
+    Attributes:
+        url: Address of the server, such as `http://127.0.0.1:8765`.
+    """
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
@@ -47,7 +51,11 @@ class LocalServer:
         return f"LocalServer({self.url}, data in {shown(self._folder)})"
 
     def stop(self) -> None:
-        """End the server. Runs that were active go on when it is started again; nothing is lost."""
+        """Stop the server. Its data is kept, and active runs continue when it starts again.
+
+        Raises:
+            SetupError: The server did not stop within 15 seconds.
+        """
         # Whoever serves the folder now: the process joined then may be gone, and its number another's.
         pid = _pid(self._folder) if is_serving(self._folder) else None
         if pid is not None:
@@ -64,8 +72,9 @@ class LocalServer:
     def add_history(
         self, runs: int, *, days: float = 30, until: datetime | None = None, seed: int = 1
     ) -> int:
-        """Add made-up, ended runs with their assistants, threads, messages and steps to the database, to try
-        things out.
+        """Add made-up runs that have ended, with their assistants, threads, messages and steps, to try things out.
+
+            client.server.add_history(2_000)
 
         Args:
             runs: Number of runs.
@@ -74,10 +83,10 @@ class LocalServer:
             seed: The same `seed` and `until` create the same history. An existing one is not added again.
 
         Returns:
-            The number of runs added.
+            The number of added runs.
 
         Raises:
-            SetupError: The server stores its data elsewhere.
+            SetupError: The server stores its data elsewhere, for example in PostgreSQL.
         """
         from nbruns.demo.history import write_history
 
@@ -98,11 +107,11 @@ class LocalServer:
 
             client.server.add_mcp_server("time", "uvx mcp-server-time")
 
-        It is written to the file `mcp.json` in the data folder, which only its owner can read, and holds at once. A
-        server that had the same label is replaced.
+        The entry is written to the file `mcp.json` in the data folder, which only its owner can read, and takes effect
+        at once. It replaces a server with the same label.
 
         Args:
-            label: 1 to 64 letters, digits, _ and -.
+            label: Name of the server, 1 to 64 letters, digits, _ and -.
             server: A command, as text or as a list of its words, or a URL.
             headers: HTTP headers for a URL.
             env: Environment variables for a command, which inherits only a few, such as PATH.
@@ -139,12 +148,12 @@ def local(data: str | Path | None = None, *, idle_timeout: float = IDLE_TIMEOUT,
     `client.server` has its `url` and `stop()`.
 
     Args:
-        data: Folder of its database. Default: NBRUNS_DATA, or the user's data folder.
+        data: Folder of its database. Default: the environment variable NBRUNS_DATA, or the user's data folder.
         idle_timeout: Seconds without requests and active runs after which the server stops.
-        **options: `timeout` and `max_retries` of the Client.
+        **options: `timeout` and `max_retries` of `nbruns.Client`.
 
     Raises:
-        SetupError: The server can't be started.
+        SetupError: The server can't be started, or the folder is not writable.
     """
     folder = data_folder(data)
     token = token_of(folder)

@@ -85,11 +85,11 @@ class APIObject:
             if name in self._fields:
                 return None
             known = excerpt(", ".join(sorted(self._fields | self._payload.keys())), 1000)
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}; its fields: {known}.")
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}. Its fields: {known}.")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
-            f"{type(self).__name__} is read-only; change it at the server with client.….update()."
+            f"{type(self).__name__} is read-only. Change it on the server with client.….update()."
         )
 
     def __dir__(self) -> list[str]:
@@ -108,7 +108,7 @@ class APIObject:
         return type(self), (self._payload,)
 
     def to_dict(self) -> JSON:
-        """The JSON as the server sent it: a copy that is yours to change."""
+        """Return the JSON as the server sent it, as a copy that you can change."""
         return copy.deepcopy(self._payload)
 
     def __repr__(self) -> str:
@@ -448,7 +448,7 @@ class RunStep(_Executed):
 
 
 class MessageDelta(APIObject):
-    """What a stream adds to a message."""
+    """A part of a message, as a stream sends it."""
 
     __slots__ = ()
     delta: JSON
@@ -461,14 +461,14 @@ class MessageDelta(APIObject):
 
 
 class RunStepDelta(APIObject):
-    """What a stream adds to a step."""
+    """A part of a step, as a stream sends it."""
 
     __slots__ = ()
     delta: JSON
 
 
 class File(APIObject):
-    """A file at the server."""
+    """A file on the server."""
 
     __slots__ = ()
     _shown = ("id", "filename", "bytes", "purpose")

@@ -30,10 +30,17 @@ _T = TypeVar("_T")
 
 
 class RunSnapshot:
-    """State of a run as reported by its events, over one or several streams."""
+    """State of a run as reported by its events, over one or several streams.
+
+        snapshot = nbruns.RunSnapshot()
+        for event in stream:
+            snapshot.apply(event.event, event.data.to_dict())
+
+    A stream has a snapshot of its own: `stream.snapshot`.
+    """
 
     def __init__(self) -> None:
-        #: Held while an event is folded in and while a property is read; hold it where several have to agree.
+        #: Held while an event is applied and while a property is read. Hold it to read several consistently.
         self.lock = threading.RLock()
         self._run: JSON | None = None
         self._thread: JSON | None = None
@@ -55,7 +62,12 @@ class RunSnapshot:
         self.__dict__.update(state, lock=threading.RLock())
 
     def apply(self, name: str, payload: JSON) -> None:
-        """Fold one event in. `payload` is its parsed data, which is not modified."""
+        """Apply one event. Unknown events are counted in `ignored`.
+
+        Args:
+            name: Name of the event, such as `thread.run.completed`.
+            payload: Its data as parsed JSON, which is not modified.
+        """
         fold = _fold_for(name, payload) if isinstance(payload, dict) else None
         if fold is None:
             self.ignored += 1

@@ -110,7 +110,9 @@ def _iter_blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
             new = rest
         last = new[-1:] or last
         if size > MAX_EVENT_BYTES:
-            raise StreamError(f"An event of over {MAX_EVENT_BYTES:,} bytes: this is no stream of run events.")
+            raise StreamError(
+                f"An event has over {MAX_EVENT_BYTES:,} bytes: this is not a stream of run events."
+            )
 
 
 def _split(pieces: list[bytes]) -> list[bytes]:
@@ -124,7 +126,7 @@ def _newlines(chunk: bytes) -> bytes:
 
 def _valid_utf8(block: bytes) -> bytes:
     if block.count(b"\n") > MAX_EVENT_LINES:
-        raise StreamError(f"An event of over {MAX_EVENT_LINES:,} lines: this is no stream of run events.")
+        raise StreamError(f"An event has over {MAX_EVENT_LINES:,} lines: this is not a stream of run events.")
     try:
         block.decode()
     except UnicodeDecodeError:

@@ -33,6 +33,7 @@ OPTIONS = {
         "--allow-host",
         "--idle-timeout",
         "--run-lifetime",
+        "--delta-lifetime",
         "--log-format",
         "--log-level",
         "--model",

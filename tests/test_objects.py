@@ -108,7 +108,7 @@ def test_declared_fields_that_were_not_sent_are_none(kind: type[APIObject]) -> N
 
 def test_unknown_names_say_what_there_is() -> None:
     with pytest.raises(
-        AttributeError, match=r"Run has no field 'stauts'; its fields: .*\bshiny\b.*\bstatus\b"
+        AttributeError, match=r"Run has no field 'stauts'\. Its fields: .*\bshiny\b.*\bstatus\b"
     ):
         _ = Run({"id": "run_1", "shiny": 1}).stauts
 

@@ -42,17 +42,18 @@ class Client(Transport):
     server only and are never shown.
 
     Args:
-        base_url: URL of the API, often ending in `/v1`. Default: NBRUNS_BASE_URL.
-        api_key: API key. Default: NBRUNS_API_KEY.
-        api_version: Sent as the query parameter `api-version`, which Azure requires.
-        token_provider: Azure credential, or function that returns a bearer token; called before a token expires.
+        base_url: URL of the API, often ending in `/v1`. Default: the environment variable NBRUNS_BASE_URL.
+        api_key: API key. Default: the environment variable NBRUNS_API_KEY.
+        api_version: Value of the query parameter `api-version`, which Azure requires.
+        token_provider: Azure credential, or function that returns a bearer token. It is called for each request.
         default_headers: Headers to send with every request, such as the subscription key of a gateway.
-        timeout: Seconds to wait for a connection, and for each silence in an answer.
-        max_retries: How often a request is retried. Only requests that are safe to repeat are retried.
+        timeout: Seconds to wait for a connection, and for the next bytes of an answer.
+        max_retries: Maximum number of retries of a request. Only requests that are safe to repeat are retried.
 
     Raises:
         SetupError: No base URL is given.
-        ValueError: A header can't be sent, or is one that nbruns sets itself (authentication, content type).
+        ValueError: The base URL doesn't start with `http://` or `https://`, or a header can't be sent or is one that
+            nbruns sets itself (authentication, content type).
     """
 
     def __init__(
@@ -102,20 +103,23 @@ class Client(Transport):
         auto: bool = True,
         **params: Any,
     ) -> RunView:
-        """Open a conversation in the cell: a composer, and above it what was said.
+        """Open a conversation in the cell: the messages, and a composer below them.
 
             chat = client.chat(assistant, tools=[get_weather])
             chat
 
         Args:
             assistant: The assistant, or its id.
-            thread: A thread to continue. Default: a new one.
+            thread: A thread to continue, or its id. Default: a new one.
             tools: Python functions that answer the assistant's tool calls.
-            auto: Let the functions answer without asking.
-            **params: Other parameters of the API, for every run.
+            auto: Whether the functions answer without asking.
+            **params: Other parameters of the API for every run, as in `client.runs.create`.
 
         Returns:
-            A `RunView`, whose `send(text)` does what the composer does.
+            A `RunView`. Its method `send(text)` does the same as the composer.
+
+        Raises:
+            NotFoundError: `assistant` is an id, and the assistant doesn't exist.
         """
         from nbruns.widgets.run_view.view import RunView
 

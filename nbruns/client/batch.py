@@ -148,7 +148,7 @@ class Unanswered(NamedTuple):
 def planned(prompts: Any, variants: Sequence[Variant], repeat: int) -> list[Row]:
     """Return a row for each prompt, variant and repetition. Raises TypeError, ValueError."""
     if not isinstance(repeat, int) or repeat < 1:
-        raise ValueError(f"repeat is a whole number above 0, not {repeat!r}.")
+        raise ValueError(f"repeat must be a whole number above 0, not {repeat!r}.")
     asked = list(_asked(prompts))
     rows, seen = [], dict[str, int]()
     for inputs, messages in asked:
@@ -266,7 +266,7 @@ class Batch:
         answered: Callable[[str], object] = lambda run_id: None,
     ) -> None:
         if not isinstance(concurrency, int) or concurrency < 1:
-            raise ValueError(f"concurrency is a whole number above 0, not {concurrency!r}.")
+            raise ValueError(f"concurrency must be a whole number above 0, not {concurrency!r}.")
         if name is not None and not (isinstance(name, str) and 0 < len(name) <= 256 and name.isprintable()):
             raise ValueError(
                 f"The name of a batch has 1 to 256 printable characters, unlike {excerpt(name)!r}."
@@ -320,7 +320,7 @@ class Batch:
                     yield happened
         except BaseException as error:
             if self._open:
-                again = f"Rows that are done are kept: call batch(…, name={self.name!r}) again to continue."
+                again = f"Finished rows are kept. Call batch(…, name={self.name!r}) again to continue."
                 error.add_note(again)
             raise
         finally:
@@ -447,8 +447,8 @@ class Batch:
                     found[metadata[_ROW]] = thread["id"], None if run is None else Run(run)
         except NotFoundError as error:
             raise NbrunsError(
-                "This server can't list its threads, so that a batch can't be continued by its name. "
-                "Leave name=… out to run all rows."
+                "This server can't list its threads, so a batch can't be continued by its name. "
+                "Leave out name=… to run all rows."
             ) from error
         return found
 
@@ -683,7 +683,7 @@ def judged(
         values = pd.Series([each.get(name) for each in right], shown.index, dtype="object")
         every = values.reindex(frame.index) if frame.index.is_unique else None
         if every is None:
-            raise ValueError("The index of the frame has to be unique. reset_index(drop=True) makes it so.")
+            raise ValueError("The index of the frame must be unique. Use reset_index(drop=True).")
         found = found.assign(**{f"{prefix}{name}": _column(name, [_plain(value) for value in every])})
     return found
 

@@ -12,17 +12,17 @@ import requests
 
 from nbruns.text import excerpt
 
-#: Gives a bearer token per request: a callable, or an azure-identity credential.
+#: Returns a bearer token for each request: a callable, or a credential of azure-identity.
 TokenProvider = Callable[[], str] | Any
 
 _AZURE_SCOPE = "https://ai.azure.com/.default"
 _KEY_HEADER_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com")
-#: As many as there can be requests under way.
+#: Number of tokens to redact: as many as there can be concurrent requests.
 _TOKENS = 16
 #: Characters of a header's value from which on it may be a secret.
 _SECRET_LENGTH = 8
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-#: Headers that decide who we are, or how a request and its answer are read.
+#: Headers that authenticate, or that decide how a request and its answer are read.
 _OWN_HEADERS = frozenset(
     {
         *("authorization", "api-key", "host", "connection", "upgrade", "expect", "te", "trailer"),
@@ -67,7 +67,7 @@ class Credentials:
         return request
 
     def not_in(self, text: str) -> str:
-        """A server's words without the key or token in them: some name the one that they don't accept."""
+        """Return a text of the server without keys and tokens. Some servers quote the key that they refuse."""
         for secret in filter(None, (self.api_key, *self._tokens, *self._in_headers)):
             text = text.replace(secret, "[not shown]")
         return text
@@ -76,7 +76,7 @@ class Credentials:
         provider: Any = self.token_provider
         token = provider() if callable(provider) else provider.get_token(_AZURE_SCOPE).token
         if not isinstance(token, str) or not token:
-            raise TypeError(f"token_provider gave {type(token).__name__}, where a token was expected.")
+            raise TypeError(f"token_provider returned {type(token).__name__}, not a token.")
         token = _sendable(token, "The token of token_provider")
         self._tokens.append(token)
         return token
@@ -90,7 +90,7 @@ def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
     for name, value in (given or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(
-                f"default_headers is a dict of names and texts; {excerpt(repr(name), 80)} is none."
+                f"default_headers is a dict of names and texts, and {excerpt(repr(name), 80)} is not."
             )
         if not _HEADER_NAME.fullmatch(name):
             raise ValueError(f"{excerpt(repr(name), 80)} is not a valid header name.")
@@ -108,6 +108,6 @@ def _sendable(secret: str, what: str) -> str:
     stripped = secret.strip()  # a key that is read from a file ends with a line break
     if not (stripped.isascii() and stripped.isprintable()):
         raise ValueError(
-            f"{what} has characters that no header can carry: is it the whole key, and only that?"
+            f"{what} has characters that a header can't contain. Check that it is the complete value and nothing else."
         )
     return stripped

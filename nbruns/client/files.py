@@ -26,11 +26,11 @@ Source = Any
 FileArg = str | File
 VectorStoreArg = str | VectorStore
 
-#: Seconds between two looks at a vector store, at first and at most.
+#: Seconds between two polls of a vector store, at first and at most.
 _POLL_FIRST, _POLL_MOST = 0.1, 2.0
 #: Larger files are uploaded with a progress bar, in bytes.
 _SHOWN_BYTES = 5_000_000
-#: Files that are put into a vector store with one request.
+#: Maximum number of files added to a vector store in one request.
 _BATCH = 500
 
 
@@ -47,15 +47,17 @@ class Files(Resource):
             client.files.create(runs, name="runs.csv")           # a DataFrame
 
         Args:
-            source: A path, bytes, an open binary file, or a DataFrame (sent as CSV; as Parquet, Excel or JSON lines if
-                `name` ends that way).
-            purpose: What the file is for: "assistants", "vision", "user_data", …
-            name: Name of the file at the server. Default: that of `source`.
+            source: A path, bytes, a file that is open in binary mode, a DataFrame, or a pair of a name and one of
+                these. A DataFrame is sent as CSV, or as Parquet, Excel or JSON lines if `name` ends in `.parquet`,
+                `.xlsx` or `.jsonl`.
+            purpose: What the file is for, such as `"assistants"`, `"vision"` or `"user_data"`.
+            name: Name of the file on the server. Default: the name of `source`; `file.txt` for bytes, `data.csv` for
+                a DataFrame.
             progress: Whether to show a progress bar. Default: for files over 5 MB.
             **params: Other parameters of the API, such as `expires_after`.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: `source` is a path, and the file doesn't exist.
             TypeError: `source` is something else.
             APIError: The server refuses the file.
         """
@@ -66,15 +68,43 @@ class Files(Resource):
                 return File(self._transport.upload("/files", fields, file, file_name, size, bar.update))
 
     def retrieve(self, file: FileArg) -> File:
-        """Retrieve what the server knows of a file. Raises NotFoundError if it doesn't exist."""
+        """Retrieve the name, size and other facts of a file. For its bytes, see `content` and `download`.
+
+        Args:
+            file: The file, or its id.
+
+        Raises:
+            NotFoundError: The file doesn't exist.
+        """
         return File(self._get("files", id_of(file)))
 
     def content(self, file: FileArg) -> bytes:
-        """Return the bytes of a file."""
+        """Return the bytes of a file.
+
+        Args:
+            file: The file, or its id.
+
+        Raises:
+            NotFoundError: The file doesn't exist.
+        """
         return b"".join(self._transport.download(path_of("files", id_of(file), "content")))
 
     def download(self, file: FileArg, path: str | os.PathLike[str]) -> Path:
-        """Save a file, under its own name if `path` is a folder, and return where."""
+        """Save a file on this machine. The file appears when it is complete.
+
+            client.files.download(file, "reports/")
+
+        Args:
+            file: The file, or its id.
+            path: Where to save it. In an existing folder, it keeps its own name.
+
+        Returns:
+            The path of the saved file.
+
+        Raises:
+            NotFoundError: The file doesn't exist.
+            ConnectionError: The connection broke before the end of the file.
+        """
         target = Path(path)
         if target.is_dir():
             known = file if isinstance(file, File) else self.retrieve(file)
@@ -90,15 +120,34 @@ class Files(Resource):
         return target
 
     def delete(self, file: FileArg) -> None:
-        """Delete a file, also from vector stores. Raises NotFoundError if it doesn't exist."""
+        """Delete a file, and remove it from vector stores.
+
+        Args:
+            file: The file, or its id.
+
+        Raises:
+            NotFoundError: The file doesn't exist.
+        """
         self._delete("files", id_of(file))
 
     def iter(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> Iterator[File]:
-        """Iterate over all files, newest first unless `order="asc"`. `purpose=…` selects."""
+        """Iterate over files. Pages are requested as needed.
+
+        Args:
+            limit: Maximum number of files. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `purpose`, `after` and `before`.
+        """
         return map(File, iter_pages(self._transport, "/files", {"order": order, **params}, limit))
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
-        """Return all files as a DataFrame, newest first unless `order="asc"`."""
+        """Return files as a DataFrame with one row for each.
+
+        Args:
+            limit: Maximum number of files. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `purpose`, `after` and `before`.
+        """
         return self._frame("file", self.iter(limit=limit, order=order, **params), limit)
 
 
@@ -106,41 +155,109 @@ class VectorStoreFiles(Resource):
     """Files of vector stores: `client.vector_stores.files`."""
 
     def create(self, vector_store: VectorStoreArg, file: FileArg, **params: Any) -> VectorStoreFile:
-        """Add a file to a vector store. `attributes=…` can be searched by."""
+        """Add a file to a vector store. The server reads it in the background: see `client.vector_stores.wait`.
+
+        Args:
+            vector_store: The vector store, or its id.
+            file: The file, or its id.
+            **params: Other parameters of the API: `attributes`, by which searches can filter, and
+                `chunking_strategy`.
+
+        Raises:
+            NotFoundError: The vector store or the file doesn't exist.
+        """
         body = {"file_id": id_of(file), **params}
         return VectorStoreFile(self._post("vector_stores", id_of(vector_store), "files", body=body))
 
     def retrieve(self, vector_store: VectorStoreArg, file: FileArg) -> VectorStoreFile:
-        """Retrieve the state of a file in a vector store."""
+        """Retrieve the status of a file in a vector store.
+
+        Args:
+            vector_store: The vector store, or its id.
+            file: The file, or its id.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist or doesn't contain the file.
+        """
         return VectorStoreFile(self._get("vector_stores", id_of(vector_store), "files", id_of(file)))
 
     def update(
         self, vector_store: VectorStoreArg, file: FileArg, attributes: Mapping[str, Any]
     ) -> VectorStoreFile:
-        """Set the attributes of a file in a vector store."""
+        """Replace the attributes of a file in a vector store.
+
+        Args:
+            vector_store: The vector store, or its id.
+            file: The file, or its id.
+            attributes: The new attributes, at most 16. Searches can filter by them.
+
+        Returns:
+            The updated file. The object that you pass doesn't change.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist or doesn't contain the file.
+        """
         path = ("vector_stores", id_of(vector_store), "files", id_of(file))
         return VectorStoreFile(self._post(*path, body={"attributes": dict(attributes)}))
 
     def text(self, vector_store: VectorStoreArg, file: FileArg) -> str:
-        """Return the text that was found in a file, passage by passage."""
+        """Return the text that the server has extracted from a file. Its passages are separated by empty lines.
+
+        Args:
+            vector_store: The vector store, or its id.
+            file: The file, or its id.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist or doesn't contain the file.
+        """
         page = self._get("vector_stores", id_of(vector_store), "files", id_of(file), "content")
         return "\n\n".join(str(part.get("text", "")) for part in page.get("data", []))
 
     def delete(self, vector_store: VectorStoreArg, file: FileArg) -> None:
-        """Remove a file from a vector store. The file itself stays."""
+        """Remove a file from a vector store. The file itself is kept.
+
+        Args:
+            vector_store: The vector store, or its id.
+            file: The file, or its id.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist or doesn't contain the file.
+        """
         self._delete("vector_stores", id_of(vector_store), "files", id_of(file))
 
     def iter(
         self, vector_store: VectorStoreArg, *, limit: int | None = None, order: str = "desc", **params: Any
     ) -> Iterator[VectorStoreFile]:
-        """Iterate over the files of a vector store. `filter="failed"` selects by status."""
+        """Iterate over the files of a vector store. Pages are requested as needed.
+
+        Args:
+            vector_store: The vector store, or its id.
+            limit: Maximum number of files. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `filter` (a status, such as `"failed"`), `after` and `before`.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist.
+        """
         path = path_of("vector_stores", id_of(vector_store), "files")
         return map(VectorStoreFile, iter_pages(self._transport, path, {"order": order, **params}, limit))
 
     def list(
         self, vector_store: VectorStoreArg, *, limit: int | None = None, order: str = "desc", **params: Any
     ) -> pd.DataFrame:
-        """Return the files of a vector store as a DataFrame."""
+        """Return the files of a vector store as a DataFrame with one row for each.
+
+            client.vector_stores.files.list(store, filter="failed")
+
+        Args:
+            vector_store: The vector store, or its id.
+            limit: Maximum number of files. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `filter` (a status, such as `"failed"`), `after` and `before`.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist.
+        """
         objects = self.iter(vector_store, limit=limit, order=order, **params)
         return self._frame("vector_store_file", objects, limit)
 
@@ -165,17 +282,17 @@ class VectorStores(Resource):
     ) -> VectorStore:
         """Create a vector store from files, and wait until they can be searched.
 
-            client.vector_stores.create("handbook/")                     # a folder, with all folders in it
+            client.vector_stores.create("handbook/")                     # a folder and its subfolders
             client.vector_stores.create("reports/*.pdf", name="Reports")
             client.vector_stores.create([file, "notes.md"], expires_after={"anchor": "last_active_at", "days": 7})
 
         Args:
-            sources: Folders, glob patterns, files to upload as in `client.files.create`, and uploaded files: one or
-                many of them.
+            sources: One or several of: a folder, a glob pattern, a file to upload as in `client.files.create`, an
+                uploaded file or its id. Hidden files in folders are skipped.
             name: Name of the store.
-            wait: Whether to wait until all files have been read.
+            wait: Whether to wait until the server has read all files.
             progress: Whether to show a progress bar. Default: if there are several files.
-            timeout: Maximum seconds to wait.
+            timeout: Maximum number of seconds to wait. Default: no limit.
             **params: Other parameters of the API, such as `chunking_strategy`, `expires_after` and `metadata`.
 
         Returns:
@@ -183,8 +300,9 @@ class VectorStores(Resource):
             `client.vector_stores.files.list(store, filter="failed")`.
 
         Raises:
-            FileNotFoundError: There is no such file, or no file that fits the pattern.
-            TimeoutError: The files have not been read in time; the server continues.
+            FileNotFoundError: A file doesn't exist, or no file matches a pattern.
+            TimeoutError: The server has not read the files after `timeout` seconds. It continues.
+            APIError: The server refuses a file.
         """
         found = _expanded(sources)
         shown = len(found) > 1 if progress is None else progress
@@ -212,9 +330,19 @@ class VectorStores(Resource):
     def wait(
         self, vector_store: VectorStoreArg, *, progress: bool | None = None, timeout: float | None = None
     ) -> VectorStore:
-        """Wait until all files of a vector store have been read, and return the store.
+        """Wait until the server has read all files of a vector store.
 
-        Raises TimeoutError after `timeout` seconds; the server continues.
+        Args:
+            vector_store: The vector store, or its id.
+            progress: Whether to show a progress bar. Default: no.
+            timeout: Maximum number of seconds to wait. Default: no limit.
+
+        Returns:
+            The vector store. Files that could not be read are counted in `file_counts`.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist.
+            TimeoutError: The server has not read the files after `timeout` seconds. It continues.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         store, pause = self.retrieve(vector_store), _POLL_FIRST
@@ -236,29 +364,58 @@ class VectorStores(Resource):
                 store = self.retrieve(vector_store)
 
     def retrieve(self, vector_store: VectorStoreArg) -> VectorStore:
-        """Retrieve a vector store. Raises NotFoundError if it doesn't exist."""
+        """Retrieve a vector store.
+
+        Args:
+            vector_store: The vector store, or its id.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist.
+        """
         return VectorStore(self._get("vector_stores", id_of(vector_store)))
 
     def update(self, vector_store: VectorStoreArg, **params: Any) -> VectorStore:
-        """Update the `name`, `metadata` or `expires_after` of a vector store."""
+        """Update a vector store.
+
+        Args:
+            vector_store: The vector store, or its id.
+            **params: The fields to change: `name`, `metadata` or `expires_after`. Other fields are kept.
+
+        Returns:
+            The updated vector store. The object that you pass doesn't change.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist.
+        """
         return VectorStore(self._post("vector_stores", id_of(vector_store), body=params))
 
     def delete(self, vector_store: VectorStoreArg) -> None:
-        """Delete a vector store. Its files stay."""
+        """Delete a vector store. Its files are kept.
+
+        Args:
+            vector_store: The vector store, or its id.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist.
+        """
         self._delete("vector_stores", id_of(vector_store))
 
     def search(self, vector_store: VectorStoreArg, query: str | Sequence[str], **params: Any) -> pd.DataFrame:
-        """Search a vector store, and return the passages that suit best as a DataFrame, best first.
+        """Search a vector store, and return the best passages as a DataFrame, best first.
 
             client.vector_stores.search(store, "notice period", max_num_results=5,
                                         filters={"type": "eq", "key": "year", "value": 2026})
 
         Args:
+            vector_store: The vector store, or its id.
             query: What to search for: a text, or several.
-            **params: Other parameters of the API: `max_num_results`, `filters`, `ranking_options`.
+            **params: Other parameters of the API: `max_num_results`, `filters` and `ranking_options`.
 
         Returns:
             A DataFrame with one row for each passage: `score` (0 to 1), `filename`, `file_id`, `text`, `attributes`.
+
+        Raises:
+            NotFoundError: The vector store doesn't exist.
         """
         body = {"query": query if isinstance(query, str) else list(query), **params}
         answer = self._post("vector_stores", id_of(vector_store), "search", body=body)
@@ -268,13 +425,25 @@ class VectorStores(Resource):
         )
 
     def iter(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> Iterator[VectorStore]:
-        """Iterate over all vector stores, newest first unless `order="asc"`."""
+        """Iterate over vector stores. Pages are requested as needed.
+
+        Args:
+            limit: Maximum number of vector stores. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `after` and `before`.
+        """
         return map(
             VectorStore, iter_pages(self._transport, "/vector_stores", {"order": order, **params}, limit)
         )
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
-        """Return all vector stores as a DataFrame, newest first unless `order="asc"`."""
+        """Return vector stores as a DataFrame with one row for each.
+
+        Args:
+            limit: Maximum number of vector stores. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `after` and `before`.
+        """
         return self._frame("vector_store", self.iter(limit=limit, order=order, **params), limit)
 
 
@@ -282,15 +451,22 @@ class ModelsOfServer(Resource):
     """The models that runs can name: `client.models`."""
 
     def retrieve(self, model: str) -> Model:
-        """Retrieve a model. Raises NotFoundError if it doesn't exist."""
+        """Retrieve a model.
+
+        Args:
+            model: Name of the model. It can contain slashes.
+
+        Raises:
+            NotFoundError: The model doesn't exist.
+        """
         return Model(self._get("models", *str(model).split("/")))
 
     def iter(self) -> Iterator[Model]:
-        """Iterate over all models."""
+        """Iterate over the models of the server."""
         return map(Model, self._get("models").get("data", []))
 
     def list(self) -> pd.DataFrame:
-        """Return all models as a DataFrame."""
+        """Return the models of the server as a DataFrame with one row for each."""
         return self._frame("model", self.iter(), None)
 
 
@@ -301,7 +477,7 @@ def _count(store: VectorStore, name: str) -> int:
 
 
 def _expanded(sources: Source | Iterable[Source]) -> list[Source]:
-    """Return the files to upload, and those that have been."""
+    """Return the files to upload, and those that are already uploaded."""
     many = isinstance(sources, Iterable) and not _is_source(sources)
     found: list[Source] = []
     for each in sources if many else [sources]:
@@ -319,7 +495,7 @@ def _expanded(sources: Source | Iterable[Source]) -> list[Source]:
             )
         if not inside:
             raise FileNotFoundError(
-                f"There is no file {excerpt(str(each))}, and none that fits it as a pattern."
+                f"No file is named {excerpt(str(each))}, and no file matches it as a pattern."
             )
         found += inside
     return found
@@ -362,7 +538,7 @@ def _opened(source: Source, name: str | None) -> Iterator[tuple[IO[bytes], str, 
             return
         data = source.read()
     else:
-        raise TypeError(f"A path, bytes, an open file or a DataFrame is needed, not {excerpt(repr(source))}.")
+        raise TypeError(f"Pass a path, bytes, an open file or a DataFrame, not {excerpt(repr(source))}.")
     yield io.BytesIO(data), name, len(data)
 
 

@@ -94,8 +94,8 @@ def _arguments(call: ToolCall) -> Any:
 
 
 class ForkStream(RunStream):
-    """The stream of a fork. It goes on through the calls that the record answers, to the end of the run or to a call
-    that is not on record.
+    """The stream of a fork. It continues while recorded outputs answer the calls of the run, until the run ends or
+    makes a call that is not on record.
     """
 
     def __init__(
@@ -116,14 +116,18 @@ class ForkStream(RunStream):
         return self._record.unused
 
     def recorded_outputs(self, run: Run) -> list[JSON] | None:
-        """Return the outputs on record for what the run waits for; None unless they answer all of its calls.
+        """Return the recorded outputs for the calls that a run waits for. Each output is returned once.
 
-        Each output is returned once. A caller that has answered a call by itself asks again here for the next ones.
+        Args:
+            run: The run, with the status `requires_action`.
+
+        Returns:
+            The outputs as the API's list; None unless all calls of the run are on record.
         """
         return self._record.outputs(run)
 
     def close(self) -> None:
-        """Stop reading; another thread may be reading. The run continues, without the recorded outputs."""
+        """Stop reading. Another thread can call this. The run continues without the recorded outputs."""
         super().close()
         if self._answering is not None:
             self._answering.close()

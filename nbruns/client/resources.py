@@ -52,7 +52,7 @@ def id_of(obj: Any) -> str:
     """Return the id of an object, or the id itself."""
     found = obj if isinstance(obj, str) else getattr(obj, "id", None)
     if not isinstance(found, str) or not found:
-        raise TypeError(f"An id or an object with one is needed, not {excerpt(repr(obj))}.")
+        raise TypeError(f"Pass an id or an object with an id, not {excerpt(repr(obj))}.")
     return found
 
 
@@ -60,7 +60,9 @@ def place_of(kind: str, obj: Any, thread: ThreadArg | None) -> tuple[str, str, s
     """Return the path to a run or message. Objects know their thread; with a bare id, `thread` is required."""
     thread_id = id_of(thread) if thread is not None else getattr(obj, "thread_id", None)
     if not thread_id:
-        raise TypeError(f"With a bare id, {excerpt(repr(obj))}, pass thread=… too: {kind} live in a thread.")
+        raise TypeError(
+            f"With a bare id, {excerpt(repr(obj))}, pass thread=… too: {kind} belong to a thread."
+        )
     return "threads", thread_id, kind, id_of(obj)
 
 
@@ -84,11 +86,11 @@ def query_and_body(params: Mapping[str, Any]) -> tuple[JSON, JSON]:
 def not_streamed(body: JSON) -> JSON:
     """Return the body of a request for a single object. Raises TypeError for `stream=True`."""
     if body.get("stream"):
-        raise TypeError("stream=True has methods of its own: those whose names end in _stream.")
+        raise TypeError("stream=True is not supported here. Use the method whose name ends in _stream.")
     return body
 
 
-#: What starts a thread: a text, texts, or messages as the API has them.
+#: The first messages of a thread: a text, texts, or messages as the API's JSON.
 Messages = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
@@ -104,28 +106,71 @@ class Assistants(Resource):
             model: Name of the model.
             **params: Other parameters of the API. `tools` takes Python functions, `nbruns.tool`s and the API's
                 JSON.
+
+        Raises:
+            BadRequestError: The server refuses a parameter.
         """
         return Assistant(self._post("assistants", body=with_tools({"model": model, **params})))
 
     def retrieve(self, assistant: AssistantArg) -> Assistant:
-        """Retrieve an assistant. Raises NotFoundError if it doesn't exist."""
+        """Retrieve an assistant.
+
+        Args:
+            assistant: The assistant, or its id.
+
+        Raises:
+            NotFoundError: The assistant doesn't exist.
+        """
         return Assistant(self._get("assistants", id_of(assistant)))
 
     def update(self, assistant: AssistantArg, **params: Any) -> Assistant:
-        """Update the given fields of an assistant; the others stay."""
+        """Update an assistant.
+
+            client.assistants.update(assistant, instructions="Be brief.", tools=[get_weather])
+
+        Args:
+            assistant: The assistant, or its id.
+            **params: The fields to change, as in `create`. Other fields are kept.
+
+        Returns:
+            The updated assistant. The object that you pass doesn't change.
+
+        Raises:
+            NotFoundError: The assistant doesn't exist.
+            BadRequestError: The server refuses a parameter.
+        """
         return Assistant(self._post("assistants", id_of(assistant), body=with_tools(params)))
 
     def delete(self, assistant: AssistantArg) -> None:
-        """Delete an assistant. Raises NotFoundError if it doesn't exist."""
+        """Delete an assistant.
+
+        Args:
+            assistant: The assistant, or its id.
+
+        Raises:
+            NotFoundError: The assistant doesn't exist.
+        """
         self._delete("assistants", id_of(assistant))
 
     def iter(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> Iterator[Assistant]:
-        """Iterate over all assistants, newest first unless `order="asc"`. Pages are requested as needed."""
+        """Iterate over assistants. Pages are requested as needed.
+
+        Args:
+            limit: Maximum number of assistants. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `after` and `before`.
+        """
         pages = iter_pages(self._transport, "/assistants", {"order": order, **params}, limit)
         return map(Assistant, pages)
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
-        """Return all assistants as a DataFrame, newest first unless `order="asc"`."""
+        """Return assistants as a DataFrame with one row for each.
+
+        Args:
+            limit: Maximum number of assistants. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `after` and `before`.
+        """
         return self._frame("assistant", self.iter(limit=limit, order=order, **params), limit)
 
 
@@ -138,35 +183,90 @@ class Threads(Resource):
             client.threads.create("What should I wear in Oslo?")
 
         Args:
-            messages: The first messages: a text or several texts of the user, or messages as the API's JSON.
+            messages: The first messages: one or several texts of the user, or messages as the API's JSON. Default:
+                none.
             **params: Other parameters of the API, such as `metadata`.
+
+        Raises:
+            TypeError: `messages` is something else.
         """
         return Thread(self._post("threads", body=thread_json(messages, params)))
 
     def retrieve(self, thread: ThreadArg) -> Thread:
-        """Retrieve a thread. Raises NotFoundError if it doesn't exist."""
+        """Retrieve a thread.
+
+        Args:
+            thread: The thread, or its id.
+
+        Raises:
+            NotFoundError: The thread doesn't exist.
+        """
         return Thread(self._get("threads", id_of(thread)))
 
     def update(self, thread: ThreadArg, **params: Any) -> Thread:
-        """Update `metadata` or `tool_resources` of a thread; what isn't given stays."""
+        """Update a thread.
+
+        Args:
+            thread: The thread, or its id.
+            **params: The fields to change: `metadata` or `tool_resources`. Other fields are kept.
+
+        Returns:
+            The updated thread. The object that you pass doesn't change.
+
+        Raises:
+            NotFoundError: The thread doesn't exist.
+        """
         return Thread(self._post("threads", id_of(thread), body=params))
 
     def delete(self, thread: ThreadArg) -> None:
-        """Delete a thread with its messages and runs. Raises NotFoundError if it doesn't exist."""
+        """Delete a thread with its messages and runs.
+
+        Args:
+            thread: The thread, or its id.
+
+        Raises:
+            NotFoundError: The thread doesn't exist.
+        """
         self._delete("threads", id_of(thread))
 
     def iter(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> Iterator[Thread]:
-        """Iterate over all threads, if the server can list them (nbruns' own and Azure's can, OpenAI's could
-        not).
+        """Iterate over threads, if the server can list them. nbruns' own and Azure's can, OpenAI's could not.
+
+        Args:
+            limit: Maximum number of threads. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `after` and `before`.
         """
         return map(Thread, iter_pages(self._transport, "/threads", {"order": order, **params}, limit))
 
     def list(self, *, limit: int | None = None, order: str = "desc", **params: Any) -> pd.DataFrame:
-        """Return all threads as a DataFrame, if the server can list them."""
+        """Return threads as a DataFrame with one row for each, if the server can list them.
+
+        Args:
+            limit: Maximum number of threads. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `after` and `before`.
+        """
         return self._frame("thread", self.iter(limit=limit, order=order, **params), limit)
 
     def create_and_run(self, assistant: AssistantArg, messages: Messages | None = None, **params: Any) -> Run:
-        """Create a thread and start a run on it. `**params` are those of the run."""
+        """Create a thread and start a run on it, in one request.
+
+            client.threads.create_and_run(assistant, "What should I wear in Oslo?")
+
+        Args:
+            assistant: The assistant to run, or its id.
+            messages: The first messages of the thread, as in `create`.
+            **params: Other parameters of the API for the run. `thread` takes further fields of the thread, such as
+                `{"metadata": {…}}`.
+
+        Returns:
+            The run. Its `thread_id` is the id of the new thread.
+
+        Raises:
+            NotFoundError: The assistant doesn't exist.
+            TypeError: `messages` is something else, or `stream=True` is given. Use `create_and_run_stream`.
+        """
         query, body = self._thread_and_run(assistant, messages, params)
         sent = self._transport.request("POST", "/threads/runs", params=query, json=not_streamed(body))
         return Run(sent.payload)
@@ -174,7 +274,20 @@ class Threads(Resource):
     def create_and_run_stream(
         self, assistant: AssistantArg, messages: Messages | None = None, **params: Any
     ) -> RunStream:
-        """Create a thread, start a run on it, and stream the events of the run."""
+        """Create a thread, start a run on it, and stream the events of the run.
+
+            with client.threads.create_and_run_stream(assistant, "What should I wear in Oslo?") as stream:
+                run = stream.until_done()
+
+        Args:
+            assistant: The assistant to run, or its id.
+            messages: The first messages of the thread, as in `create`.
+            **params: Other parameters of the API, as in `create_and_run`.
+
+        Raises:
+            NotFoundError: The assistant doesn't exist.
+            TypeError: `messages` is something else.
+        """
         query, body = self._thread_and_run(assistant, messages, params)
         body |= {"stream": True}
         opened = self._transport.open_stream("POST", "/threads/runs", params=query, json=body)
@@ -192,33 +305,94 @@ class MessagesOfThreads(Resource):
     """Messages: `client.messages`."""
 
     def create(self, thread: ThreadArg, content: Any, *, role: str = "user", **params: Any) -> Message:
-        """Add a message to a thread. `content` is a text, or content parts as the API's JSON."""
+        """Add a message to a thread.
+
+            client.messages.create(thread, "And in Bergen?")
+
+        Args:
+            thread: The thread, or its id.
+            content: A text, or a list of content parts as the API's JSON.
+            role: `"user"` or `"assistant"`.
+            **params: Other parameters of the API, such as `attachments` and `metadata`.
+
+        Raises:
+            NotFoundError: The thread doesn't exist.
+            ActiveRunError: A run of the thread is active.
+        """
         body = {"role": role, "content": content, **params}
         return Message(self._post("threads", id_of(thread), "messages", body=body))
 
     def retrieve(self, message: str | Message, thread: ThreadArg | None = None) -> Message:
-        """Retrieve a message. With a bare id, `thread` is required."""
+        """Retrieve a message.
+
+        Args:
+            message: The message, or its id.
+            thread: The thread, if `message` is a bare id.
+
+        Raises:
+            NotFoundError: The message doesn't exist.
+        """
         return Message(self._get(*place_of("messages", message, thread)))
 
     def update(self, message: str | Message, *, thread: ThreadArg | None = None, **params: Any) -> Message:
-        """Update the `metadata` of a message."""
+        """Update a message.
+
+        Args:
+            message: The message, or its id.
+            thread: The thread, if `message` is a bare id.
+            **params: The field to change: `metadata`.
+
+        Returns:
+            The updated message. The object that you pass doesn't change.
+
+        Raises:
+            NotFoundError: The message doesn't exist.
+        """
         return Message(self._post(*place_of("messages", message, thread), body=params))
 
     def delete(self, message: str | Message, thread: ThreadArg | None = None) -> None:
-        """Delete a message. With a bare id, `thread` is required."""
+        """Delete a message.
+
+        Args:
+            message: The message, or its id.
+            thread: The thread, if `message` is a bare id.
+
+        Raises:
+            NotFoundError: The message doesn't exist.
+        """
         self._delete(*place_of("messages", message, thread))
 
     def iter(
         self, thread: ThreadArg, *, limit: int | None = None, order: str = "asc", **params: Any
     ) -> Iterator[Message]:
-        """Iterate over the messages of a thread, oldest first. `run_id=…` selects those of one run."""
+        """Iterate over the messages of a thread. Pages are requested as needed.
+
+        Args:
+            thread: The thread, or its id.
+            limit: Maximum number of messages. Default: all.
+            order: `"asc"` (oldest first) or `"desc"`.
+            **params: Other parameters of the API: `after`, `before`, and `run_id` for the messages of one run.
+
+        Raises:
+            NotFoundError: The thread doesn't exist.
+        """
         path = path_of("threads", id_of(thread), "messages")
         return map(Message, iter_pages(self._transport, path, {"order": order, **params}, limit))
 
     def list(
         self, thread: ThreadArg, *, limit: int | None = None, order: str = "asc", **params: Any
     ) -> pd.DataFrame:
-        """Return the messages of a thread as a DataFrame, oldest first."""
+        """Return the messages of a thread as a DataFrame. For its columns, see `nbruns.messages_frame`.
+
+        Args:
+            thread: The thread, or its id.
+            limit: Maximum number of messages. Default: all.
+            order: `"asc"` (oldest first) or `"desc"`.
+            **params: Other parameters of the API: `after`, `before`, and `run_id` for the messages of one run.
+
+        Raises:
+            NotFoundError: The thread doesn't exist.
+        """
         return self._frame("message", self.iter(thread, limit=limit, order=order, **params), limit)
 
     def search(
@@ -230,19 +404,21 @@ class MessagesOfThreads(Resource):
         order: str = "desc",
         **params: Any,
     ) -> pd.DataFrame:
-        """Return the messages that contain all words of `query` as a DataFrame, newest first. Case doesn't matter.
+        """Return the messages that contain all words of `query`, as a DataFrame. Upper and lower case are the same.
 
-        This is an operation of nbruns' server, which others don't have.
+        Only nbruns' own server supports this operation.
+
+            client.messages.search("oslo umbrella", limit=20)
 
         Args:
-            query: The words, of at most 256 characters together.
-            thread: Where to search. Default: in all threads.
-            limit: Maximum number of messages.
+            query: The words, at most 256 characters together.
+            thread: The thread to search in, or its id. Default: all threads.
+            limit: Maximum number of messages. Default: all.
             order: `"desc"` (newest first) or `"asc"`.
-            **params: `run_id` selects the messages of a run.
+            **params: Other parameters: `run_id` for the messages of one run.
 
         Raises:
-            NotFoundError: The server can't search.
+            NotFoundError: The server doesn't support searching.
         """
         where = {"thread_id": id_of(thread)} if thread is not None else {}
         pages = iter_pages(

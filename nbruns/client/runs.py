@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from nbruns.frames.cost import Prices
     from nbruns.widgets.run_view.view import RunView
 
-#: With `auto=True`: how often functions answer a run that requires action, and how many of its calls, at most.
+#: With `auto=True`: maximum number of times that functions answer a run, and of calls that they answer.
 MAX_ROUNDS, MAX_CALLS = 50, 500
-#: What `include` asks for, so that the results of file_search have the text of the passages.
+#: Value of `include` for results of file_search with the text of the passages.
 PASSAGES = "step_details.tool_calls[*].file_search.results[*].content"
 #: Seconds that a view waits for passages.
 _PASSAGES_SECONDS = 10.0
@@ -77,10 +77,10 @@ def approvals_json(given: Approvals, run: str | Run) -> list[JSON]:
     else:
         wire = _listed(given)
     for approval in wire:
-        # Anything else would be taken for true or false on its way, and no tool may run by mistake.
+        # A server might convert another value to a boolean, and no tool may run by mistake.
         if not isinstance(approval.get("approve"), bool):
             call, was = excerpt(approval.get("tool_call_id")), excerpt(repr(approval.get("approve")))
-            raise TypeError(f"Call {call} is approved with True or False, not with {was}.")
+            raise TypeError(f"Approve call {call} with True or False, not with {was}.")
     return wire
 
 
@@ -94,11 +94,11 @@ def _check_ids(given: Mapping[str, Any], run: str | Run) -> None:
     shared = Counter(call.id for call in run.tool_calls) if isinstance(run, Run) else Counter[Any]()
     for id in given:
         if not isinstance(id, str):
-            raise TypeError(f"A tool call is answered by its id, which is a text, not {excerpt(repr(id))}.")
+            raise TypeError(f"The id of a tool call is a string, not {excerpt(repr(id))}.")
         if shared[id] > 1:
             raise TypeError(
-                f"{shared[id]} tool calls of the run have the id {excerpt(repr(id))}, and a dict answers only one of "
-                "them. Pass a list with an entry for each call, in their order: "
+                f"{shared[id]} tool calls of the run have the id {excerpt(repr(id))}, and a dict can answer only one "
+                "of them. Pass a list with an entry for each call, in order: "
                 "[{'tool_call_id': call.id, 'output': …} for call in run.tool_calls]."
             )
 
@@ -107,7 +107,7 @@ def _listed(given: Any) -> list[JSON]:
     answers: list[Any] = [*given] if isinstance(given, Iterable) else [None]
     if not all(isinstance(answer, Mapping) for answer in answers):
         raise TypeError(
-            f"Answers are {{tool_call_id: answer}}, or a list of the API's objects, not {excerpt(repr(given))}."
+            f"Pass {{tool_call_id: value}}, or a list of the API's objects, not {excerpt(repr(given))}."
         )
     return [dict(answer) for answer in answers]
 
@@ -118,7 +118,17 @@ class RunSteps(Resource):
     def retrieve(
         self, step: str | RunStep, run: RunArg, thread: ThreadArg | None = None, **params: Any
     ) -> RunStep:
-        """Retrieve a step of a run."""
+        """Retrieve a step of a run.
+
+        Args:
+            step: The step, or its id.
+            run: The run, or its id.
+            thread: The thread, if `run` is a bare id.
+            **params: Other parameters of the API: `include`.
+
+        Raises:
+            NotFoundError: The step or the run doesn't exist.
+        """
         return RunStep(self._get(*place_of("runs", run, thread), "steps", id_of(step), **query_of(params)))
 
     def iter(
@@ -130,7 +140,18 @@ class RunSteps(Resource):
         order: str = "asc",
         **params: Any,
     ) -> Iterator[RunStep]:
-        """Iterate over the steps of a run, in the order of their creation."""
+        """Iterate over the steps of a run. Pages are requested as needed.
+
+        Args:
+            run: The run, or its id.
+            thread: The thread, if `run` is a bare id.
+            limit: Maximum number of steps. Default: all.
+            order: `"asc"` (oldest first) or `"desc"`.
+            **params: Other parameters of the API: `include`, `after` and `before`.
+
+        Raises:
+            NotFoundError: The run doesn't exist.
+        """
         path = path_of(*place_of("runs", run, thread), "steps")
         pages = iter_pages(self._transport, path, {"order": order, **query_of(params)}, limit)
         return map(RunStep, pages)
@@ -138,7 +159,9 @@ class RunSteps(Resource):
     def with_passages(self, step: RunStep) -> RunStep:
         """Return a step with the text of the passages that its file searches have found.
 
-        A step that has them is returned as it is, and so is any step if the server doesn't send them.
+        Args:
+            step: A step. If it has the passages, or if they can't be retrieved within 10 seconds, it is returned
+                unchanged.
         """
         if not lacks_passages(step) or not (step.thread_id and step.run_id):
             return step
@@ -164,7 +187,11 @@ class RunSteps(Resource):
             runs: A run, several runs, or a DataFrame of runs. Several are requested concurrently, with a progress
                 bar after one second.
             thread: The thread, if `runs` is a bare id.
-            **params: Other parameters of the API.
+            **params: Other parameters of the API, and `limit` and `order` as in `iter`.
+
+        Raises:
+            NotFoundError: A run doesn't exist.
+            TypeError: The DataFrame doesn't have the columns `id` (or `run_id`) and `thread_id`.
         """
         return self._frame_of("step", runs, thread, params)
 
@@ -174,9 +201,17 @@ class RunSteps(Resource):
         thread: ThreadArg | None = None,
         **params: Any,
     ) -> pd.DataFrame:
-        """Return the tool calls of one or several runs as a DataFrame, with one row for each call.
+        """Return the tool calls of one or several runs as a DataFrame with one row for each call.
 
-        For its columns, see `nbruns.tool_calls_frame`; for the arguments, see `list`.
+        For its columns, see `nbruns.tool_calls_frame`.
+
+        Args:
+            runs: A run, several runs, or a DataFrame of runs.
+            thread: The thread, if `runs` is a bare id.
+            **params: Other parameters, as in `list`.
+
+        Raises:
+            NotFoundError: A run doesn't exist.
         """
         return self._frame_of("tool_call", runs, thread, params)
 
@@ -186,10 +221,19 @@ class RunSteps(Resource):
         thread: ThreadArg | None = None,
         **params: Any,
     ) -> pd.DataFrame:
-        """Return what file_search has found in one or several runs as a DataFrame, with one row for each result.
+        """Return the results of file_search in one or several runs as a DataFrame with one row for each result.
 
-        `queries` are those of the call if the server tells them (nbruns' own does), `rank` is 1 for the best result,
-        and `text` is the passage. For the arguments, see `list`; `include=None` leaves the text out.
+        Args:
+            runs: A run, several runs, or a DataFrame of runs.
+            thread: The thread, if `runs` is a bare id.
+            **params: Other parameters, as in `list`. `include=None` leaves out the text of the passages.
+
+        Returns:
+            A DataFrame. `rank` is 1 for the best result of a call, `text` is the passage, and `queries` are those of
+            the call, if the server sends them (nbruns' own does).
+
+        Raises:
+            NotFoundError: A run doesn't exist.
         """
         return self._frame_of("search", runs, thread, {"include": [PASSAGES], **params})
 
@@ -221,7 +265,7 @@ class RunSteps(Resource):
 
 
 def lacks_passages(step: RunStep) -> bool:
-    """Whether file_search has found something in a step, whose text is not in it."""
+    """Whether a step has results of file_search without their text."""
     return any(not result.get("content") for call in step.tool_calls for result in call.results or ())
 
 
@@ -244,12 +288,12 @@ def _column(frame: pd.DataFrame, *names: str) -> str:
     found = next((name for name in names if name in frame), None)
     if found is None:
         known = excerpt(", ".join(map(str, frame.columns)))
-        raise TypeError(f"A frame names its rows in the column {' or '.join(names)}; this one has: {known}.")
+        raise TypeError(f"The frame has no column {' or '.join(names)}. It has: {known}.")
     return found
 
 
 _POLL_FIRST, _POLL_MOST = 0.3, 5.0
-#: Messages before a run that a view shows, and those of its thread that are looked through for them.
+#: Maximum number of messages before a run that a view shows, and of messages that are searched for them.
 EARLIER_MESSAGES, _LOOKED_AT = 200, 1000
 #: Maximum pause, whatever the server suggests.
 _PAUSE_MOST = 3600.0
@@ -268,30 +312,50 @@ class Runs(Resource):
         return Files(self._transport)
 
     def model_names(self) -> Sequence[str]:
-        """Return the names of the server's models. Raises NotFoundError if it lists none."""
+        """Return the names of the server's models.
+
+        Raises:
+            NotFoundError: The server doesn't list its models.
+        """
         return [str(model.id) for model in ModelsOfServer(self._transport).iter()]
 
     def create(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> Run:
-        """Start a run on a thread.
+        """Start a run on a thread. It continues in the background: see `wait` and `watch`.
+
+            run = client.runs.create(thread, assistant, instructions="Be brief.")
 
         Args:
-            thread: The thread.
-            assistant: The assistant to run.
-            **params: Other parameters of the API, such as `instructions`, `model` or `tools`.
+            thread: The thread, or its id.
+            assistant: The assistant to run, or its id.
+            **params: Other parameters of the API, such as `instructions`, `model` or `tools`. `tools` takes Python
+                functions too.
 
         Raises:
             ActiveRunError: Another run of the thread is active.
+            NotFoundError: The thread or the assistant doesn't exist.
+            BadRequestError: The server refuses a parameter.
+            TypeError: `stream=True` is given. Use `create_stream`.
         """
         path, query, body, check = self._creation(thread, assistant, params)
         sent = self._transport.request("POST", path, params=query, json=not_streamed(body), check=check)
         return Run(sent.payload)
 
     def create_stream(self, thread: ThreadArg, assistant: AssistantArg, **params: Any) -> RunStream:
-        """Start a run on a thread and stream its events. Arguments and errors are those of `create`.
+        """Start a run on a thread, and stream its events.
 
-        with client.runs.create_stream(thread, assistant) as stream:
-            for text in stream.text_deltas():
-                print(text, end="")
+            with client.runs.create_stream(thread, assistant) as stream:
+                for text in stream.text_deltas():
+                    print(text, end="")
+
+        Args:
+            thread: The thread, or its id.
+            assistant: The assistant to run, or its id.
+            **params: Other parameters of the API, as in `create`.
+
+        Raises:
+            ActiveRunError: Another run of the thread is active.
+            NotFoundError: The thread or the assistant doesn't exist.
+            BadRequestError: The server refuses a parameter.
         """
         path, query, body, check = self._creation(thread, assistant, params)
         opened = self._transport.open_stream(
@@ -300,7 +364,15 @@ class Runs(Resource):
         return RunStream(self._transport, opened, check=check)
 
     def retrieve(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
-        """Retrieve a run. With a bare id, `thread` is required."""
+        """Retrieve a run in its current state.
+
+        Args:
+            run: The run, or its id.
+            thread: The thread, if `run` is a bare id.
+
+        Raises:
+            NotFoundError: The run doesn't exist.
+        """
         return Run(self._get(*place_of("runs", run, thread)))
 
     def retrieve_stream(
@@ -308,23 +380,49 @@ class Runs(Resource):
     ) -> RunStream:
         """Follow an existing run.
 
-        The stream starts with the first event if the server keeps events; otherwise it polls.
+        The stream starts with the first event if the server keeps events. Otherwise it polls until the run ends.
 
         Args:
-            run: The run.
+            run: The run, or its id.
             thread: The thread, if `run` is a bare id.
-            snapshot: The snapshot of an earlier stream, to continue behind its last event.
+            snapshot: The snapshot of an earlier stream, to continue after its last event.
+
+        Raises:
+            NotFoundError: The run doesn't exist.
         """
         return RunStream(self._transport, self._get(*place_of("runs", run, thread)), snapshot=snapshot)
 
     def update(self, run: RunArg, *, thread: ThreadArg | None = None, **params: Any) -> Run:
-        """Update the `metadata` of a run."""
+        """Update a run.
+
+        Args:
+            run: The run, or its id.
+            thread: The thread, if `run` is a bare id.
+            **params: The field to change: `metadata`.
+
+        Returns:
+            The updated run. The object that you pass doesn't change.
+
+        Raises:
+            NotFoundError: The run doesn't exist.
+        """
         return Run(self._post(*place_of("runs", run, thread), body=params))
 
     def iter(
         self, thread: ThreadArg | None = None, *, limit: int | None = None, order: str = "desc", **params: Any
     ) -> Iterator[Run]:
-        """Iterate over the runs of a thread, or of all threads if the server can list them, newest first."""
+        """Iterate over the runs of a thread, or of all threads. Pages are requested as needed.
+
+        Args:
+            thread: The thread, or its id. Default: all threads, if the server can list their runs.
+            limit: Maximum number of runs. Default: all.
+            order: `"desc"` (newest first) or `"asc"`.
+            **params: Other parameters of the API: `after` and `before`. Without a thread, nbruns' own server also
+                filters by `assistant_id`, `model` and `status`.
+
+        Raises:
+            NotFoundError: The thread doesn't exist, or the server can't list the runs of all threads.
+        """
         path = "/runs" if thread is None else path_of("threads", id_of(thread), "runs")
         return map(Run, iter_pages(self._transport, path, {"order": order, **params}, limit))
 
@@ -345,11 +443,16 @@ class Runs(Resource):
             threads: A thread, several threads, or a DataFrame with a row for each. Several are requested
                 concurrently, with a progress bar after one second. Default: all threads, if the server can list
                 their runs.
-            limit: Maximum number of runs of each thread.
+            limit: Maximum number of runs of each thread. Default: all.
             order: `"desc"` (newest first) or `"asc"`.
-            after, before: Return runs behind or in front of the run with this id.
+            after: Return only the runs after the run with this id, in the given order.
+            before: Return only the runs before the run with this id, in the given order.
             add: Further columns: see `add_columns`.
-            **params: Other parameters of the API.
+            **params: Other parameters of the API, as in `iter`.
+
+        Raises:
+            NotFoundError: A thread doesn't exist, or the server can't list the runs of all threads.
+            ValueError: A further column doesn't exist.
         """
         params |= {"limit": limit, "order": order, "after": after, "before": before}
         return self.add_columns(self._listed(threads, limit, params), add)
@@ -368,17 +471,17 @@ class Runs(Resource):
         return frames.list_frame("run", fetch_all(self._transport, fetch, dict.fromkeys(many), "threads"))
 
     def add_columns(self, frame: pd.DataFrame, names: str | Sequence[str]) -> pd.DataFrame:
-        """Return a frame of runs with further columns, which take more requests. Filter the frame first.
+        """Return a frame of runs with further columns, which need more requests. Filter the frame first.
 
             client.runs.add_columns(runs.runs.failures(), ["question", "answer"])
 
         Args:
             frame: A frame of runs.
-            names: `"question"`: what the user said last before the run; `"answer"`: what the run has written;
-                `"assistant_name"`.
+            names: One or several of `"question"` (the user's last message before the run), `"answer"` (the text that
+                the run has written) and `"assistant_name"`.
 
         Raises:
-            ValueError: There is no such column to add.
+            ValueError: A column can't be added.
         """
         from nbruns.client.texts import with_columns
 
@@ -394,20 +497,26 @@ class Runs(Resource):
         """Write runs to a folder of Parquet files, one for each month. A later call updates the folder.
 
         `pd.read_parquet`, DuckDB, Dask and Spark can read the folder. Nested columns contain JSON text. You can
-        interrupt an export at any moment: the next one continues, and each run is contained once, in its latest
+        interrupt an export at any moment: the next one continues, and each run is exported once, in its latest
         state.
+
+            client.runs.export("runs", since="2026-11-01")
+            runs = nbruns.nested_from_json(pd.read_parquet("runs"))
 
         Args:
             folder: The folder, which is created if necessary.
-            threads: As in `list`.
-            since: Export runs created from then on: a date, a datetime or a text (in UTC unless it has an offset).
+            threads: A thread, several threads, or a DataFrame with a row for each. Default: all threads, if the server
+                can list them.
+            since: Export only runs created from then on: a date, a datetime or a text (in UTC unless it has an
+                offset). Default: all runs.
 
         Returns:
             The folder.
 
         Raises:
             SetupError: pyarrow is missing (extra `parquet`).
-            TypeError: No threads are given, and the server can't list runs across threads.
+            TypeError: No threads are given, and the server can list neither all runs nor all threads.
+            ValueError: `since` is not a point in time.
         """
         from nbruns.client.export import export_runs
 
@@ -418,14 +527,28 @@ class Runs(Resource):
         return Path(folder)
 
     def assistant_of(self, run: Run) -> Assistant:
-        """Retrieve the assistant of a run."""
+        """Retrieve the assistant of a run.
+
+        Args:
+            run: The run.
+
+        Raises:
+            NotFoundError: The assistant doesn't exist.
+        """
         return Assistant(self._get("assistants", run.assistant_id))
 
     def messages_before(
         self, run: Run | None, thread: ThreadArg, limit: int = EARLIER_MESSAGES
     ) -> Sequence[Message]:
-        """Return the messages of a thread that were there before a run's answer, or all, oldest first, at most
-        `limit`.
+        """Return the messages of a thread that are older than the answer of a run, oldest first.
+
+        Args:
+            run: The run. None returns the messages of the whole thread.
+            thread: The thread, or its id.
+            limit: Maximum number of messages, of which the newest are returned.
+
+        Raises:
+            NotFoundError: The thread doesn't exist.
         """
         path = path_of("threads", id_of(thread), "messages")
         newest = []
@@ -441,20 +564,32 @@ class Runs(Resource):
         return newest[::-1]
 
     def cancel(self, run: RunArg, thread: ThreadArg | None = None) -> Run:
-        """Cancel a run. Its status becomes `cancelling` first, then `cancelled`."""
+        """Cancel a run. Its status becomes `cancelling` first, then `cancelled`.
+
+        Args:
+            run: The run, or its id.
+            thread: The thread, if `run` is a bare id.
+
+        Raises:
+            NotFoundError: The run doesn't exist.
+            BadRequestError: The run has already ended.
+        """
         return Run(self._post(*place_of("runs", run, thread), "cancel"))
 
     def submit_tool_outputs(self, run: RunArg, outputs: Outputs, thread: ThreadArg | None = None) -> Run:
         """Submit the outputs of all tool calls of a run that requires action, in one request.
 
+            client.runs.submit_tool_outputs(run, {call.id: "Heavy snow" for call in run.tool_calls})
+
         Args:
-            run: The run.
+            run: The run, or its id.
             outputs: `{tool_call_id: value}`, where values that aren't text are sent as JSON; or the API's list,
                 which also works for calls that share an id.
             thread: The thread, if `run` is a bare id.
 
         Raises:
-            TypeError: A dict can't identify the calls, because some share an id.
+            BadRequestError: The run doesn't require action, or an output is missing.
+            TypeError: `outputs` is something else, or is a dict although several calls share an id.
         """
         return self._submit(run, {"tool_outputs": outputs_json(outputs, run)}, thread)
 
@@ -466,9 +601,17 @@ class Runs(Resource):
         *,
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
-        """Submit tool outputs and stream the events that follow. For the arguments, see `submit_tool_outputs`.
+        """Submit tool outputs, and stream the events that follow.
 
-        `snapshot` is that of an earlier stream of the run, to be continued.
+        Args:
+            run: The run, or its id.
+            outputs: The outputs, as in `submit_tool_outputs`.
+            thread: The thread, if `run` is a bare id.
+            snapshot: The snapshot of an earlier stream of the run, to be continued.
+
+        Raises:
+            BadRequestError: The run doesn't require action, or an output is missing.
+            TypeError: `outputs` is something else, or is a dict although several calls share an id.
         """
         return self._submit_stream(run, {"tool_outputs": outputs_json(outputs, run)}, thread, snapshot)
 
@@ -480,10 +623,15 @@ class Runs(Resource):
         Azure AI Foundry asks for approval before it calls a tool of an MCP server.
 
         Args:
-            run: The run.
-            approvals: `{tool_call_id: True or False}`, or the API's list of `{"tool_call_id", "approve"}`. The list
-                can contain `headers`, which are passed to the MCP server.
+            run: The run, or its id.
+            approvals: `{tool_call_id: True or False}`, or the API's list of `{"tool_call_id", "approve"}`. Entries of
+                the list can contain `headers`, which are passed to the MCP server.
             thread: The thread, if `run` is a bare id.
+
+        Raises:
+            BadRequestError: The run doesn't require approval, or a decision is missing.
+            TypeError: A decision is neither True nor False, or `approvals` is a dict although several calls share an
+                id.
         """
         return self._submit(run, {"tool_approvals": approvals_json(approvals, run)}, thread)
 
@@ -495,7 +643,19 @@ class Runs(Resource):
         *,
         snapshot: RunSnapshot | None = None,
     ) -> RunStream:
-        """Approve or deny tool calls and stream the events that follow; see `submit_tool_approvals`."""
+        """Approve or deny tool calls, and stream the events that follow.
+
+        Args:
+            run: The run, or its id.
+            approvals: The decisions, as in `submit_tool_approvals`.
+            thread: The thread, if `run` is a bare id.
+            snapshot: The snapshot of an earlier stream of the run, to be continued.
+
+        Raises:
+            BadRequestError: The run doesn't require approval, or a decision is missing.
+            TypeError: A decision is neither True nor False, or `approvals` is a dict although several calls share an
+                id.
+        """
         return self._submit_stream(run, {"tool_approvals": approvals_json(approvals, run)}, thread, snapshot)
 
     def wait(
@@ -508,9 +668,11 @@ class Runs(Resource):
     ) -> Run:
         """Poll until a run ends or requires action.
 
+            run = client.runs.wait(client.runs.create(thread, assistant), timeout=60)
+
         Args:
-            run: The run.
-            timeout: Maximum number of seconds to wait.
+            run: The run, or its id.
+            timeout: Maximum number of seconds to wait. Default: no limit.
             poll_interval: Seconds between two requests. Default: the server's `openai-poll-after-ms`, otherwise
                 from 0.3 to 5 seconds, increasing.
             thread: The thread, if `run` is a bare id.
@@ -520,13 +682,16 @@ class Runs(Resource):
 
         Raises:
             TimeoutError: The run is still active after `timeout` seconds. It continues on the server.
+            NotFoundError: The run doesn't exist.
         """
         path = path_of(*place_of("runs", run, thread))
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, late = _POLL_FIRST, None
         while True:
             left = None if deadline is None else deadline - time.monotonic()
-            over = f"Run {id_of(run)} was still going on after {timeout} s; wait again, or cancel it."
+            over = (
+                f"Run {id_of(run)} is still active after {timeout} s. Call wait() again, or cancel the run."
+            )
             if left is not None and left <= 0:
                 raise TimeoutError(over)
             try:
@@ -548,17 +713,29 @@ class Runs(Resource):
             time.sleep(max(0.0, min(wanted, _PAUSE_MOST if left is None else left)))
 
     def fork(self, run: RunArg, thread: ThreadArg | None = None, **changes: Any) -> Run:
-        """Copy the conversation of a run into a new thread, change what is given, and run from there.
+        """Copy the conversation of a run into a new thread, and run it again from there with changes.
 
             client.runs.fork(run, model="another-model")
             client.runs.fork(run, message="And in Bergen?")              # instead of the run's question
-            client.runs.fork(run, outputs={call.id: "Heavy snow"})       # instead of what was submitted
+            client.runs.fork(run, outputs={call.id: "Heavy snow"})       # instead of the submitted output
 
-        The original stays as it is. For the arguments and for what is copied exactly, see `fork_stream`.
+        The original doesn't change. For what is copied, see `fork_stream`.
+
+        Args:
+            run: The run to fork, or its id.
+            thread: The thread, if `run` is a bare id.
+            **changes: The other arguments of `fork_stream`: `at`, `message`, `outputs`, `assistant`, `replay`, and
+                parameters of the new run.
 
         Returns:
-            The new run, when it has ended or requires action that the original's record doesn't answer. Its thread is
-            `run.thread_id`; the metadata of both name the original.
+            The new run, once it has ended or requires outputs that are not on record. Its thread is `thread_id`; the
+            metadata of both names the original. If it ends without making a call whose output was changed, `fork`
+            warns.
+
+        Raises:
+            ForkError: The conversation has no such point, or the run no such call. Nothing was created.
+            APIError: The server refuses the copy or the run. The copy was deleted.
+            StreamError: The stream of the new run could not be read to its end.
         """
         with self.fork_stream(run, thread, **changes) as stream:
             new = stream.until_done()
@@ -583,31 +760,31 @@ class Runs(Resource):
             view = client.runs.watch(run=client.runs.fork_stream(run, model="another-model"))
 
         The copy contains the messages up to `at`, in order: text, images, attachments and metadata. Files are shared,
-        not copied. The API can't copy tool calls. So the new run asks the model again, and wherever the model makes a
-        call that is on record (the same function with the same arguments), the recorded output answers it. Tools that
-        the server runs itself, such as `code_interpreter`, run again. Ids and times are new, refusals become text,
-        and citations lose their links.
+        not copied. The API can't copy tool calls, so the new run asks the model again. Where the model makes a call
+        that is on record (the same function with the same arguments), the recorded output answers it. Tools that the
+        server runs itself, such as `code_interpreter`, run again. Ids and times are new, refusals become text, and
+        citations lose their links.
 
         Args:
-            run: The run to fork.
+            run: The run to fork, or its id.
             thread: The thread, if `run` is a bare id.
-            at: The point to fork at, as an object or its id. A message: the copy ends with it. A tool call, or a step
-                with tool calls: the calls before it are answered from the record, it and later ones are not. Default:
-                what the run was given, to the end.
-            message: New text of the message at which the copy ends, by default that of the run's question; images and
-                attachments stay. Or new content, as the API's list of parts.
-            outputs: New outputs of the original's function calls, as for `submit_tool_outputs`. If the new run ends
-                without such a call, `fork` warns, a view notes it, and the stream's `unused` has the call.
-            assistant: Another assistant to run, with its own settings.
-            replay: Whether recorded outputs answer. The record is only used for forks at the question of the run, or
-                at one of its calls.
-            **params: Parameters of the new run, such as `model`, `instructions` or `tools`. The others are those of
-                the original, unless there is another assistant.
+            at: The point to fork at, as an object or its id. At a message, the copy ends with that message. At a tool
+                call, or a step with tool calls, recorded outputs answer only the calls before it. Default: the end of
+                the messages that the run was given.
+            message: New text for the last message of the copy, which by default is the run's question. Its images and
+                attachments are kept. Or new content, as the API's list of parts.
+            outputs: New outputs for function calls of the original, as for `submit_tool_outputs`. If the new run
+                doesn't make such a call, the stream's `unused` contains the call.
+            assistant: Another assistant to run, with its own settings. Default: the assistant of the original.
+            replay: Whether recorded outputs answer calls. The record is only used for forks at the question of the
+                run, or at one of its calls.
+            **params: Parameters of the new run, such as `model`, `instructions` or `tools`. Other parameters are those
+                of the original, unless there is another assistant.
 
         Raises:
             ForkError: The conversation has no such point, or the run no such call. Nothing was created.
-            APIError: The server refused the copy or the run, for example because a file was deleted. What was copied
-                was deleted.
+            APIError: The server refuses the copy or the run, for example because a file was deleted. The copy was
+                deleted.
         """
         copied = copy_of(
             self._transport, self.retrieve(run, thread), at=at, message=message, outputs=outputs_json(outputs, run),
@@ -642,14 +819,20 @@ class Runs(Resource):
             run = view.wait()
 
         Args:
-            thread, assistant: Where to start a run.
+            thread: The thread on which to start a run, or of an existing `run` that is a bare id.
+            assistant: The assistant to run, or its id.
             run: An existing run to display instead, or an open stream of one, such as that of `fork_stream`.
             tools: Python functions that can answer tool calls. A form offers to run them.
-            auto: Let the functions answer without asking.
-            max_rounds: With `auto`, how often the functions answer at most. After that, `view.wait()` raises
-                LimitError, and the run waits.
+            auto: Whether the functions answer without asking.
+            max_rounds: With `auto`, maximum number of times that the functions answer. After that, `view.wait()`
+                raises LimitError, and the run waits.
             max_calls: The same for the number of calls.
-            **params: Other parameters of the API, for a new run.
+            **params: Other parameters of the API for a new run, as in `create`.
+
+        Raises:
+            TypeError: Neither a run, nor a thread and an assistant are given.
+            ValueError: `max_rounds` or `max_calls` is not a whole number above 0.
+            ActiveRunError: Another run of the thread is active.
         """
         stream = self._watched(thread, assistant, run, params)
         from nbruns.widgets.run_view.view import RunView
@@ -685,8 +868,8 @@ class Runs(Resource):
             )
 
         On nbruns' own server, the runs wait in a queue of the server, which continues when this program ends. A batch
-        with a name continues where it was interrupted: rows that are done are not run again. Rows whose run was
-        cancelled or expired are. Rate limits are waited out.
+        with a name continues where it was interrupted: only rows that are missing, or whose run was cancelled or
+        expired, are run. After a rate limit, the batch waits and retries.
 
         Args:
             prompts: Texts, lists of messages, or a DataFrame with a column `prompt`, `messages` or `question`, whose
@@ -698,7 +881,7 @@ class Runs(Resource):
                 one form shows all other calls; elsewhere, runs that wait for them are returned as they are.
             repeat: Number of runs for each prompt and assistant.
             concurrency: Maximum number of runs at the same time.
-            name: Name by which the batch can be continued.
+            name: Name by which the batch can be continued, at most 256 characters. Default: a random name.
             runs_per_minute: Maximum number of runs started in a minute. Default: no limit.
             prices: Prices for the column `cost`: see `df.runs.cost`.
             **params: Other parameters of the API, for all runs.
@@ -709,8 +892,10 @@ class Runs(Resource):
             `nbruns.runs_frame`. A column of the prompts with one of these names is called `input.NAME`.
 
         Raises:
-            TypeError, ValueError: The prompts or assistants can't be read.
-            APIError: The server refused a row.
+            TypeError: A prompt or an assistant is something else.
+            ValueError: There is no assistant, or `repeat`, `concurrency` or `name` is out of range.
+            APIError: The server refused a request. A run that is refused as invalid doesn't end the batch: its row has
+                an `error`.
             ConnectionError: The server was silent for a minute. Call again with the same name to continue.
         """
         from nbruns.client.batch import run_batch
@@ -746,12 +931,12 @@ class Runs(Resource):
 
         Args:
             frame: A frame with the column `answer`, such as `batch` returns.
-            question: What to judge by.
+            question: The question that the judge answers.
             judge: The name of a model, an assistant, or a dict as in `batch`.
             schema: JSON Schema of a judgement: an object, whose properties become columns. Default: `score` from 1 to
                 5, and `reason`.
-            columns: The columns that the judge is shown. Default: the prompt and `answer`.
-            prefix: Begin of the names of the new columns.
+            columns: The columns that the judge sees. Default: the prompt and `answer`.
+            prefix: Prefix of the names of the new columns.
             **options: Other arguments of `batch`, such as `name` and `concurrency`.
 
         Returns:
@@ -778,7 +963,7 @@ class Runs(Resource):
         if run is not None:
             return self.retrieve_stream(run, thread)
         if thread is None or assistant is None:
-            raise TypeError("watch() takes a thread and an assistant to start a run, or run=… to show one.")
+            raise TypeError("Pass a thread and an assistant to start a run, or run=… to display one.")
         return self.create_stream(thread, assistant, **params)
 
     def _creation(
@@ -792,7 +977,7 @@ class Runs(Resource):
     def _created_since(self, path: str, started: float, body: JSON) -> JSON | None:
         """Return the run that a request created if its answer was lost: created since, for the same assistant."""
         page, headers = self._transport.request("GET", path, params={"order": "desc", "limit": 20})
-        # By the server's clock, of which both the timestamps and the Date header are; they count whole seconds.
+        # By the server's clock, which sets both the timestamps and the Date header, in whole seconds.
         since = server_time(headers) - (time.monotonic() - started) - 2
         wanted = body["assistant_id"], body.get("metadata") or {}
 

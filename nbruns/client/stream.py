@@ -27,11 +27,11 @@ from nbruns.snapshot import RunSnapshot
 from nbruns.sse import ServerSentEvent, iter_events
 from nbruns.text import JSON, TooManyValues, excerpt, parse_json, size_of
 
-#: Seconds for which a dropped stream is carried on without any news from the server.
+#: Seconds without an answer after which a dropped stream is given up.
 CARRY_ON_DEADLINE = 60.0
 #: Seconds for which a run that requires action is polled for its tool calls, because some servers report them late.
 ACTION_DEADLINE = 10.0
-#: How often a stream is rejoined, at most, when its connection drops again and again.
+#: Maximum number of reconnects of one stream.
 MAX_RECONNECTS = 100
 #: Bytes of a run's events, decompressed and over all connections. 100,000 tokens one by one have some 30 MB.
 MAX_STREAM_BYTES = 256 * 1024 * 1024
@@ -39,7 +39,7 @@ MAX_STREAM_BYTES = 256 * 1024 * 1024
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
 #: Objects, arrays and commas of one event.
 MAX_EVENT_VALUES = 100_000
-#: So many bytes of events are folded in before the state is weighed again.
+#: Bytes of events after which the size of the state is measured again.
 _WEIGHED_EVERY = 1024 * 1024
 _POLL_FIRST, _POLL_MOST = 0.25, 2.0
 _ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES)
@@ -48,10 +48,13 @@ T = TypeVar("T")
 
 
 class Event(NamedTuple):
-    """One event of a run: its name, its data as an API object, and its id if the server numbers events."""
+    """One event of a run."""
 
+    #: Name of the event, such as `thread.message.delta`.
     event: str
+    #: The object that the event reports: a run, a step, a message, or a delta.
     data: APIObject
+    #: Id of the event, if the server numbers events.
     id: str | None = None
 
 
@@ -66,10 +69,10 @@ class RunStream:
     and the stream reconnects: it resumes after the last event if the server numbers events, otherwise it polls
     until the run ends. In both cases the final `snapshot` equals that of an unbroken stream.
 
-    Raises (while iterating):
-        StreamError: The server could not be reached for CARRY_ON_DEADLINE seconds.
-        APIError: The server refused a request.
-        LimitError: The stream exceeded MAX_STREAM_BYTES or MAX_RECONNECTS, or its state MAX_SNAPSHOT_BYTES.
+    Raises:
+        StreamError: While iterating, the server could not be reached for 60 seconds.
+        APIError: While iterating, the server refused a request.
+        LimitError: While iterating, the stream exceeded 256 MiB or 100 reconnects, or the state of the run 16 MiB.
     """
 
     def __init__(
@@ -89,7 +92,8 @@ class RunStream:
         answered: Ids of tool calls that were just submitted: a `requires_action` for them doesn't end the
             stream.
         """
-        self.snapshot = snapshot or RunSnapshot()
+        #: The state of the run so far.
+        self.snapshot: RunSnapshot = snapshot or RunSnapshot()
         self._answered = frozenset(answered)
         self._transport = transport
         self._response = opened if isinstance(opened, requests.Response) else None
@@ -125,15 +129,21 @@ class RunStream:
         return f"RunStream({self.run!r}{', closed' if self._closed else ''})"
 
     def text_deltas(self) -> Iterator[str]:
-        """Iterate over the text of the run's messages, in the pieces in which it arrives."""
+        """Iterate over the text of the run's messages, piece by piece as it arrives. Raises as iterating does."""
         for event in self:
             if isinstance(event.data, MessageDelta) and event.data.text:
                 yield event.data.text
 
     def until_done(self) -> Run:
-        """Read the stream to its end and return the run, which has ended or requires action.
+        """Read the stream to its end, and return the run.
 
-        Raises as iterating does.
+        Returns:
+            The run, which has ended or requires action.
+
+        Raises:
+            StreamError: The stream was closed before it named a run, or the server could not be reached.
+            APIError: The server refused a request.
+            LimitError: The stream exceeded a limit.
         """
         for _ in self:
             pass
@@ -142,7 +152,7 @@ class RunStream:
         return self.run
 
     def close(self) -> None:
-        """Stop reading; another thread may be reading. The run continues: `client.runs.cancel` stops it."""
+        """Stop reading. Another thread can call this. The run continues: to stop it, use `client.runs.cancel`."""
         self._closed = True
         if self._response is not None:
             hang_up(self._response)
@@ -333,8 +343,8 @@ class RunStream:
         run = self.run.id if self.run else "unknown"
         return StreamError(
             f"The stream of run {run} broke off ({self._why(damage)}), and the server was silent for "
-            f"{CARRY_ON_DEADLINE:.0f} s. The run may still be going on: client.runs.retrieve(…) tells, "
-            "error.snapshot has what arrived.",
+            f"{CARRY_ON_DEADLINE:.0f} s. The run may still be active: check with client.runs.retrieve(…). "
+            "error.snapshot has the events so far.",
             self.snapshot,
         )
 
@@ -364,11 +374,11 @@ def _object(data: str) -> JSON:
     try:
         payload = parse_json(data, MAX_EVENT_VALUES)
     except TooManyValues as error:
-        raise StreamError(f"An event's data is {error}: this is no stream of run events.") from error
+        raise StreamError(f"An event's data is {error}: this is not a stream of run events.") from error
     except ValueError:
         payload = None
         with suppress(ValueError):  # the reference's own example has a brace too many
             payload = parse_json(data.rstrip().removesuffix("}"), MAX_EVENT_VALUES)
     if isinstance(payload, dict):
         return payload
-    raise StreamError(f"An event's data is no JSON object: {excerpt(data)}")
+    raise StreamError(f"An event's data is not a JSON object: {excerpt(data)}")

@@ -1,4 +1,4 @@
-"""The one place that touches the wire: a session, a request path, its time-outs, retries and errors."""
+"""All requests: the session, timeouts, retries and errors."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from nbruns.errors import APIError
 from nbruns.headers import REQUEST_IDS, retry_after
 from nbruns.text import EXCERPT, JSON, MAX_VALUES, TooManyValues, excerpt, parse_json
 
-#: Asks the server whether a request that may have been carried out was; its result, or None if it was not.
+#: Asks the server whether a request was executed: returns its result, or None if it was not.
 Check = Callable[[], JSON | None]
 
-#: The server did not take the request, so repeating it can't do the work twice.
+#: Statuses of requests that the server did not execute, so that a retry is safe.
 _NOT_TAKEN = frozenset({409, 429, 503})
-#: Past these seconds since the first try, nothing is repeated any more.
+#: Seconds since the first try after which there are no more retries.
 RETRY_DEADLINE = 120.0
 _POOL = 16
 #: Maximum size of a JSON answer in bytes, decompressed. Lists request smaller pages if they reach it.
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-#: Bytes of an event's id with which a stream is rejoined, at most; servers refuse long headers.
+#: Maximum size of the event id with which a stream is resumed, in bytes. Servers refuse long headers.
 MAX_EVENT_ID_BYTES = 1024
-#: Characters of an id in a path, at most.
+#: Maximum number of characters of an id in a path.
 MAX_ID = 512
-#: The same of an error's.
+#: Maximum size of the JSON of an error in bytes.
 MAX_ERROR_BYTES = 1024 * 1024
 
 # The API has no code for it. The second is for a message that is added meanwhile.
@@ -61,14 +61,14 @@ _JSON_LINES = "application/jsonl"
 
 @dataclass
 class Extras:
-    """Operations beyond the API, of which a server turned out to have none."""
+    """Whether a server supports operations beyond the API: true until it refuses one."""
 
     has_bulk: bool = True
     has_batches: bool = True
 
 
 class _MaybeTaken(Exception):
-    """The request may have been carried out: cut off in mid-answer, or a gateway's error."""
+    """The request may have been executed: the answer was cut off, or a gateway failed."""
 
     def __init__(self, error: errors.NbrunsError) -> None:
         self.error = error
@@ -78,8 +78,8 @@ class Transport:
     """The HTTP path to one server: its URL, authentication, retries.
 
     Args:
-        timeout: Seconds to wait for a connection, and for each silence in an answer.
-        max_retries: How often a request is retried, if a retry is safe.
+        timeout: Seconds to wait for a connection, and for the next bytes of an answer.
+        max_retries: Maximum number of retries of a request, if a retry is safe.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Transport:
 
     @property
     def api_key(self) -> str | None:
-        """The key, for pointing another SDK at the same server; it is never shown."""
+        """The API key, for use with another SDK. It is never shown."""
         return self._credentials.api_key
 
     def close(self) -> None:
@@ -133,14 +133,14 @@ class Transport:
         return twin
 
     def hang_up(self, threads: Iterable[int]) -> None:
-        """End the requests that these threads wait for, and send nothing any more."""
+        """Cancel the requests that these threads wait for, and send no more."""
         self._over.set()
         for thread in threads:
             self._connections.hang_up(thread)
 
     def redacted(self, text: object, limit: int = EXCERPT) -> str:
         """Return outside text for an error: short, on one line, and without the key or token."""
-        whole = self._credentials.not_in(str(text))  # before it is cut: most of a key is as good as the key
+        whole = self._credentials.not_in(str(text))  # before it is shortened: part of a key is a secret too
         return excerpt(whole, limit)
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:
@@ -319,7 +319,7 @@ class Transport:
             query["api-version"] = self.api_version
         seconds = self.timeout if timeout is None else timeout
         if self._over.is_set():
-            raise errors.ConnectionError(f"{method} {path} was not sent: others of its kind had ended.")
+            raise errors.ConnectionError(f"{method} {path} was not sent: related requests were cancelled.")
         try:
             response = self._session.request(
                 method,
@@ -368,7 +368,7 @@ class Transport:
 
     @contextmanager
     def _hung_up_at(self, deadline: float | None, what: str) -> Iterator[None]:
-        """Hang up when time is over: a socket's own time-out starts anew with each byte that trickles in."""
+        """Close the connection at the deadline: the timeout of a socket restarts with each byte that arrives."""
         if deadline is None:
             yield
             return
@@ -567,7 +567,7 @@ def iter_chunks(response: requests.Response) -> Iterator[bytes]:
         while chunk := raw.read1(65536, decode_content=True):
             yield chunk
     except urllib3.exceptions.ReadTimeoutError as error:
-        raise errors.TimeoutError("The answer fell silent.") from error
+        raise errors.TimeoutError("No more data of the answer came in time.") from error
     except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
         # ValueError and AttributeError are what reading from a connection gives that another thread closes.
         raise errors.ConnectionError("The connection broke.") from error

@@ -242,11 +242,11 @@ def runs_frame(runs: Any, *, metadata: bool = False) -> pd.DataFrame:
     Args:
         runs: Run objects, their JSON, and objects of openai-python and azure-ai-agents; pages, events and recorded
             exchanges that contain some; or the path of a file of JSON lines with any of these.
-        metadata: Add a text column `metadata.KEY` for each key.
+        metadata: Whether to add a text column `metadata.KEY` for each key.
 
     Returns:
-        A DataFrame with the columns of COLUMNS["run"]. Times are in UTC, durations are timedeltas, token counts are
-        nullable integers, missing until the run ends.
+        A DataFrame with the columns that the reference lists for runs. Times are in UTC, durations are timedeltas,
+        and token counts are nullable integers, missing until the run ends.
 
     Raises:
         TypeError: An element is not a run.
@@ -256,31 +256,59 @@ def runs_frame(runs: Any, *, metadata: bool = False) -> pd.DataFrame:
 
 
 def steps_frame(steps: Any) -> pd.DataFrame:
-    """Run steps as a DataFrame, one row each; takes what `runs_frame` takes, of steps.
+    """Return run steps as a DataFrame with one row for each, in order.
 
-    Columns: see COLUMNS["step"]; `duration` (created → ended) is a timedelta.
+    Args:
+        steps: Run steps in any form that `runs_frame` accepts for runs.
+
+    Returns:
+        A DataFrame with the columns that the reference lists for steps. `duration` is the time from creation to end.
+
+    Raises:
+        TypeError: An element is not a step.
+        ValueError: A line is not JSON.
     """
     return _frame("step", steps)
 
 
 def messages_frame(messages: Any, *, metadata: bool = False) -> pd.DataFrame:
-    """Messages as a DataFrame, one row each; takes what `runs_frame` takes, of messages. See COLUMNS["message"]."""
+    """Return messages as a DataFrame with one row for each, in order.
+
+    Args:
+        messages: Messages in any form that `runs_frame` accepts for runs.
+        metadata: Whether to add a text column `metadata.KEY` for each key.
+
+    Returns:
+        A DataFrame with the columns that the reference lists for messages.
+
+    Raises:
+        TypeError: An element is not a message.
+        ValueError: A line is not JSON.
+    """
     return _frame("message", messages, metadata)
 
 
 def tool_calls_frame(steps: Any) -> pd.DataFrame:
-    """Return tool calls as a DataFrame, with one row for each.
+    """Return tool calls as a DataFrame with one row for each.
 
-    Takes the steps that contain them, as `steps_frame` does.
+    `arguments` is parsed, and missing if the model wrote invalid JSON. The text is in `arguments_text`. `latency` is
+    the time from the creation of the step to its end, because the API has no other times. It has whole seconds on
+    most servers, includes the time to write the arguments, and for parallel calls lasts until the last output. It is
+    missing until then.
 
-    For the columns, see COLUMNS["tool_call"]. `arguments` is parsed, missing if the model wrote invalid JSON (the
-    text is in `arguments_text`). `latency` is the time from the creation of the step to its end, the only times in
-    the API: whole seconds on most servers, including the writing of the arguments, and for parallel calls the time
-    until the last of them was answered. Missing until then.
+    For code_interpreter, `arguments_text` is the code, `output` the text that it printed, and `files` the ids of its
+    images. For file_search, `arguments` has the `queries` if the server sends them, `files` the names of the files
+    found, best first, and `results` the results as sent. `client.runs.steps.searches` has a row for each result.
 
-    For code_interpreter, `arguments_text` is the code, `output` what it printed, `files` the ids of what it drew.
-    For file_search, `arguments` has the `queries` if the server tells them, `files` the names of the files found, the
-    best first, and `results` what was found, as sent. `client.runs.steps.searches` has a row for each result.
+    Args:
+        steps: The steps that contain the calls, in any form that `steps_frame` accepts.
+
+    Returns:
+        A DataFrame with the columns that the reference lists for tool calls.
+
+    Raises:
+        TypeError: An element is not a step.
+        ValueError: A line is not JSON.
     """
     rows = [call for step in _searched("step", _listed(steps)) for call in _calls(step)]
     return _built("tool_call", _filled("tool_call", rows) or {})
@@ -299,10 +327,16 @@ def threads_frame(threads: Any, *, metadata: bool = False) -> pd.DataFrame:
 def nested_to_json(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the DataFrame with its nested columns (`metadata`, `arguments`, …) as JSON text.
 
-    Databases have no type for dicts, and Parquet gives every row the keys of all rows, and supports neither empty
-    objects nor columns of mixed types. JSON text keeps everything: `nested_to_json(runs).to_parquet(file)`, or
-    `.to_sql(…)`.
-    `nested_from_json` is the inverse.
+    Databases have no type for dicts. Parquet gives every row the keys of all rows, and supports neither empty objects
+    nor columns of mixed types. JSON text keeps everything. `nested_from_json` is the inverse.
+
+        nbruns.nested_to_json(runs).to_parquet("runs.parquet")
+
+    Args:
+        frame: A DataFrame of runs, steps, messages, tool calls or other objects.
+
+    Returns:
+        A copy. Other columns don't change.
     """
     nested = [name for name in _nested_in(frame) if frame[name].dtype == "object"]
     texts = {name: pd.array([json_text(value) for value in frame[name]], dtype="string") for name in nested}
@@ -312,8 +346,15 @@ def nested_to_json(frame: pd.DataFrame) -> pd.DataFrame:
 def nested_from_json(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the DataFrame with its nested columns parsed from JSON text.
 
-    For data written by `nested_to_json` or an export: `nested_from_json(pd.read_parquet(file))`. Other text stays
-    unchanged.
+    For data written by `nested_to_json` or `client.runs.export`:
+
+        runs = nbruns.nested_from_json(pd.read_parquet("runs.parquet"))
+
+    Args:
+        frame: A DataFrame with nested columns as JSON text.
+
+    Returns:
+        A copy. Text that is not JSON doesn't change.
     """
     parsed = {name: list(map(_parsed_text, frame[name])) for name in _nested_in(frame)}
     return frame.assign(
@@ -515,8 +556,8 @@ def _parsed(arguments: str) -> Any:
 def _listed(objects: Any) -> list[Any]:
     if isinstance(objects, pd.DataFrame):
         raise TypeError(
-            "This is already a DataFrame; pass API objects or their JSON. Steps and tool calls "
-            "of a frame of runs: client.runs.steps.list(frame), client.runs.steps.tool_calls(frame)."
+            "This is already a DataFrame. Pass API objects or their JSON. For the steps and tool calls "
+            "of a frame of runs, use client.runs.steps.list(frame) and client.runs.steps.tool_calls(frame)."
         )
     one = (
         isinstance(objects, (str, Mapping))

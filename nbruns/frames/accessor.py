@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TOKENS = ["prompt_tokens", "completion_tokens", "total_tokens"]
 _FAILED = ("failed", "expired", "incomplete")
-#: What `by` may be called too.
+#: Short names of columns for `by`.
 _COLUMN_OF = {"assistant": "assistant_id", "thread": "thread_id"}
 
 
@@ -41,14 +41,23 @@ class RunsAccessor:
             raise AttributeError(self._missing("status") + own)  # so that hasattr() is false
 
     def usage(self, by: str | Sequence[str] = "model", freq: str | None = None) -> pd.DataFrame:
-        """Runs, failures, tokens and duration per group.
+        """Sum up runs, failures, tokens and durations by group.
 
-        `by`: one column or several: "model", "assistant", "thread", "status", "day", or any other of the frame; `[]`
-        for none. `freq`: a pandas frequency such as "D", "W" or "MS", to split by the time of creation too. Columns:
-        runs, failures (failed, expired, incomplete), the three token counts (sums; missing where no run of the group
-        has any), median and 95th percentile of `duration` (creation to end); and the sum of `cost`, if the frame has
-        such a column: `df.assign(cost=df.runs.cost()).runs.usage()`. Raises KeyError for a column that the frame does
-        not have.
+            df.runs.usage("assistant", freq="W")
+            df.assign(cost=df.runs.cost()).runs.usage()          # with the costs
+
+        Args:
+            by: One or several columns: `"model"`, `"assistant"`, `"thread"`, `"status"`, `"day"`, or any other column
+                of the frame. `[]` makes one group of all runs.
+            freq: A pandas frequency such as `"D"`, `"W"` or `"MS"`, to group by the time of creation as well.
+
+        Returns:
+            A DataFrame with one row for each group: `runs`, `failures` (failed, expired and incomplete runs), the sums
+            `prompt_tokens`, `completion_tokens` and `total_tokens` (missing if no run of the group has any), `cost` if
+            the frame has this column, `median_time` and `p95_time` (median and 95th percentile of `duration`).
+
+        Raises:
+            KeyError: The frame lacks a column.
         """
         keys: list[Any] = [self._key(name) for name in ([by] if isinstance(by, str) else by)]
         if freq is not None:
@@ -79,24 +88,36 @@ class RunsAccessor:
         Returns:
             A Series, missing for unknown models and runs without usage. Reasoning tokens are part of the output
             tokens.
+
+        Raises:
+            SetupError: No `prices` are given, and genai-prices is not installed.
+            ValueError: A price has another form.
+            KeyError: The frame lacks a column.
         """
         for name in ("model", "created_at", "prompt_tokens", "completion_tokens", "cached_tokens"):
             self._column(name)
         return cost_of(self._frame, prices)
 
     def failures(self) -> pd.DataFrame:
-        """The runs that ended as failed, expired or incomplete."""
+        """Return the runs that ended as failed, expired or incomplete."""
         return self._frame[self._column("status").isin(_FAILED)]
 
     def active(self) -> pd.DataFrame:
-        """The runs that have not ended."""
+        """Return the runs that have not ended."""
         return self._frame[~self._column("status").isin(TERMINAL_STATUSES)]
 
     def timeline(self, steps: pd.DataFrame | None = None, *, ax: Axes | None = None) -> Axes:
-        """Draw when the runs waited and ran, one bar each, in the colour of their status (needs the extra `plot`).
+        """Draw each run as a bar from its creation to its end, in the colour of its status.
 
-        `steps`: a frame of their steps (`client.runs.steps.list(…)`), drawn below their run. More runs than lines of
-        text fit are packed into lanes, without their names and steps. Times are in the frame's own time zone.
+        Times are in the time zone of the frame. More than 40 runs are packed into lanes, without their ids and steps.
+
+        Args:
+            steps: A frame of the steps of these runs (`client.runs.steps.list(…)`), which are drawn below their run.
+            ax: The matplotlib axes to draw on. Default: those of a new figure.
+
+        Raises:
+            SetupError: matplotlib is not installed (extra `plot`).
+            KeyError: The frame lacks a column.
         """
         from nbruns.frames.plots import timeline
 
@@ -112,10 +133,18 @@ class RunsAccessor:
         *,
         ax: Axes | None = None,
     ) -> Axes:
-        """Draw tokens over time as bars, stacked by model (needs the extra `plot`).
+        """Draw tokens, runs or costs over time as stacked bars.
 
-        `value`: a column to add up, or "runs" for their number, or "cost" (by genai-prices, unless the frame has a
-        column `cost` already); `by`: as in `usage`; `freq`: the width of a bar, by the length of time if left out.
+        Args:
+            value: The column to sum up, `"runs"` for the number of runs, or `"cost"` (by genai-prices, unless the frame
+                has a column `cost`).
+            by: The column whose values are stacked, as in `usage`.
+            freq: The time that a bar covers, as a pandas frequency. Default: chosen by the time span of the runs.
+            ax: The matplotlib axes to draw on. Default: those of a new figure.
+
+        Raises:
+            SetupError: matplotlib (extra `plot`) or, for costs, genai-prices (extra `cost`) is not installed.
+            KeyError: The frame lacks a column.
         """
         from nbruns.frames.plots import usage
 
@@ -152,7 +181,7 @@ class RunsAccessor:
         """Compare variants: one row for each value of the column `by`.
 
         Args:
-            by: The column of the variants: "assistant", "model", or any other.
+            by: The column of the variants: `"assistant"`, `"model"`, or any other.
             scores: Columns of numbers or booleans. Default: all that frames of runs don't have.
             on: The columns that identify a prompt. Default: `prompt`, `messages` or `question`.
 
@@ -161,6 +190,9 @@ class RunsAccessor:
             interval of 95 % (`SCORE_low`, `SCORE_high`, bootstrapped over prompts) and the win rate (`SCORE_wins`: how
             often a variant beats another at the same prompt, where ties count half); `median_time`, `mean_cost` and
             `mean_tokens`.
+
+        Raises:
+            KeyError: The frame lacks a column.
         """
         key = self._key(by)
         asked = prompt_keys(self._frame, on)
@@ -175,9 +207,17 @@ class RunsAccessor:
         on: str | Sequence[str] | None = None,
         ax: Axes | None = None,
     ) -> Axes:
-        """Draw the means of scores with their confidence intervals, for each variant (needs the extra `plot`).
+        """Draw the mean of each score for each variant, with its confidence interval.
 
-        For the arguments, see `compare`.
+        Args:
+            by: The column of the variants, as in `compare`.
+            scores: Columns of numbers or booleans, as in `compare`.
+            on: The columns that identify a prompt, as in `compare`.
+            ax: The matplotlib axes to draw on. Default: those of a new figure.
+
+        Raises:
+            SetupError: matplotlib is not installed (extra `plot`).
+            KeyError: The frame lacks a column.
         """
         from nbruns.frames.plots import comparison
 
@@ -191,15 +231,20 @@ class RunsAccessor:
         *,
         on: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """Return the rows, those first at whose prompt the variants disagree most.
+        """Return the rows, sorted by how much the variants disagree at the prompt of the row.
 
         Args:
-            by, on: As in `compare`.
-            score: The column to disagree in. Default: `answer`, where each further answer counts.
+            by: The column of the variants, as in `compare`.
+            score: The column to compare. Default: `answer`.
+            on: The columns that identify a prompt, as in `compare`.
 
         Returns:
-            The frame with the column `disagreement`: the difference between the largest and the smallest mean of a
-            number, or the number of further labels or answers.
+            The frame, largest disagreement first, with the column `disagreement`. For numbers, it is the difference
+            between the largest and the smallest mean of a variant; otherwise, the number of different labels or
+            answers minus one.
+
+        Raises:
+            KeyError: The frame lacks a column.
         """
         return disagreeing(self._frame, self._key(by), prompt_keys(self._frame, on), score)
 
@@ -225,7 +270,7 @@ class RunsAccessor:
             raise KeyError(self._missing(name))
         column: pd.Series[Any] | pd.DataFrame = self._frame[name]
         if isinstance(column, pd.DataFrame):
-            raise KeyError(f"This frame has {column.shape[1]} columns {name!r}; leave one of them.")
+            raise KeyError(f"This frame has {column.shape[1]} columns {name!r}. Keep one of them.")
         return column
 
     def _missing(self, name: str) -> str:
@@ -233,6 +278,6 @@ class RunsAccessor:
             " It is in the index; reset_index() makes it a column." if name in self._frame.index.names else ""
         )
         return (
-            f"This frame has no column {name!r}, which frames of runs have, as client.runs.list(…) gives them.{index} "
+            f"This frame has no column {name!r}, which frames of runs from client.runs.list(…) have.{index} "
             f"It has: {', '.join(map(str, self._frame.columns))}."
         )

@@ -45,16 +45,20 @@ def found_in(objects: Iterable[Any], name: str) -> Iterator[JSON]:
 def to_jsonl(objects: Iterable[Any], file: str | os.PathLike[str]) -> Path:
     """Write objects to a file of JSON lines, each as its server sent it.
 
-    The DataFrame functions can read the file.
+    The DataFrame functions can read the file. It appears when it is complete.
 
-    The file appears when it is complete. If its name ends in .gz, it is compressed.
+        nbruns.to_jsonl(client.runs.iter(), "runs.jsonl.gz")
+        runs = nbruns.runs_frame("runs.jsonl.gz")
 
     Args:
-        objects: Objects of this package or others, or their JSON.
-        file: The file.
+        objects: Objects of nbruns, openai-python or azure-ai-agents, or their JSON.
+        file: Path of the file. If it ends in `.gz`, the file is compressed.
 
     Returns:
-        The path.
+        The path of the file.
+
+    Raises:
+        TypeError: An element is neither an object nor JSON.
     """
     path = Path(file)
     unfinished = path.with_name(f".unfinished.{path.name}")

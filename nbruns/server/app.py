@@ -48,6 +48,7 @@ def create_app(services: Services, operations: Iterable[Operation]) -> Starlette
 
 def _endpoint(services: Services, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        request.scope["context"].route = operation.path
         try:
             call = await _call(services, operation, request)
             try:

@@ -28,12 +28,13 @@ from nbruns.server.retrieval.embeddings import Embedder
 from nbruns.server.retrieval.index import Index
 from nbruns.server.retrieval.ingestion import Ingester
 from nbruns.server.routes import OPERATIONS, Services
-from nbruns.server.runs.engine import LIFETIME_SECONDS, Engine
+from nbruns.server.runs.engine import DELTA_LIFETIME_SECONDS, LIFETIME_SECONDS, Engine
 from nbruns.server.runs.streams import RunStreams
 from nbruns.server.runs.toolbox import Toolbox
 from nbruns.server.storage import files, migrations, store
 from nbruns.server.storage.blobs import Blobs
 from nbruns.server.storage.database import Database
+from nbruns.server.telemetry import Telemetry, traces
 from nbruns.text import JSON
 
 #: The most bytes of a request's head, and of whatever else is not its body: h11's limit.
@@ -154,6 +155,8 @@ class Settings:
     idle_timeout: float | None = None
     #: Seconds after its creation, after which a run expires.
     run_lifetime: int = LIFETIME_SECONDS
+    #: Seconds after the end of a run, after which the deltas of its stream are deleted.
+    delta_lifetime: int = DELTA_LIFETIME_SECONDS
     #: Names that requests may come by, besides this machine's own. Without any, a server that is reached from other
     #: machines answers to every name.
     allowed_hosts: Collection[str] = ()
@@ -201,7 +204,9 @@ class Server(uvicorn.Server):
         except BaseException:
             self._db.close()
             raise
-        self.streams = RunStreams(self._db)
+        self._telemetry = Telemetry(traces())
+        self._db.on_commit = self._telemetry.commit
+        self.streams = RunStreams(self._db, self._telemetry)
         self._blobs = Blobs(settings.blobs or _files_folder(settings.database_url))
         index = Index(self._db, settings.embedder)
         self._ingester = Ingester(self._db, self._blobs, settings.embedder)
@@ -211,6 +216,8 @@ class Server(uvicorn.Server):
             settings.run_lifetime,
             self.streams.catch_up,
             Toolbox(index, self._ingester, self._blobs, settings.interpreter),
+            settings.delta_lifetime,
+            self._telemetry,
         )
         services = Services(
             self._db,
@@ -221,6 +228,7 @@ class Server(uvicorn.Server):
             index,
             self._ingester,
             settings.interpreter,
+            self._telemetry,
         )
         hosted.REFUSED.clear()
         hosted.REFUSED.update(settings.refused_tools)
@@ -237,6 +245,7 @@ class Server(uvicorn.Server):
             token=settings.token,
             hosts=names if is_known_by_name else None,
             origins=settings.allowed_origins,
+            telemetry=self._telemetry,
         )
         self._watching: asyncio.Task[None]
         super().__init__(
@@ -283,6 +292,7 @@ class Server(uvicorn.Server):
         await self._settings.models.close()
         self._blobs.close()
         self._db.close()
+        await asyncio.to_thread(self._telemetry.close)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -308,4 +318,4 @@ class Server(uvicorn.Server):
 
 
 def _has_work(conn: sa.Connection) -> bool:
-    return store.count_active(conn) > 0 or files.any_in_progress(conn)
+    return sum(store.count_active(conn).values()) > 0 or files.count_in_progress(conn) > 0

@@ -35,6 +35,7 @@ def serve(
     on_ready: Callable[[str], None] | None = None,
     models: Models | None = None,
     run_lifetime: int = 600,
+    delta_lifetime: int = 86_400,
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
     blobs: str | Path | None = None,
@@ -52,6 +53,7 @@ def serve(
         on_ready: Called with the server's URL (without /v1) when it accepts requests.
         models: Models that runs can name. Default: the registered ones.
         run_lifetime: Seconds after its creation when a run expires.
+        delta_lifetime: Seconds after the end of a run when the deltas of its stream are deleted.
         allowed_hosts: Host names to accept in addition to this machine's own, such as the public name of a proxy.
         allowed_origins: Origins of web pages that may use the server, such as https://app.example.org.
         blobs: Folder, or URL of fsspec such as s3://bucket/prefix, for the bytes of files. Default: the folder `files`
@@ -86,6 +88,7 @@ def serve(
                 models or Models(),
                 idle_timeout,
                 run_lifetime,
+                delta_lifetime,
                 allowed_hosts,
                 allowed_origins,
                 blobs,

@@ -17,12 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nbruns.server.schemas import objects
 from nbruns.server.schemas.errors import Refused
 from nbruns.server.storage.database import encode
+from nbruns.server.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 #: The words that paths are made of. Whatever else is in one may be a secret at the wrong place.
 _WORDS = {
-    *("v1", "health", "openapi.json", "assistants", "threads", "messages", "runs", "steps"),
+    *("v1", "health", "metrics", "openapi.json", "assistants", "threads", "messages", "runs", "steps"),
     *(
         "files",
         "content",
@@ -47,15 +48,17 @@ class RequestContext:
         self.id = objects.new_id("req")
         #: Id of the run that the request is about, if known.
         self.run_id: str | None = None
+        #: Path of its operation, with the names of its ids; None as long as it has not been admitted.
+        self.route: str | None = None
         self._scope, self._send = scope, send
         self._began = time.perf_counter()
-        self._status = 0
+        self._status, self._answered = 0, 0.0
         scope["context"] = self
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self._status, self._answered = message["status"], time.perf_counter()
             message["headers"] = [
                 *message["headers"],
                 (b"x-request-id", self.id.encode()),
@@ -63,6 +66,16 @@ class RequestContext:
                 (b"openai-processing-ms", str(self._milliseconds()).encode()),
             ]
         await self._send(message)
+
+    def count(self, telemetry: Telemetry) -> None:
+        """Count the request, and the time until its answer began."""
+        answered = self._answered or time.perf_counter()
+        telemetry.request(self._method, self.route or "other", self._status or 499, answered - self._began)
+
+    @property
+    def _method(self) -> str:
+        method: str = self._scope["method"]
+        return method if method in _METHODS else "?"
 
     def log(self) -> None:
         """Write the log line of the request. Health checks are logged at debug level."""
@@ -73,10 +86,9 @@ class RequestContext:
             log.log(level, text, known, extra={"known": known})
 
     def _known(self) -> dict[str, object]:
-        method = self._scope["method"]
         ids = {name: id for name, id in self._scope.get("path_params", {}).items() if _ID.fullmatch(id)}
         return {
-            "method": method if method in _METHODS else "?",
+            "method": self._method,
             "path": "/".join(map(_shown, self._scope["path"].split("/")[:10])),
             "status": self._status or 499,  # the client was gone before there was an answer
             "ms": self._milliseconds(),
@@ -108,7 +120,9 @@ class AccessMiddleware:
         token: str | None,
         hosts: Iterable[str] | None,
         origins: Collection[str] = (),
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._origins = frozenset(origins)
         self._app = self._for_pages(app) if origins else app
         self._token = token
@@ -142,6 +156,7 @@ class AccessMiddleware:
         finally:
             self._open -= 1
             self._last = time.monotonic()
+            context.count(self._telemetry)
             context.log()
 
     def _for_pages(self, app: ASGIApp) -> ASGIApp:

@@ -26,9 +26,9 @@ class Tool:
     """A function that assistants can call, created by `tool`. Calling it calls the function.
 
     Attributes:
-        name, description, parameters: What the model sees; `parameters` is a JSON Schema.
+        name: Name for the model.
         returns: The return annotation, or None.
-        timeout: Seconds, or None for no limit.
+        timeout: Seconds after which a call fails, or None for no limit.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Tool:
 
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise TypeError(
-                f"{self.name}: parameter {parameter} can't be named in a call; give it a plain name."
+                f"{self.name}: parameter {parameter} can't be passed by name. Use a plain parameter."
             )
         named = Field(alias=parameter.name)
         required = parameter.default is parameter.empty
@@ -108,7 +108,7 @@ class Tool:
 
     @functools.cached_property
     def parameters(self) -> JSON:
-        """The JSON Schema of the arguments."""
+        """JSON Schema of the arguments, for the model."""
         schema: JSON = self._arguments.model_json_schema()
         schema.pop("title", None)
         for name, prop in schema.get("properties", {}).items():
@@ -131,12 +131,15 @@ class Tool:
             return None
 
     def to_dict(self) -> JSON:
-        """The tool as an assistant's or a run's `tools` has it."""
+        """Return the tool as the API's JSON, for the `tools` of an assistant or a run."""
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
     def call(self, arguments: str | Mapping[str, Any]) -> str:
-        """Validate the arguments (JSON text or an object), call the function, and return its output as text.
+        """Validate the arguments, call the function, and return its output as text.
+
+        Args:
+            arguments: The arguments, as JSON text or as an object.
 
         Raises:
             ToolError: The arguments are invalid, the function raised or exceeded its timeout, or its result can't
@@ -162,7 +165,7 @@ class Tool:
                 json.loads(arguments or "{}", strict=False) if isinstance(arguments, str) else dict(arguments)
             )
         except (ValueError, RecursionError) as error:
-            raise ToolError(f"{self.name}: the arguments are no JSON: {excerpt(arguments)}") from error
+            raise ToolError(f"{self.name}: the arguments are not JSON: {excerpt(arguments)}") from error
         if self._validates_by_schema:
             return self._checked(given)
         try:
@@ -178,7 +181,7 @@ class Tool:
         from nbruns.json_schema import problems
 
         if not isinstance(given, dict):
-            raise ToolError(f"{self.name}: the arguments are no object: {excerpt(given)}")
+            raise ToolError(f"{self.name}: the arguments are not an object: {excerpt(given)}")
         wrong = "; ".join(map(str, problems(given, self.parameters)))
         if wrong:
             raise ToolError(f"{self.name}: {excerpt(wrong, 500)}")
@@ -237,12 +240,21 @@ def tool(
     Sphinx style).
 
     Args:
-        name: Name for the model. Default: the name of the function.
+        function: The function, if the decorator has no arguments.
+        name: Name for the model, at most 64 letters, digits, _ and -. Default: the name of the function.
         description: Description for the model. Default: from the docstring.
+        timeout: Seconds after which the call is answered with an error. Default: no limit. An async function is
+            cancelled. A plain function can't be stopped in Python: it continues in its thread, and its result is
+            ignored.
         parameters: JSON Schema for a function that takes `**arguments`, such as one that forwards them to an MCP
-            server.
-        timeout: Seconds after which the call is answered with an error. An async function is cancelled. A plain
-            function can't be stopped in Python: it continues in its thread, and its result is ignored.
+            server. Default: from the signature.
+
+    Returns:
+        The tool, or with arguments, a decorator that returns it.
+
+    Raises:
+        TypeError: `function` is not callable, or its type hints can't be resolved.
+        ValueError: The name, the timeout or the JSON Schema is invalid.
     """
     if function is not None:
         return Tool(function, name, description, timeout=timeout, parameters=parameters)

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class McpTools(Sequence[Tool]):
     """The tools of an MCP server, and the connection to it, created by `mcp_tools`.
 
-    A sequence of `Tool`, and a context manager that closes the connection. A connection that the server has ended is
-    opened again by the next call.
+    A sequence of `Tool`, and a context manager that closes the connection. If the server closes the connection, the
+    next call reconnects.
     """
 
     def __init__(self, server: Server, timeout: float) -> None:
@@ -66,7 +66,7 @@ class McpTools(Sequence[Tool]):
         self.close()
 
     def close(self) -> None:
-        """End the connection, and the program behind it. The tools can't be called any more."""
+        """Close the connection, and stop the program of the server. After that, calls raise ToolError."""
         if self._loop.is_running() and not self._closed:
             self._closed = True
             asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result()
@@ -128,7 +128,7 @@ def mcp_tools(
         timeout: Seconds after which a call fails.
 
     Returns:
-        The tools, as a sequence that also is a context manager. `close()` ends the connection.
+        The tools, as a sequence that is also a context manager. `close()` closes the connection.
 
     Raises:
         ToolError: The server can't be reached, or doesn't answer as an MCP server. Calls raise it too.

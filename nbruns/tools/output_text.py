@@ -75,7 +75,7 @@ def _decoded(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError as error:
         raise NoText(
-            f"it gave {len(value):,} bytes that are no text. Let it return text: what is in them, or base64."
+            f"it returned {len(value):,} bytes that are not text. Return their content as text, or base64."
         ) from error
 
 
@@ -113,8 +113,8 @@ def _plain(value: Any) -> Any:
     kind = type(value)
     if kind.__module__.split(".")[0] in PICTURES:
         raise NoText(
-            f"it gave a picture ({kind.__name__}), and a tool's output is text. "
-            "Let it return the numbers that the picture shows."
+            f"it returned an image ({kind.__name__}), but the output of a tool is text. "
+            "Return the numbers that the image shows."
         )
     if hasattr(value, "to_dict"):  # a table in a list or an object
         return value.to_dict("records") if hasattr(value, "columns") else value.to_dict()

@@ -50,7 +50,7 @@ def compare(
     prices: cost.Prices | None = None,
     labels: Sequence[str] = (),
 ) -> Comparison:
-    """Show runs side by side. Transcripts are aligned turn by turn, and words in which they differ are marked.
+    """Return runs side by side. Transcripts are aligned turn by turn, and differing words are marked.
 
         nbruns.compare(run, client.runs.fork(run, model="another-model"), client=client)
         nbruns.compare(*table.selected, client=client)
@@ -58,15 +58,18 @@ def compare(
     In the first run, marked words are those that no other run has; in the others, those that the first doesn't have.
 
     Args:
-        runs: Two runs or more: runs, pairs (run id, thread id), DataFrames of runs, snapshots or views.
-        client: Where steps and messages are fetched; not necessary for snapshots and views.
+        *runs: At least two runs, as Run objects, pairs (run id, thread id), DataFrames of runs, snapshots or views.
+        client: The client that retrieves steps and messages. Snapshots and views don't need it.
         prices: Prices of a million tokens by model, as for `df.runs.cost`. Default: those of genai-prices, if it is
             installed (extra `cost`).
-        labels: What the runs are called. Default: A, B, …
+        labels: A label for each run. Default: A, B, …
+
+    Returns:
+        A `Comparison`, which a cell displays.
 
     Raises:
-        ValueError: There are fewer than two runs, or not as many labels.
-        TypeError: There is no client for runs that must be fetched, or something is not a run.
+        ValueError: Fewer than two runs are given, or the number of labels differs.
+        TypeError: `client` is missing for runs that must be retrieved, or something is not a run.
     """
     wanted = [each for given in runs for each in _each(given)]
     if len(wanted) < 2:
@@ -77,7 +80,7 @@ def compare(
     source: Any = getattr(client, "runs", client)
     if source is None and any(isinstance(each, (Run, tuple)) for each in wanted):
         raise TypeError(
-            "Pass client=… to fetch the steps and messages of the runs. Snapshots and views have them."
+            "Pass client=… to retrieve the steps and messages of the runs. Snapshots and views contain theirs."
         )
     return Comparison(_all_details(wanted, source), names, prices)
 

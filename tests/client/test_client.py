@@ -110,8 +110,8 @@ def test_headers_that_would_break_a_request_are_refused(name: str) -> None:
         ({"X A": "secret"}, ValueError, "'X A' is not a valid header name"),
         ({"X-A\n": "secret"}, ValueError, r"is not a valid header name"),
         ({"": "secret"}, ValueError, "'' is not a valid header name"),
-        ({"X-A": 5}, TypeError, "a dict of names and texts; 'X-A' is none"),
-        ({5: "secret"}, TypeError, "a dict of names and texts; 5 is none"),
+        ({"X-A": 5}, TypeError, "a dict of names and texts, and 'X-A' is not"),
+        ({5: "secret"}, TypeError, "a dict of names and texts, and 5 is not"),
         ("X-A: secret", TypeError, "a dict of names and texts, not str"),
     ],
 )

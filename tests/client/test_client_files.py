@@ -77,13 +77,13 @@ def test_files_are_listed_saved_and_deleted(client: Client, tmp_path: Path) -> N
 
 
 def test_what_is_no_file_is_said_before_anything_is_sent(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="A path, bytes, an open file or a DataFrame is needed, not 5"):
+    with pytest.raises(TypeError, match="Pass a path, bytes, an open file or a DataFrame, not 5"):
         client.files.create(5)
     with pytest.raises(TypeError, match="binary mode"):
         client.files.create(io.StringIO("text"))
     with pytest.raises(FileNotFoundError):
         client.files.create(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="none that fits it"):
+    with pytest.raises(FileNotFoundError, match="no file matches it"):
         client.vector_stores.create(str(tmp_path / "*.nothing"))
 
 

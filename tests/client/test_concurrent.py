@@ -148,14 +148,14 @@ def test_a_frame_names_its_threads(server: KeepingServer) -> None:
     assert list(client.runs.list(runs)["id"]) == RUNS[:9]
     threads = nbruns.runs_frame([]).reindex(range(2))[["id"]].assign(id=THREADS[:2])
     assert list(client.runs.list(threads)["id"]) == RUNS[:6] == list(client.runs.list(threads["id"])["id"])
-    with pytest.raises(TypeError, match="in the column thread_id or id; this one has: status"):
+    with pytest.raises(TypeError, match=r"has no column thread_id or id\. It has: status"):
         client.runs.list(runs[["status"]])
 
 
 def test_what_is_no_run_is_refused_before_anything_is_sent(server: KeepingServer) -> None:
     with pytest.raises(TypeError, match=r"run_b.*pass thread"):
         Client(server.url).runs.steps.list([Run({"id": "run_a", "thread_id": "t"}), "run_b"])
-    with pytest.raises(TypeError, match="An id or an object"):
+    with pytest.raises(TypeError, match="an id or an object"):
         Client(server.url).runs.list(["thread_1", 5])  # type: ignore[list-item]
     assert server.connections == 0
 
@@ -190,7 +190,7 @@ def test_one_that_fails_lets_no_other_ask_again(
         finally:
             failed.set()
     assert_no_workers()
-    assert said == ["GET /threads/thread_1/runs was not sent: others of its kind had ended."] * 2
+    assert said == ["GET /threads/thread_1/runs was not sent: related requests were cancelled."] * 2
     assert server.connections == 0
 
 

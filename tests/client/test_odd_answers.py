@@ -178,7 +178,7 @@ def test_a_proxy_is_used_and_hung_up_as_the_server_itself(monkeypatch: pytest.Mo
             monkeypatch.setenv(name, "127.0.0.1")  # what other tests' threads may still ask for
         behind = Client("http://server.invalid/v1", "key", timeout=60.0, max_retries=0)
         assert behind.runs.retrieve("run_1", "thread_1").id == "run_1"
-        with pytest.raises(nbruns.TimeoutError, match=r"still going on after 0\.2 s"):
+        with pytest.raises(nbruns.TimeoutError, match=r"still active after 0\.2 s"):
             behind.runs.wait("run_1", timeout=0.2, thread="thread_1")
         assert hung_up.wait(10)
     assert {r.path for r in proxy.received} == {"http://server.invalid/v1/threads/thread_1/runs/run_1"}

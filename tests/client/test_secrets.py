@@ -249,7 +249,7 @@ def test_a_key_that_no_header_carries_is_refused_unseen(key: str) -> None:
 
 @pytest.mark.parametrize("given", [None, "", 5, b"bytes"])
 def test_what_is_no_token_is_not_sent(given: Any) -> None:
-    with SocketServer(answer(RUN)) as server, pytest.raises(TypeError, match="token_provider gave"):
+    with SocketServer(answer(RUN)) as server, pytest.raises(TypeError, match="token_provider returned"):
         Client(server.url, token_provider=lambda: given).runs.retrieve("run_1", "thread_1")
     assert server.received == []
 

@@ -88,7 +88,7 @@ def test_an_id_can_not_point_elsewhere(id: str) -> None:
         ]
         for ask in asked:
             with pytest.raises(
-                (nbruns.InvalidIdError, TypeError), match=r"is not an id: |An id or |With a bare id"
+                (nbruns.InvalidIdError, TypeError), match=r"is not an id: |Pass an id or |With a bare id"
             ):
                 ask()  # type: ignore[no-untyped-call]
         assert server.received == []
@@ -316,7 +316,7 @@ def test_calls_that_share_an_id_are_answered_by_a_list_and_not_by_a_dict(id: str
         ):
             with pytest.raises(TypeError, match=f"2 tool calls of the run have the id '{id}'.*Pass a list"):
                 submit(run, {id: True})  # type: ignore[operator]
-        with pytest.raises(TypeError, match="answered by its id, which is a text, not None"):
+        with pytest.raises(TypeError, match="id of a tool call is a string, not None"):
             runs.submit_tool_outputs(run, {None: "x"})  # type: ignore[dict-item]
         assert runs.submit_tool_outputs(run, outputs).status == "queued"
     assert [request.body for request in server.received] == [{"tool_outputs": outputs}]
@@ -347,7 +347,7 @@ def test_an_answer_that_does_not_come() -> None:
 
 def test_waiting_has_a_deadline() -> None:
     with SocketServer(answer(RUN, openai_poll_after_ms="10")) as server:
-        with pytest.raises(nbruns.TimeoutError, match=r"run_1 was still going on after 1 s"):
+        with pytest.raises(nbruns.TimeoutError, match=r"run_1 is still active after 1 s"):
             client(server).runs.wait("run_1", timeout=1, thread="thread_1")
     assert len(server.received) > 2  # the server asked to be asked every 10 ms
 
@@ -393,7 +393,7 @@ def test_waiting_keeps_its_deadline_whatever_the_server_does(hangs: Answer) -> N
         waiting.start()
         waiting.join(10)  # far from 0.3, and far from the client's own 60 s
         assert not waiting.is_alive()
-    assert "still going on after 0.3 s" in outcome[0]
+    assert "still active after 0.3 s" in outcome[0]
 
 
 def test_an_error_near_the_deadline_is_told_at_once() -> None:
@@ -429,7 +429,7 @@ def test_a_bare_id_needs_its_thread() -> None:
     with SocketServer(stream([])) as server:
         with pytest.raises(TypeError, match=r"pass thread=… too"):
             client(server).runs.retrieve("run_1")
-        with pytest.raises(TypeError, match="takes a thread and an assistant"):
+        with pytest.raises(TypeError, match="Pass a thread and an assistant"):
             client(server).runs.watch("thread_1")
     assert server.received == []
 

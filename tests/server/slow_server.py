@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("database_url")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--lifetime", type=int, default=600)
+    parser.add_argument("--delta-lifetime", type=int, default=86_400)
     parser.add_argument("--idle-timeout", type=float)
     parser.add_argument("--words", type=int, default=10)
     parser.add_argument("--pause", type=float, default=0.05)
@@ -134,6 +135,7 @@ def main() -> None:
         on_ready=lambda url: print(url, flush=True),
         models=models,
         run_lifetime=asked.lifetime,
+        delta_lifetime=asked.delta_lifetime,
         blobs=asked.blobs,
     )
 

@@ -129,7 +129,7 @@ def test_old_tables_of_postgresql_are_upgraded_and_copied_into_a_schema(
         conn.exec_driver_sql("DROP INDEX runs_of_assistant_with_status, runs_of_model_with_status")
         conn.exec_driver_sql(
             "ALTER TABLE runs DROP COLUMN worker, DROP COLUMN attempts, DROP COLUMN includes_content, "
-            "DROP COLUMN batch_id, DROP COLUMN batch_key"
+            "DROP COLUMN batch_id, DROP COLUMN batch_key, DROP COLUMN pruned"
         )
         tables = "files, uploads, upload_parts, vector_stores, file_batches, vector_store_files, passages, run_batches"
         conn.exec_driver_sql(f"DROP TABLE {tables}")

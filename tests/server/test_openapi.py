@@ -19,6 +19,7 @@ REFERENCES = Path(__file__).parent.parent.parent.parent / "shared" / "reference"
 #: What the original lacks.
 EXTRAS = {
     ("GET", "/health"),
+    ("GET", "/metrics"),
     ("GET", "/openapi.json"),
     ("GET", "/v1/threads"),
     ("GET", "/v1/runs"),

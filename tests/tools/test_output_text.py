@@ -164,15 +164,13 @@ def test_a_picture_is_no_text() -> None:
     from matplotlib.figure import Figure
 
     for value in (Figure(), {"figure": Figure()}, [Figure().add_subplot()]):
-        with pytest.raises(
-            NoText, match=r"it gave a picture .*Let it return the numbers that the picture shows"
-        ):
+        with pytest.raises(NoText, match=r"it returned an image .*Return the numbers that the image shows"):
             as_text(value)
 
 
 @pytest.mark.parametrize("value", [b"\xff\x00", {"a": b"\xff\x00"}])
 def test_bytes_that_are_no_text_are_refused(value: Any) -> None:
-    with pytest.raises(NoText, match="2 bytes that are no text"):
+    with pytest.raises(NoText, match="2 bytes that are not text"):
         as_text(value)
 
 

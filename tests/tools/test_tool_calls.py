@@ -250,7 +250,7 @@ def test_a_function_that_takes_anything_brings_its_own_schema() -> None:
             "query: Must have at least 2 characters, has 1.; limit: Must be at most 9.",
         ),
         ('{"query": "rain", "page": 1}', "page: Unknown property: remove it."),
-        ("[1]", "the arguments are no object: [1]"),
+        ("[1]", "the arguments are not an object: [1]"),
     ]:
         with pytest.raises(ToolError) as refused:
             pass_on.call(arguments)

@@ -51,7 +51,7 @@ def test_the_composer_sends_and_the_same_view_answers(client: Client, sent: Sent
     assistant = client.assistants.create(model="demo", tools=[get_weather])
     view = client.chat(assistant, tools=[get_weather])
     assert list(view.children) == [view._composer] and view.run is None
-    with pytest.raises(NbrunsError, match="Nothing has been asked yet"):
+    with pytest.raises(NbrunsError, match="No message has been sent yet"):
         view.wait()
     compose(view, "What should I wear in Oslo?")
     until(lambda: view._composer.sent == 1)

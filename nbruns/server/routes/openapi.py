@@ -69,7 +69,7 @@ def document(operations: Iterable[Operation], version: str) -> JSON:
             "title": "nbruns",
             "version": version,
             "description": "The Assistants API as `nbruns serve` serves it. Beyond the original: lists of all "
-            "threads and of all runs, lists as JSON lines, the stream of a run that exists, which begins behind "
+            "threads and of all runs, lists as JSON lines, metrics, the stream of a run that exists, which begins behind "
             "Last-Event-ID, and batches of runs.",
         },
         "servers": [{"url": "/"}],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Table
@@ -18,6 +18,7 @@ from nbruns.server.schemas.errors import Refused, not_found
 from nbruns.server.storage import store
 from nbruns.server.storage.blobs import Blobs
 from nbruns.server.storage.database import Database, Transaction, encode
+from nbruns.server.telemetry import Telemetry
 from nbruns.text import JSON
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Services:
     index: Index
     ingester: Ingester
     interpreter: Interpreter | None = None
+    telemetry: Telemetry = field(default_factory=Telemetry)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,15 @@ from nbruns.server.runs.turn import Turn
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Database
 from nbruns.server.storage.peers import Peers, PeerUpdate
+from nbruns.server.telemetry import Telemetry
 from nbruns.text import JSON
 
 #: Ten minutes after its creation, a run expires.
 LIFETIME_SECONDS = 600
+#: A day after the end of a run, its deltas are deleted: nobody follows its stream word by word any more.
+DELTA_LIFETIME_SECONDS = 86_400
+#: So many runs are pruned with each sweep. More would hold up the streams of others.
+PRUNED_AT_ONCE = 50
 SWEEP_SECONDS = 1.0
 RECOVER_SWEEPS = 3
 #: Seconds within which each of several servers tries to take the place that has become free in a batch.
@@ -51,8 +56,12 @@ class Engine:
         lifetime: int = LIFETIME_SECONDS,
         catch_up: Callable[[Collection[str] | None], None] = lambda runs: None,
         toolbox: Toolbox | None = None,
+        delta_lifetime: int = DELTA_LIFETIME_SECONDS,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._db, self._models, self._lifetime, self._catch_up = db, models, lifetime, catch_up
+        self._delta_lifetime = delta_lifetime
+        self._telemetry = telemetry or Telemetry()
         self._toolbox = toolbox
         self._peers = Peers(db.engine.url, db.worker, self._take_update) if db.shared else None
         #: The turns that this server works on, by run and number.
@@ -182,7 +191,7 @@ class Engine:
             run = await self._db.write(transitions.begin_turn, run_id, number)
             following = None
             if run is not None:
-                following = await self._work(run, Turn(self._db, run, number, self._toolbox))
+                following = await self._work(run, Turn(self._db, run, number, self._toolbox, self._telemetry))
             if following is None:
                 await hosted.leave(run_id)
             else:
@@ -237,6 +246,8 @@ class Engine:
                     await self._admit()
                 if sweeps % RECOVER_SWEEPS == 0:
                     await self._recover()
+                    ended_before = store.now() - self._delta_lifetime
+                    await self._db.write(store.prune, ended_before, PRUNED_AT_ONCE)
             except Exception:
                 log.exception("The runs could not be looked over; trying again.")
 

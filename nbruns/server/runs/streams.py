@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from nbruns.server.storage import store
 from nbruns.server.storage.database import Database, Event
+from nbruns.server.telemetry import Telemetry
 
 BUFFER = 256
 KEEP_ALIVE_SECONDS = 15.0
@@ -24,15 +25,25 @@ KEEP_ALIVE = b": keep-alive\n"
 class RunStreams:
     """Hands events to the streams that are open at this server."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, telemetry: Telemetry | None = None) -> None:
+        self._db, self._telemetry = db, telemetry or Telemetry()
         self._feeds: dict[str, set[_Subscription]] = {}
         self._closed = False
 
     def connect(self) -> None:
         """Begin to hand on what the database commits, to readers in the running loop."""
         loop = asyncio.get_running_loop()
-        self._db.on_events = lambda events: _call_soon(loop, self._publish, events)
+
+        def publish(events: list[Event]) -> None:
+            _call_soon(loop, self._publish, events)
+            self._telemetry.events(events)
+
+        self._db.on_events = publish
+
+    @property
+    def count(self) -> int:
+        """How many streams are open."""
+        return sum(map(len, self._feeds.values()))
 
     def catch_up(self, runs: Collection[str] | None = None) -> None:
         """Have the streams of these runs (None: of all) read the log: another server has written there."""
@@ -55,9 +66,13 @@ class RunStreams:
         last = after
         with self._feed(run_id) as feed:
             while last < until and not self._closed:
-                events = await self._log(feed, run_id, last) if feed.behind else feed.take()
+                logged = feed.behind
+                events = await self._log(feed, run_id, last) if logged else feed.take()
                 new = [event for event in events if event.number > last]
-                if [event.number for event in new] != list(range(last + 1, last + 1 + len(new))):
+                # The log of an old run has gaps where its deltas were.
+                if not logged and [event.number for event in new] != list(
+                    range(last + 1, last + 1 + len(new))
+                ):
                     feed.behind = True
                 elif new:
                     new = _up_to_end(new, until)

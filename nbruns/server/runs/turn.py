@@ -35,6 +35,7 @@ from nbruns.server.runs.transitions import Unfinished
 from nbruns.server.schemas import objects
 from nbruns.server.storage import files, store
 from nbruns.server.storage.database import Database, Transaction
+from nbruns.server.telemetry import Telemetry
 from nbruns.text import JSON
 
 _CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
@@ -55,8 +56,16 @@ _MAX_PIECES = 256
 class Turn:
     """What the model has produced so far in one turn of a run."""
 
-    def __init__(self, db: Database, run: JSON, number: int, toolbox: Toolbox | None = None) -> None:
+    def __init__(
+        self,
+        db: Database,
+        run: JSON,
+        number: int,
+        toolbox: Toolbox | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._db, self._run, self._number, self._toolbox = db, run, number, toolbox
+        self._telemetry = telemetry or Telemetry()
         self._said: dict[str, list[str]] = {}
         self._message: JSON | None = None
         self._message_step: JSON = {}
@@ -94,18 +103,25 @@ class Turn:
         if isinstance(model, ToolUser) and not model.calls_tools:
             question = self._used_in_text(question)
         try:
-            async for delta in self._up_front(model, question) or model.answer(question):
-                if isinstance(delta, Finish):
-                    return await self._finish(delta)
-                await self._take(delta)
+            finish = await self._answer(model, question)
         except ModelError as error:
             if question.model == self._run["model"]:
                 raise
             alias = f"{self._run['model']!r} stands for {question.model!r} here. "
             raise ModelError(error.code, alias + error.message) from None
-        raise ModelError(
-            "server_error", f"The model {question.model!r} stopped without finishing its answer."
-        )
+        return await self._finish(finish)
+
+    async def _answer(self, model: Model, question: Prompt) -> Finish:
+        with self._telemetry.answer(self._run, question) as answer:
+            async for delta in self._up_front(model, question) or model.answer(question):
+                answer.delta()
+                if isinstance(delta, Finish):
+                    answer.finish = delta
+                    return delta
+                await self._take(delta)
+            raise ModelError(
+                "server_error", f"The model {question.model!r} stopped without finishing its answer."
+            )
 
     def _up_front(self, model: Model, question: Prompt) -> AsyncIterator[Delta] | None:
         """Return the call of a hosted tool for a model that can't call it, if that is the only tool that is due."""
@@ -155,7 +171,8 @@ class Turn:
             else:
                 number = await self._answered(call["type"])
                 context = self._context(call["type"], number, details)
-                result = await tool.run(self._run, asked[call["id"]]["arguments"], context)
+                with self._telemetry.tool_call(self._run, call["id"], call["type"], details.get("name")):
+                    result = await tool.run(self._run, asked[call["id"]]["arguments"], context)
             step_id = started[-1]["id"]
             if await self._db.write(transitions.answer_hosted, run_id, step_id, call["id"], result) is None:
                 return False

@@ -87,6 +87,8 @@ class Database:
         #: What this server is known by in the database. A SQLite file has one server at a time.
         self.worker = f"server-{secrets.token_hex(8)}" if self.shared else "local"
         self.on_events: Callable[[list[Event]], None] = lambda events: None
+        #: Called with the seconds that each transaction took, by the writing thread.
+        self.on_commit: Callable[[float], None] = lambda seconds: None
         self._log = log
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(READERS, "nbruns-read")
@@ -146,6 +148,7 @@ class Database:
         return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
+        began = time.monotonic()
         try:
             results, events = self._transact(jobs)
         except Exception as error:
@@ -153,6 +156,7 @@ class Database:
             results, events = [(job, None, error) for job in jobs], []
             if any(job.done is None for job in jobs):  # of the others, whoever waits for them tells
                 log.error("Events could not be written down: %s", getattr(error, "orig", error))
+        self.on_commit(time.monotonic() - began)
         if events:
             self.on_events(events)
         for job, value, failure in results:

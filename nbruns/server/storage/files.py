@@ -222,10 +222,10 @@ def waiting(conn: sa.Connection, worker: str) -> list[Ingestion]:
     ]
 
 
-def any_in_progress(conn: sa.Connection) -> bool:
-    """Whether a file is being ingested, or is to be."""
+def count_in_progress(conn: sa.Connection) -> int:
+    """How many files are being ingested, or are to be."""
     table = vector_store_files.c
-    return conn.scalar(sa.select(table.seq).where(table.status == "in_progress").limit(1)) is not None
+    return conn.scalar(sa.select(sa.func.count(table.seq)).where(table.status == "in_progress")) or 0
 
 
 def claim(tx: Transaction, work: Ingestion) -> bool:

@@ -64,6 +64,11 @@ STEPS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX runs_waiting ON runs (batch_id, seq) WHERE worker IS NULL AND batch_id IS NOT NULL "
         "AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling')",
     ),
+    7: (
+        "ALTER TABLE runs ADD COLUMN pruned BOOLEAN NOT NULL DEFAULT FALSE",
+        "CREATE INDEX runs_to_prune ON runs (seq) WHERE NOT pruned "
+        "AND status NOT IN ('queued', 'in_progress', 'requires_action', 'cancelling')",
+    ),
 }
 _TYPES = {
     "sqlite": {"key": "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT", "bytes": "BLOB", "double": "DOUBLE"},

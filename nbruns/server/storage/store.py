@@ -74,6 +74,8 @@ runs = kind(
     # The batch that the run belongs to, and what names it there.
     _owner("batch_id"),
     sa.Column("batch_key", sa.String(64)),
+    # Whether the deltas of its stream have been deleted.
+    sa.Column("pruned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("runs_of_thread", "thread_id", "seq"),
     sa.Index("runs_of_assistant", "assistant_id", "seq"),
     sa.Index("runs_of_model", "model", "seq"),
@@ -87,6 +89,8 @@ sa.Index(
     "one_active_run", runs.c.thread_id, unique=True, sqlite_where=_is_active, postgresql_where=_is_active
 )
 sa.Index("runs_to_expire", runs.c.expires_at, sqlite_where=_is_active, postgresql_where=_is_active)
+_is_unpruned = sa.and_(sa.text("NOT pruned"), ~_is_active)
+sa.Index("runs_to_prune", runs.c.seq, sqlite_where=_is_unpruned, postgresql_where=_is_unpruned)
 _in_batch = runs.c.batch_id.is_not(None)
 #: A run of a batch waits until a server begins it; then it has a worker.
 is_waiting = sa.and_(runs.c.worker.is_(None), _in_batch, _is_active)
@@ -373,9 +377,10 @@ def lock_thread(conn: sa.Connection, thread_id: str) -> JSON | None:
     return body
 
 
-def count_active(conn: sa.Connection) -> int:
-    """How many runs have not ended."""
-    return conn.scalar(sa.select(sa.func.count()).select_from(runs).where(_is_active)) or 0
+def count_active(conn: sa.Connection) -> dict[str, int]:
+    """How many runs have not ended, by each status that such runs have."""
+    query = sa.select(runs.c.status, sa.func.count()).where(_is_active).group_by(runs.c.status)
+    return dict.fromkeys(ACTIVE, 0) | {status: count for status, count in conn.execute(query)}
 
 
 def at_work(conn: sa.Connection, statuses: Collection[str]) -> list[Work]:
@@ -530,6 +535,28 @@ def events_after(conn: sa.Connection, run_id: str, number: int, limit: int) -> l
     """Up to `limit` of a run's events that follow the one of that number."""
     query = sa.select(events).where(events.c.run_id == run_id, events.c.number > number)
     return [Event(*row) for row in conn.execute(query.order_by(events.c.number).limit(limit))]
+
+
+def prune(tx: Transaction, ended_before: int, limit: int) -> int:
+    """Delete the deltas in the logs of up to `limit` runs that ended before a Unix time; return their number.
+
+    The other events stay. They hold every message and step as a whole, so a stream without its deltas leads to the
+    same end."""
+    query = sa.select(runs.c.id, runs.c.body).where(_is_unpruned).order_by(runs.c.seq).limit(limit)
+    found = tx.conn.execute(query.with_for_update(skip_locked=True)).all()
+    old = [id for id, body in found if _ended_at(body) < ended_before]
+    if old:
+        is_delta = events.c.name.in_(("thread.message.delta", "thread.run.step.delta"))
+        tx.conn.execute(sa.delete(events).where(events.c.run_id.in_(old), is_delta))
+        tx.conn.execute(sa.update(runs).where(runs.c.id.in_(old)).values(pruned=True))
+    return len(old)
+
+
+def _ended_at(run: JSON) -> int:
+    times = (
+        run.get(name) for name in ("completed_at", "failed_at", "cancelled_at", "expires_at", "created_at")
+    )
+    return next(int(time) for time in times if time is not None)
 
 
 class EventLog:

@@ -80,20 +80,21 @@ class FormStatus(anywidget.AnyWidget):
 class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     """Show a form for the tool outputs or approvals that a run requires.
 
+        form = ToolOutputsForm(
+            run,
+            tools=[get_weather],
+            on_submit=lambda outputs: client.runs.submit_tool_outputs(run, outputs),
+        )
+
+    `RunView` shows this form by itself.
+
     Args:
         run: A run with the status `requires_action`.
-        tools: Functions that the form can run to produce outputs.
+        tools: Python functions that the form can run to produce outputs.
         on_submit: Called with the outputs when the form is submitted: {tool_call_id: text}, or
             {tool_call_id: True or False} for approvals. If calls share an id or have none, it receives the API's
             list format, with one entry per call. If it raises, the form shows the error, keeps the entries, and
             can be submitted again. Without it, read `outputs` when `state` is "submitted".
-
-    Example:
-        >>> form = ToolOutputsForm(
-        ...     run,
-        ...     tools=[get_weather],
-        ...     on_submit=lambda outputs: client.runs.submit_tool_outputs(run, outputs),
-        ... )
     """
 
     def __init__(
@@ -201,7 +202,7 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self._enter("submitted", "Submitted.")
 
     def unsent(self) -> str:
-        """Describe entries that can no longer be submitted; an empty string if there are none."""
+        """Return a description of entries that can no longer be submitted; an empty string if there are none."""
         decisions = {False: "denied", True: "approved"}
         entered = [
             f"{card.title}: {decisions.get(card.output, card.output)}"
@@ -211,11 +212,19 @@ class ToolOutputsForm(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         return f"Not sent: {'; '.join(entered)}" if entered else ""
 
     def finish(self, text: str) -> None:
-        """Close the form permanently and show why. The entries remain readable."""
+        """Close the form permanently and show why. The entries remain readable.
+
+        Args:
+            text: The reason to show.
+        """
         self._enter("closed", text)
 
     def reopen(self, text: str) -> None:
-        """Show why submitting failed. The form can be submitted again."""
+        """Show why submitting failed. The form can be submitted again.
+
+        Args:
+            text: The reason to show.
+        """
         self._enter("open", f"Not submitted. Your entries are kept. {text}")
 
     def close(self) -> None:

@@ -69,27 +69,30 @@ _MAX_FILES_SHOWN = 50
 class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     """A live view of a run and its conversation.
 
-    Above is what was asked and what the run makes of it, then the form when the run requires action, then the composer,
-    whose messages the same view answers with the next run. The cell returns at once; a background thread follows the
-    run.
+    The view shows the messages and the run, a form while the run requires action, and a composer whose messages start
+    the next run. The cell returns immediately; a background thread follows the run.
 
         view = client.runs.watch(thread, assistant, tools=[get_weather])
         view            # displays it
         run = view.wait()
         view.send("And tomorrow?").wait()
 
-    When a run has ended, its transcript becomes plain HTML, which is also what the notebook saves.
+    When a run has ended, its transcript becomes plain HTML, which the notebook also saves.
 
     Args:
         runs: The `runs` of a client.
         stream: An open `RunStream`; None to begin with the composer.
-        thread: Where the composer begins; without a stream.
-        tools: Functions that the form offers to run.
-        auto: Let the `tools` answer by themselves; the form appears only for calls that none of them answers.
-        max_rounds: With `auto`, answer at most this often. After that the run waits, and `wait` raises LimitError.
+        thread: Without a stream, the thread that the composer continues.
+        tools: Python functions that the form offers to run.
+        auto: Whether the functions answer without asking. The form then only shows calls without a function.
+        max_rounds: With `auto`, maximum number of times that the functions answer. After that, the run waits, and
+            `wait` raises LimitError.
         max_calls: The same for the number of calls.
-        assistant: The assistant. Without it, the one that the run names is retrieved once, for its name.
-        params: Parameters of the run, which the composer's runs have too.
+        assistant: The assistant, or its id. Default: the assistant of the run.
+        params: Parameters of the run. Runs started by the composer have the same.
+
+    Raises:
+        ValueError: `max_rounds` or `max_calls` is not a whole number above 0.
     """
 
     def __init__(
@@ -193,35 +196,40 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     @property
     def _session(self) -> RunSession:
         if not self._turns:
-            raise NbrunsError("Nothing has been asked yet. Use the composer, or send(text).")
+            raise NbrunsError("No message has been sent yet. Use the composer, or send(text).")
         return self._turns[-1].session
 
     @property
     def form(self) -> ToolOutputsForm | None:
-        """The form, while the run waits for outputs that no function provides."""
+        """The form, while the run waits for outputs that no function provides; otherwise None."""
         return self._form
 
     def wait(self, timeout: float | None = None) -> Run:
-        """Wait until the run has ended, and return it. The form works in the meantime, also under Run All.
+        """Wait until the run has ended. The form stays usable meanwhile, also under Run All.
 
-        Displays the view first if no cell has displayed it. Neither an error nor interrupting the kernel affects
-        the run: wait again, or cancel it.
+        If no cell has displayed the view, `wait` displays it. Neither an error nor interrupting the kernel affects the
+        run: wait again, or cancel it.
+
+            run = client.runs.watch(thread, assistant).wait(timeout=60)
 
         Args:
-            timeout: Maximum number of seconds to wait.
+            timeout: Maximum number of seconds to wait. Default: no limit.
+
+        Returns:
+            The run, whether or not it completed: see `run.status`.
 
         Raises:
             TimeoutError: The run has not ended after `timeout` seconds.
             StreamError: The stream could not be read to its end.
             LimitError: Functions have answered `max_rounds` times or `max_calls` calls.
-            NbrunsError: The run requires action in marimo, where no form can be shown.
+            NbrunsError: No message has been sent yet; or the run requires action in marimo, which can't show the form.
         """
         self._show_once()
         if not wait_for(self._paused, timeout):
             status = str(self.run.status).replace("_", " ") if self.run else "unknown"
             raise TimeoutError(
                 f"The run has not ended after {timeout:g} s; its status: {status}. "
-                "It goes on: wait() again, answer its form, or cancel() it."
+                "It continues. Call wait() again, answer its form, or cancel() it."
             )
         return self._outcome()
 
@@ -249,23 +257,25 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def send(
         self, text: str, *, files: Iterable[tuple[str, bytes]] = (), model: str | None = None
     ) -> RunView:
-        """Send a message, and follow the run that answers it, in this view. The composer does the same.
+        """Send a message, and follow the run that answers it in this view. The composer does the same.
+
+            view.send("What is in this picture?", files=[("oslo.png", data)]).wait()
 
         Args:
             text: The message.
-            files: Names and bytes of files: images for a model that sees, others for `code_interpreter` and
+            files: Pairs of a name and bytes: images for models with vision, other files for `code_interpreter` and
                 `file_search`, whichever the assistant has.
-            model: Another model than the assistant's, for this run.
+            model: Model for this run. Default: the model of the assistant.
 
         Returns:
-            This view, so that `view.send(…).wait()` waits.
+            This view.
 
         Raises:
             NbrunsError: The last run is active, no tool can read a file, or the server refuses the message.
         """
         with self._sending:
             if self.is_active:
-                raise NbrunsError("The last run has not ended: wait for it, answer its form, or cancel() it.")
+                raise NbrunsError("The last run has not ended. Wait for it, answer its form, or cancel() it.")
             if self._thread_id is None or self._assistant_id is None:
                 raise NbrunsError("The view doesn't know the thread yet: the stream has not named its run.")
             content, attachments = content_of(self._runs.files, text, files, self._hosted_tools())
@@ -281,15 +291,18 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def fork(
         self, at: str | Message | ToolCall, text: str | None = None, *, model: str | None = None
     ) -> RunView:
-        """Ask a question of this view again in a new thread: with another text, output of a call, or model.
+        """Ask a question of this view again in a new thread, with another text, output of a call, or model.
 
-        The conversation up to the question is copied (see `client.runs.fork`), the original stays as it is, and this
-        view goes on in the new thread.
+        The conversation up to the question is copied (see `client.runs.fork`). The original doesn't change, and this
+        view continues in the new thread.
 
         Args:
-            at: The question, or a call of a function, or its id.
-            text: What to ask instead, or the output of the call instead. Default: the same.
-            model: Another model. Default: that of the run.
+            at: The question or the function call to fork at, or its id.
+            text: New text of the question, or new output of the call. Default: the same.
+            model: Model of the new run. Default: the model of the original.
+
+        Returns:
+            This view.
 
         Raises:
             NbrunsError: The last run is active, or the server refuses the copy.
@@ -297,7 +310,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         id = at if isinstance(at, str) else at.id
         with self._sending:
             if self.is_active:
-                raise NbrunsError("The last run has not ended: wait for it, answer its form, or cancel() it.")
+                raise NbrunsError("The last run has not ended. Wait for it, answer its form, or cancel() it.")
             called = self._called(id)
             at_question = (t for t in self._turns if any(each.id == id for each in t.question))
             turn = called[0] if called else next(at_question, self._turns[0])
@@ -369,15 +382,14 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._composer.save(id, name, data)
 
     def submit(self, outputs: Outputs | Approvals) -> RunView:
-        """Submit the outputs of the tool calls that the run waits for, and follow the run in this view. The form does
-        the same.
+        """Submit the outputs of all tool calls that the run waits for. The form does the same.
 
         Args:
-            outputs: `{tool_call_id: value}`, for all calls; for a run that requires approval, with True or False as
-                values. Lists as in `client.runs.submit_tool_outputs` work too.
+            outputs: `{tool_call_id: value}`; for a run that requires approval, `{tool_call_id: True or False}`. Or a
+                list as in `client.runs.submit_tool_outputs`.
 
         Returns:
-            This view, so that `view.submit(…).wait()` waits.
+            This view.
 
         Raises:
             NbrunsError: The run doesn't wait for outputs, or the server refuses them.
@@ -396,11 +408,24 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self
 
     def cancel(self) -> None:
-        """Cancel the run. The view follows it until the server reports it as cancelled."""
+        """Cancel the run. The view follows it until the server reports it as cancelled.
+
+        Raises:
+            NbrunsError: No run is known yet, or the server refuses to cancel it, for example because it has ended.
+        """
         self._session.cancel()
 
     def on_done(self, callback: Callable[[Run], object]) -> None:
-        """Call `callback(run)` when the run has ended, or immediately if it has."""
+        """Call a function when the run has ended, or immediately if it already has.
+
+            view.on_done(lambda run: print(run.status))
+
+        Args:
+            callback: Called with the run. The view shows its errors.
+
+        Raises:
+            NbrunsError: No message has been sent yet.
+        """
         self._session.when_ended(lambda: self._call(callback))
 
     def to_html(self) -> str:
@@ -413,7 +438,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return to_markdown(self._all_details(), self._name)
 
     def to_json(self) -> str:
-        """Return questions, runs, steps and messages as JSON text, as the server sent them."""
+        """Return the questions, runs, steps and messages as JSON text, as the server sent them."""
         return to_json(self._all_details())
 
     def _all_details(self) -> list[RunDetails]:

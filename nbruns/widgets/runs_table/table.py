@@ -151,17 +151,22 @@ def _joined(*names: str) -> str:
 class RunsTable(anywidget.AnyWidget):
     """Show runs in a table to sort, filter and inspect.
 
-    The cell returns at once: runs load in the background, and active runs are polled until they end. Questions and
+        table = nbruns.RunsTable(client)
+        table = nbruns.RunsTable(client, threads)
+        table = nbruns.RunsTable(client, runs=frame.runs.failures(), columns=["question", "why", "id"])
+        table            # displays it
+
+    The cell returns immediately: runs load in the background, and active runs are polled until they end. Questions and
     answers are requested for the rows in view. The traits `columns`, `status`, `model`, `assistant`, `metadata`,
-    `text`, `since`, `until`, `sort` and `timezone` are synchronized with the controls in the page. `frame` holds the
-    matching runs, `selected` the selected Run objects. The notebook saves a plain table of the first rows.
+    `text`, `since`, `until`, `sort` and `timezone` are synchronized with the controls in the page. `frame` is a
+    DataFrame of the matching runs, `selected` a list of the selected runs. The notebook saves a plain table of the
+    first rows.
 
     Args:
-        client: A Client, or its `.runs`.
-        threads: One thread or several, as ids or Thread objects. By default all runs of the server are listed,
-            which the nbruns server supports.
+        client: A Client, or its `runs`.
+        threads: One or several threads, or their ids. Default: all threads, if the server can list their runs.
         runs: A DataFrame or an iterable of Run objects to show instead of listing runs.
-        limit: Maximum number of runs per thread, as in `client.runs.list`.
+        limit: Maximum number of runs of each thread. Default: all.
         columns: The columns to show, in order: created_at, status, question, answer, assistant, model, duration,
             total_tokens, cost, why, assistant_id, thread_id, id. Default: all but the ids of assistant and thread.
             Where the page is too narrow, it leaves some out.
@@ -169,14 +174,8 @@ class RunsTable(anywidget.AnyWidget):
             installed (extra `cost`).
 
     Raises:
-        KeyError: `runs` is a DataFrame without the column id, thread_id or status.
-        TraitError: There is no such column.
-
-    Example:
-        >>> table = nbruns.RunsTable(client)
-        >>> table = nbruns.RunsTable(client, threads)
-        >>> table = nbruns.RunsTable(client, runs=frame.runs.failures(), columns=["question", "why", "id"])
-        >>> table  # in the last line of a cell, displays it
+        KeyError: `runs` is a DataFrame without the column `id`, `thread_id` or `status`.
+        TraitError: A column doesn't exist.
     """
 
     _esm = _joined(*(f"runs_{part}.js" for part in ("store", "filters", "grid", "details", "table")))
@@ -264,9 +263,9 @@ class RunsTable(anywidget.AnyWidget):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The matching runs in display order, as a DataFrame. Waits until the runs are loaded and messages searched.
+        """The matching runs in display order, as a DataFrame.
 
-        Raises the error that occurred while listing them, if any.
+        Waits until the runs are loaded and messages are searched. Raises the error that occurred while listing them.
         """
         self.wait()
         with self._lock:
@@ -274,7 +273,7 @@ class RunsTable(anywidget.AnyWidget):
 
     @property
     def selected(self) -> list[Run]:
-        """The selected runs. Runs known only from a DataFrame are retrieved from the server."""
+        """The selected runs. If the table shows a DataFrame, they are retrieved from the server."""
         return [self._run(run_id) for run_id in self._chosen]
 
     def open_run(self, run: str | Run) -> None:
@@ -295,7 +294,8 @@ class RunsTable(anywidget.AnyWidget):
         """Return the selected runs side by side, as `nbruns.compare` does. The page has a button for it.
 
         Args:
-            prices: Prices of a million tokens by model, as for `df.runs.cost`.
+            prices: Prices of a million tokens by model, as for `df.runs.cost`. Default: those of genai-prices, if it
+                is installed (extra `cost`).
 
         Raises:
             ValueError: Fewer than two runs are selected.
@@ -317,13 +317,14 @@ class RunsTable(anywidget.AnyWidget):
                 threading.Thread(target=self._list, name="nbruns-table-list", daemon=True).start()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the runs are loaded, and messages searched for `text`.
+        """Wait until the runs are loaded, and messages are searched for `text`.
 
         Args:
-            timeout: Seconds to wait; by default without a limit.
+            timeout: Maximum number of seconds to wait for each of the two. Default: no limit.
 
         Raises:
-            TimeoutError: The runs were not loaded in time. Other errors are those that occurred while listing.
+            TimeoutError: The runs are not loaded, or messages not searched, after `timeout` seconds.
+            APIError: The server refused to list the runs.
         """
         if not self._listed.wait(timeout):
             raise TimeoutError(f"Timed out after {timeout:g} s while listing runs. Call wait() again.")
@@ -345,7 +346,7 @@ class RunsTable(anywidget.AnyWidget):
         super().close()
 
     def to_html(self) -> str:
-        """Return the first rows as static HTML, which needs neither a kernel nor the network."""
+        """Return the first rows as HTML that needs neither a kernel nor a network."""
         with self._lock:
             rows = self._cells(self._order[: saved.SAVED_ROWS])
             columns = [(label, kind) for _, label, kind, *_ in self._columns()]
