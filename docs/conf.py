@@ -20,7 +20,7 @@ project = "nbruns"
 author = "the nbruns developers"
 version = release = nbruns.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 # Of the notebooks, only those that the index names: people keep their own beside them.
 _NAMED = re.findall(r"^notebooks/\w+$", (Path(__file__).parent / "index.md").read_text(), re.MULTILINE)
 include_patterns = ["*.md", "how-to/*.md", "reference/*.md", *(f"{name}.ipynb" for name in _NAMED)]
@@ -37,6 +37,12 @@ html_css_files = ["frames.css", "reference.css"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+
+# Commands are copied without their prompt, and without what they print. Outputs of notebooks have no button.
+copybutton_prompt_text = "$ "
+copybutton_line_continuation_character = "\\"
+copybutton_copy_empty_lines = False
+copybutton_selector = "div.highlight:not(.cell_output *) > pre"
 
 # A docstring's `word` is code, and a link where it names something that is documented.
 default_role = "py:obj"

@@ -21,7 +21,6 @@ ENDED_BY = {"kernel": 40, "memory": 41, "processes": 42, "files": 43}
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 #: Seconds between two looks at what the sandbox uses.
 _LOOK_SECONDS = 0.1
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
@@ -94,7 +93,7 @@ def _exceeded(limits: dict[str, int]) -> str | None:
 def _resident(pid: str) -> int:
     try:
         with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * _PAGE
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):  # it has ended
         return 0
 
