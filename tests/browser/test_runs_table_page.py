@@ -100,6 +100,7 @@ def saved(page: NotebookPage) -> str:
     return str(page.lab.read_notebook(page.path).cells[1].outputs)
 
 
+@pytest.mark.nightly
 def test_ten_thousand_runs(opened: Callable[[int], NotebookPage], notebook_page: OpenNotebook) -> None:
     page = opened(10_000)
     output, shown = page.output(1), expected(page)
@@ -202,6 +203,7 @@ def test_by_keyboard_in_the_dark_and_in_a_narrow_window(opened: Callable[[int], 
     page.set_theme("JupyterLab Light")
 
 
+@pytest.mark.nightly
 def test_the_output_is_drawn_anew_around_it(
     opened: Callable[[int], NotebookPage], notebook_page: OpenNotebook
 ) -> None:

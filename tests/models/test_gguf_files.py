@@ -61,6 +61,7 @@ def tooled(tmp_path_factory: pytest.TempPathFactory) -> GGUF:
     return GGUF(file, context=1024, warmth=0.1)
 
 
+@pytest.mark.nightly
 def test_a_template_that_knows_tools_is_left_to_it(tooled: GGUF) -> None:
     prompt = asked("Weather in Oslo?", WEATHER, temperature=0.0, max_completion_tokens=60)
     first = answer(tooled, prompt)
@@ -72,6 +73,7 @@ def test_a_template_that_knows_tools_is_left_to_it(tooled: GGUF) -> None:
     assert second.finish is not None and second.finish.usage["prompt_tokens"] > 100
 
 
+@pytest.mark.nightly
 def test_a_tool_that_is_named_is_the_only_one_offered(tooled: GGUF) -> None:
     choice = {"type": "function", "function": {"name": "get_weather"}}
     limits = {"temperature": 0.0, "max_completion_tokens": 60}

@@ -38,6 +38,7 @@ def test_a_run_that_was_cut_off_three_times_fails_at_the_next_start(
     assert server.stop() == 0
 
 
+@pytest.mark.nightly
 def test_stops_in_good_order_are_not_counted(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "db", "--words", "60", "--pause", "0.05")
     assistant = server.api.post("/assistants", {"model": "slow"})["id"]

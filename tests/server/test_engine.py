@@ -56,6 +56,7 @@ def assert_told_once(api: Api, run: dict[str, object], events: list[SentEvent]) 
     assert snapshot.run.to_dict() == api.get(api.run_path(run))
 
 
+@pytest.mark.nightly
 def test_a_run_that_requires_action_waits_through_kills(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "db")
     run = started(server.api, tools=[WEATHER])
@@ -94,6 +95,7 @@ def test_a_stopped_server_ends_streams_at_once_and_parks_its_runs(tmp_path: Path
     server.stop()
 
 
+@pytest.mark.nightly
 def test_a_run_that_was_committed_just_before_a_kill_is_begun_by_the_next_server(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "db", "--words", "100", "--pause", "0.1")
     queued, waiting = started(server.api), started(server.api, tools=[WEATHER])
