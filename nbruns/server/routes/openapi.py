@@ -69,8 +69,8 @@ def document(operations: Iterable[Operation], version: str) -> JSON:
             "title": "nbruns",
             "version": version,
             "description": "The Assistants API as `nbruns serve` serves it. Beyond the original: lists of all "
-            "threads and of all runs, lists as JSON lines, metrics, the stream of a run that exists, which begins behind "
-            "Last-Event-ID, and batches of runs.",
+            "threads and of all runs, lists as JSON lines, metrics, the stream of a run that exists, which begins "
+            "behind Last-Event-ID, and batches of runs.",
         },
         "servers": [{"url": "/"}],
         "security": [{"token": []}, {"key": []}],
