@@ -220,7 +220,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     with contextlib.closing(local(data_folder(args.data))) as client:
         demonstrate(client)
-    print("\nNext: `make lab` opens the tour in JupyterLab, against this same server.")
+    print("\nNext: `nbruns lab` (in a clone: `make lab`) opens the tour in JupyterLab, with the same server.")
     return 0
 
 

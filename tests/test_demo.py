@@ -70,7 +70,7 @@ def test_the_demo_shows_a_run_of_each_model_and_what_they_used(tmp_path: Path) -
             assert re.search(
                 rf"^{model} +1 +0 +{spent.prompt_tokens} +{spent.completion_tokens} ", usage, re.MULTILINE
             )
-        assert "Next: `make lab` opens the tour" in usage
+        assert "Next: `nbruns lab` (in a clone: `make lab`) opens the tour" in usage
     finally:
         LocalServer(tmp_path, "").stop()
 

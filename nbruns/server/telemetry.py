@@ -7,6 +7,7 @@ AI, version 1.41 (https://opentelemetry.io/docs/specs/semconv/gen-ai/), without 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import (
@@ -29,6 +31,7 @@ from prometheus_client import (
 )
 
 from nbruns.errors import install_command
+from nbruns.server.schemas.runs import ENDED
 from nbruns.text import JSON
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 #: A model is whatever a program names, so only so many have numbers of their own; the others share one name.
 MAX_MODELS = 100
+#: Seconds that a server waits at its end for a receiver that doesn't answer.
+FLUSH_SECONDS = 3.0
 #: Seconds. Requests take milliseconds, and runs up to ten minutes.
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -55,53 +60,26 @@ class Telemetry:
         registry = self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        # What the server says of itself.
-        self._requests = Histogram(
-            "nbruns_request_seconds",
-            "Seconds until the answer to a request began",
-            ["method", "route", "status"],
-            buckets=_SHORT,
-            registry=registry,
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        short = partial(Histogram, buckets=_SHORT, registry=registry)
+        long = partial(Histogram, buckets=_LONG, registry=registry)
+        by_route = ("method", "route", "status")
+        self._requests = short(
+            "nbruns_request_seconds", "Seconds until the answer to a request began", by_route
         )
-        self._commits = Histogram(
-            "nbruns_commit_seconds", "Seconds for a commit of the database", buckets=_SHORT, registry=registry
-        )
-        self._events = Counter("nbruns_events", "Events of runs that were logged", registry=registry)
-        self._ended = Histogram(
-            "nbruns_run_seconds",
-            "Seconds from the creation of a run to its end",
-            ["model", "status"],
-            buckets=_LONG,
-            registry=registry,
-        )
-        self._tokens = Counter("nbruns_tokens", "Tokens of ended runs", ["model", "type"], registry=registry)
-        self._answers = Histogram(
-            "nbruns_model_seconds",
-            "Seconds for an answer of a model",
-            ["model", "outcome"],
-            buckets=_LONG,
-            registry=registry,
-        )
-        self._first = Histogram(
-            "nbruns_model_first_delta_seconds",
-            "Seconds until an answer of a model began",
-            ["model"],
-            buckets=_LONG,
-            registry=registry,
-        )
-        self._tools = Histogram(
-            "nbruns_hosted_tool_seconds",
-            "Seconds for a call of a hosted tool",
-            ["type"],
-            buckets=_LONG,
-            registry=registry,
-        )
-        # What is counted when it is asked for.
-        self._active = Gauge(
-            "nbruns_active_runs", "Active runs in the database", ["status"], registry=registry
-        )
-        self._files = Gauge("nbruns_files_in_progress", "Files that are to be read", registry=registry)
-        self._streams = Gauge("nbruns_open_streams", "Streams that are open", registry=registry)
+        self._commits = short("nbruns_commit_seconds", "Seconds for a commit of the database")
+        self._events = counter("nbruns_events", "Events of runs that were logged")
+        by_end = ("model", "status")
+        self._ended = long("nbruns_run_seconds", "Seconds from the creation of a run to its end", by_end)
+        self._tokens = counter("nbruns_tokens", "Tokens of ended runs", ("model", "type"))
+        self._answers = long("nbruns_model_seconds", "Seconds for an answer of a model", ("model", "outcome"))
+        first = "nbruns_model_first_delta_seconds"
+        self._first = long(first, "Seconds until an answer of a model began", ("model",))
+        self._tools = long("nbruns_hosted_tool_seconds", "Seconds for a call of a hosted tool", ("type",))
+        # These are set when they are asked for.
+        self._active = gauge("nbruns_active_runs", "Active runs in the database", ("status",))
+        self._files = gauge("nbruns_files_in_progress", "Files that are to be read")
+        self._streams = gauge("nbruns_open_streams", "Streams that are open")
 
     def exposition(self, active: Mapping[str, int], files: int, streams: int) -> bytes:
         """Return the metrics in Prometheus' text format, with numbers that only the caller knows."""
@@ -142,11 +120,11 @@ class Telemetry:
         """Measure one answer of a model, from the question to the last delta."""
         answer, model = Answer(), self._model(prompt.model)
         span = None if self._traces is None else self._traces.begin_answer(run, prompt)
-        outcome = "error"
+        outcome = "completed"
         try:
             yield answer
-            outcome = "completed"
         except BaseException as error:
+            outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
             answer.error = str(getattr(error, "code", None) or type(error).__name__)
             raise
         finally:
@@ -160,9 +138,7 @@ class Telemetry:
     def tool_call(self, run: JSON, call_id: str, type: str, name: str | None) -> Iterator[None]:
         """Measure one call of a hosted tool. `name` is that of a tool that has several functions."""
         began = time.monotonic()
-        span = (
-            None if self._traces is None else self._traces.begin_tool_call(run, call_id, type, name or type)
-        )
+        span = None if self._traces is None else self._traces.begin_tool_call(run, call_id, name or type)
         error = None
         try:
             yield
@@ -202,7 +178,7 @@ class Answer:
             self.first = time.monotonic()
 
 
-_ENDS = {f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired")}
+_ENDS = {f"thread.run.{status}" for status in ENDED}
 
 
 class Traces:
@@ -248,12 +224,12 @@ class Traces:
         attributes = _about(run, "chat") | {"gen_ai.request.model": prompt.model} | _given(asked)
         return self._begin(run, f"chat {prompt.model}", attributes)
 
-    def begin_tool_call(self, run: JSON, call_id: str, type: str, name: str) -> Span:
+    def begin_tool_call(self, run: JSON, call_id: str, name: str) -> Span:
         """Begin the span of a call of a hosted tool."""
         attributes = _about(run, "execute_tool") | {
             "gen_ai.tool.name": name,
             "gen_ai.tool.call.id": call_id,
-            "gen_ai.tool.type": "datastore" if type == "file_search" else "extension",
+            "gen_ai.tool.type": "extension",  # one that the server runs
         }
         return self._begin(run, f"execute_tool {name}", attributes)
 
@@ -275,9 +251,11 @@ class Traces:
         _end(span, None if ended_well else (run["last_error"] or {}).get("code") or run["status"])
 
     def close(self) -> None:
-        """Send what has not been sent yet, for some seconds at most."""
-        self._provider.force_flush(3000)
-        self._provider.shutdown()
+        """Send the remaining spans, and give up after FLUSH_SECONDS."""
+        # The SDK's own limits don't hold while it retries.
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(FLUSH_SECONDS)
 
     def _begin(self, run: JSON, name: str, attributes: Mapping[str, Any]) -> Span:
         from opentelemetry.trace import SpanKind

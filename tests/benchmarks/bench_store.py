@@ -11,9 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+import nbruns
 from nbruns.server.schemas import objects
 from nbruns.server.storage import migrations, store
-from nbruns.server.storage.database import Database, encode
+from nbruns.server.storage.database import Database, Transaction, encode
 
 JSON = dict[str, Any]
 
@@ -79,4 +80,24 @@ def bench_lists_of_runs(tmp_path: Path) -> None:
         print(f"{name:32}" + "".join(f"{value:12.2f}" for value in row))
     megabytes = (tmp_path / "db").stat().st_size / 1e6
     print(f"{megabytes:.0f} MB   load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    database.close()
+
+
+def bench_event_log(tmp_path: Path) -> None:
+    """What a short run of the demo model leaves in the event log, before and after it is pruned."""
+    client = nbruns.local(tmp_path)
+    thread = client.threads.create("What is a run?")
+    with client.runs.create_stream(thread, client.assistants.create(model="demo")) as stream:
+        run = stream.until_done()
+    client.server.stop()
+    database = Database(f"sqlite:///{tmp_path / 'nbruns.sqlite'}", store.EventLog())
+    size = sa.func.sum(sa.func.length(store.events.c.data))
+    query = sa.select(sa.func.count(), size).where(store.events.c.run_id == run.id)
+    for when in ("before", "after"):
+        with database.engine.begin() as conn:
+            count, characters = conn.execute(query).one()
+            print(
+                f"{when} pruning: {count} events, {characters / 1000:.1f} KB, {run.usage.total_tokens} tokens"
+            )
+            store.prune(Transaction(conn, database.worker), [run.id])
     database.close()

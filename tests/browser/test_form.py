@@ -189,7 +189,6 @@ def test_hostile_schemas_and_arguments_are_text(lab: Lab, notebook_page: OpenNot
     page.screenshot("form-hostile", page.cell(1))
 
 
-@pytest.mark.nightly
 def test_a_file_is_an_output_and_one_that_is_none_is_refused(
     lab: Lab, notebook_page: OpenNotebook, tmp_path: Any
 ) -> None:
@@ -217,7 +216,6 @@ def test_a_file_is_an_output_and_one_that_is_none_is_refused(
     expect(page.output(2)).to_contain_text(r"\u00c6r\u00f8, 12 \u20ac")
 
 
-@pytest.mark.nightly
 def test_approvals_by_keyboard_alone(lab: Lab, notebook_page: OpenNotebook) -> None:
     page, form = open_form(lab, notebook_page, "approval.ipynb", APPROVAL)
     assert form.evaluate(UNNAMED) == []

@@ -77,8 +77,9 @@ def test_the_tour(notebook_page: Callable[..., NotebookPage]) -> None:
     page.finish(seconds=120)
 
     answers = [len(text) for text in seen if "Here is what I found" in text]
-    # A busy page draws little of it; test_lab sees a slow answer grow.
-    assert answers and answers == sorted(answers)
+    # A busy page draws few of the pieces; two say that the answer didn't come at once.
+    assert len(answers) >= 2, f"seen to grow: {answers}"
+    assert answers == sorted(answers)
     output = page.output(watched)
     assert "completed" in (output.locator(".nbruns-badge:visible").text_content() or "")
     assert output.locator(".nbruns-form").count() == 0

@@ -118,7 +118,6 @@ def test_the_answer_can_be_json_of_a_schema(model: GGUF) -> None:
     jsonschema.validate(json.loads(answer(model, asked("Ada is 36.", response_format=wanted)).text), schema)
 
 
-@pytest.mark.nightly
 def test_the_same_prompt_gets_the_same_answer(model: GGUF) -> None:
     prompt = asked("Name a colour", temperature=2.0, max_completion_tokens=8)
     one = answer(model, prompt)
@@ -198,7 +197,6 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_messages(model: GGUF) 
     assert said.finish is not None and said.finish.usage["prompt_tokens"] < 256
 
 
-@pytest.mark.nightly
 def test_a_single_message_that_is_too_long_is_cut(model: GGUF) -> None:
     small = GGUF(model.path, context=256, limit=8)
     said = answer(small, Prompt("any", [{"role": "user", "content": "🜁" * 2000}]))

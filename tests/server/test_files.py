@@ -229,6 +229,18 @@ def test_models_are_listed_and_those_that_are_not_there_are_not_found(api: Api) 
     assert "--alias 'meta/llama-99=demo'" in error["message"]
 
 
+def test_a_file_whose_content_is_gone_says_so(api: Api, server: Any) -> None:
+    data = {"purpose": "assistants"}
+    file = api.send("POST", "/files", data=data, files={"file": ("gone.txt", b"words")}).json()
+    (Path(server._blobs.url) / file["id"]).unlink()
+    refused = api.send("GET", f"/files/{file['id']}/content")
+    assert refused.status_code == 404
+    assert refused.json()["error"]["code"] == "file_content_missing"
+    assert "Restore it from a backup" in refused.json()["error"]["message"]
+    empty = api.send("POST", "/files", data=data, files={"file": ("empty.txt", b"")}).json()
+    assert api.send("GET", f"/files/{empty['id']}/content").content == b""
+
+
 def test_files_outlive_the_server_and_blobs_without_a_row_are_removed(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "db")
     file = uploaded(server.api, b"kept")

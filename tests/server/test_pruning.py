@@ -70,9 +70,10 @@ def test_only_ended_runs_lose_deltas_and_each_only_once(
 
     def pruned(before: int, limit: int = 10) -> tuple[int, dict[str, int]]:
         with database.engine.begin() as conn:
-            count = store.prune(Transaction(conn, "local"), before, limit)
+            old = store.to_prune(conn, before, limit)
+            store.prune(Transaction(conn, "local"), old)
             query = sa.select(store.events.c.run_id, sa.func.count()).group_by(store.events.c.run_id)
-            return count, {id: n for id, n in conn.execute(query).all()}
+            return len(old), {id: n for id, n in conn.execute(query).all()}
 
     all_there = {waiting["id"]: 3, "run_0": 3, "run_1": 3, "run_2": 3}
     assert pruned(100) == (0, all_there)
@@ -90,7 +91,7 @@ def test_the_search_for_old_runs_reads_an_index(tmp_path: Path, opened: Callable
         database.engine, "before_cursor_execute", lambda conn, cursor, statement, *_: asked.append(statement)
     )
     with database.engine.begin() as conn:
-        store.prune(Transaction(conn, "local"), 1, 10)
+        store.to_prune(conn, 1, 10)
         [query] = [statement for statement in asked if statement.startswith("SELECT")]
         plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", (10, 0)[: query.count("?")]).all()
     assert "runs_to_prune" in str(plan)

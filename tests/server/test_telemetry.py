@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import subprocess
 import sys
 import threading
@@ -112,7 +113,7 @@ def test_so_many_models_have_numbers_of_their_own() -> None:
     counted = telemetry.Telemetry()
     for number in range(telemetry.MAX_MODELS + 5):
         run = {"model": f"model-{number}", "status": "completed", "created_at": 0, "usage": None}
-        counted.events([("run_1", 1, "thread.run.completed", telemetry.json.dumps(run))])
+        counted.events([("run_1", 1, "thread.run.completed", json.dumps(run))])
     text = counted.exposition({}, 0, 0).decode()
     assert 'nbruns_run_seconds_count{model="model-99",status="completed"} 1.0' in text
     assert 'nbruns_run_seconds_count{model="other",status="completed"} 5.0' in text
@@ -276,7 +277,7 @@ def test_a_sampler_keeps_or_drops_whole_runs(monkeypatch: pytest.MonkeyPatch) ->
             }
             with counted.tool_call(run, "call_1", "file_search", None):
                 pass
-            counted.events([(run["id"], 1, "thread.run.completed", telemetry.json.dumps(run))])
+            counted.events([(run["id"], 1, "thread.run.completed", json.dumps(run))])
         counted.close()
     runs = [attributes(span)["nbruns.run.id"] for span in receiver.spans]
     assert 4 < len(set(runs)) < 36

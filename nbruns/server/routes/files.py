@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
@@ -89,7 +90,20 @@ async def get_file_content(call: Call) -> Response:
         "x-content-type-options": "nosniff",
     }
     pieces = call.services.blobs.read(file["id"])
-    return StreamingResponse(pieces, headers=headers, media_type="application/octet-stream")
+    try:
+        first = await anext(pieces, b"")  # before the status is sent
+    except FileNotFoundError:
+        message = (
+            f"The content of {file['id']} is missing on this server. Restore it from a backup of its files."
+        )
+        raise Refused(message, status=404, param="id", code="file_content_missing") from None
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return StreamingResponse(whole(), headers=headers, media_type="application/octet-stream")
 
 
 async def existing_file(call: Call) -> JSON:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Table
@@ -40,8 +40,8 @@ class Services:
     blobs: Blobs
     index: Index
     ingester: Ingester
-    interpreter: Interpreter | None = None
-    telemetry: Telemetry = field(default_factory=Telemetry)
+    interpreter: Interpreter | None
+    telemetry: Telemetry
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from nbruns.text import JSON
 
 #: Ten minutes after its creation, a run expires.
 LIFETIME_SECONDS = 600
-#: A day after the end of a run, its deltas are deleted: nobody follows its stream word by word any more.
+#: A day after the end of a run, its deltas are deleted: nobody follows its stream word by word anymore.
 DELTA_LIFETIME_SECONDS = 86_400
-#: So many runs are pruned with each sweep. More would hold up the streams of others.
+#: Maximum number of runs that are pruned in one write. More would delay the streams of other runs.
 PRUNED_AT_ONCE = 50
 SWEEP_SECONDS = 1.0
 RECOVER_SWEEPS = 3
@@ -246,10 +246,14 @@ class Engine:
                     await self._admit()
                 if sweeps % RECOVER_SWEEPS == 0:
                     await self._recover()
-                    ended_before = store.now() - self._delta_lifetime
-                    await self._db.write(store.prune, ended_before, PRUNED_AT_ONCE)
+                    await self._prune()
             except Exception:
                 log.exception("The runs could not be looked over; trying again.")
+
+    async def _prune(self) -> None:
+        old = await self._db.read(store.to_prune, store.now() - self._delta_lifetime, PRUNED_AT_ONCE)
+        if old:
+            await self._db.write(store.prune, old)
 
     async def _expire_overdue(self) -> None:
         now = store.now()

@@ -25,8 +25,8 @@ KEEP_ALIVE = b": keep-alive\n"
 class RunStreams:
     """Hands events to the streams that are open at this server."""
 
-    def __init__(self, db: Database, telemetry: Telemetry | None = None) -> None:
-        self._db, self._telemetry = db, telemetry or Telemetry()
+    def __init__(self, db: Database, telemetry: Telemetry) -> None:
+        self._db, self._telemetry = db, telemetry
         self._feeds: dict[str, set[_Subscription]] = {}
         self._closed = False
 

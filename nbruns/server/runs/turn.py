@@ -61,11 +61,11 @@ class Turn:
         db: Database,
         run: JSON,
         number: int,
-        toolbox: Toolbox | None = None,
-        telemetry: Telemetry | None = None,
+        toolbox: Toolbox | None,
+        telemetry: Telemetry,
     ) -> None:
         self._db, self._run, self._number, self._toolbox = db, run, number, toolbox
-        self._telemetry = telemetry or Telemetry()
+        self._telemetry = telemetry
         self._said: dict[str, list[str]] = {}
         self._message: JSON | None = None
         self._message_step: JSON = {}

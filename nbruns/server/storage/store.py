@@ -537,19 +537,19 @@ def events_after(conn: sa.Connection, run_id: str, number: int, limit: int) -> l
     return [Event(*row) for row in conn.execute(query.order_by(events.c.number).limit(limit))]
 
 
-def prune(tx: Transaction, ended_before: int, limit: int) -> int:
-    """Delete the deltas in the logs of up to `limit` runs that ended before a Unix time; return their number.
+def to_prune(conn: sa.Connection, ended_before: int, limit: int) -> list[str]:
+    """Return the ids of up to `limit` runs that ended before a Unix time and whose logs still have deltas."""
+    query = sa.select(runs.c.body).where(_is_unpruned).order_by(runs.c.seq).limit(limit)
+    return [run["id"] for run in conn.scalars(query) if _ended_at(run) < ended_before]
 
-    The other events stay. They hold every message and step as a whole, so a stream without its deltas leads to the
-    same end."""
-    query = sa.select(runs.c.id, runs.c.body).where(_is_unpruned).order_by(runs.c.seq).limit(limit)
-    found = tx.conn.execute(query.with_for_update(skip_locked=True)).all()
-    old = [id for id, body in found if _ended_at(body) < ended_before]
-    if old:
-        is_delta = events.c.name.in_(("thread.message.delta", "thread.run.step.delta"))
-        tx.conn.execute(sa.delete(events).where(events.c.run_id.in_(old), is_delta))
-        tx.conn.execute(sa.update(runs).where(runs.c.id.in_(old)).values(pruned=True))
-    return len(old)
+
+def prune(tx: Transaction, ids: Collection[str]) -> None:
+    """Delete the deltas in the logs of ended runs.
+
+    The other events stay. They contain every message and step as a whole, so the stream leads to the same end."""
+    is_delta = events.c.name.in_(("thread.message.delta", "thread.run.step.delta"))
+    tx.conn.execute(sa.delete(events).where(events.c.run_id.in_(ids), is_delta))
+    tx.conn.execute(sa.update(runs).where(runs.c.id.in_(ids)).values(pruned=True))
 
 
 def _ended_at(run: JSON) -> int:
