@@ -95,7 +95,7 @@ def test_approving_streams_what_follows() -> None:
 )
 def test_what_is_neither_yes_nor_no_is_not_sent(approvals: Any) -> None:
     with SocketServer(answer(GOING)) as server:
-        with pytest.raises(TypeError, match=r"True or False|tool_call_id: answer"):
+        with pytest.raises(TypeError, match=r"True or False|tool_call_id: value"):
             foundry(server).runs.submit_tool_approvals(Run(ASKING), approvals)
     assert server.received == []
 

@@ -233,7 +233,7 @@ def test_a_stream_has_methods_of_its_own() -> None:
 
 @pytest.mark.parametrize("given", [5, "x", ["x"], [None], b"x"])
 def test_what_is_no_output_is_not_sent(given: object) -> None:
-    with SocketServer(answer(RUN)) as server, pytest.raises(TypeError, match="tool_call_id: answer"):
+    with SocketServer(answer(RUN)) as server, pytest.raises(TypeError, match="tool_call_id: value"):
         Client(server.url).runs.submit_tool_outputs(Run(RUN), given)  # type: ignore[arg-type]
     assert server.received == []
 

@@ -18,12 +18,35 @@ import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
-from served import ANSWER, OUTPUTS, TOKEN, WEATHER, Api, Scripts, ServerProcess, waiting_run
+from served import (
+    ANSWER,
+    OUTPUTS,
+    TOKEN,
+    WEATHER,
+    Api,
+    Registry,
+    Scripts,
+    ServerProcess,
+    thread_server,
+    waiting_run,
+)
 
 from nbruns.server import telemetry
-from nbruns.server.models import Finish, ModelError, TextDelta, usage
+from nbruns.server.models import Finish, ModelError, Models, TextDelta, usage
 
 JSON = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Registry()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterator[str]:
+    """A server of these tests' own: only so many models have numbers of their own."""
+    with thread_server(tmp_path_factory.mktemp("telemetry"), models) as server:
+        yield server.url
 
 
 def metrics(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
