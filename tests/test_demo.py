@@ -177,4 +177,4 @@ def test_when_the_files_have_no_answer_it_is_said() -> None:
 
 
 def test_a_function_of_the_users_that_is_called_file_search_is_shown_as_any_other() -> None:
-    assert "| **rows** | 3 |" in answer_text.from_outputs([Answered("file_search", "{}", '{"rows": 3}')], [])
+    assert "| rows | 3 |" in answer_text.from_outputs([Answered("file_search", "{}", '{"rows": 3}')], [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,8 +57,15 @@ def test_every_block_of_python_runs(
     monkeypatch.setenv("NBRUNS_DATA", str(data))
     monkeypatch.chdir(tmp_path)
     shell = InteractiveShell()
-    for cell in cells(page):
-        shell.run_cell(cell).raise_error()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")  # what a notebook shows: deprecations where its own code is to blame
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("default", category=DeprecationWarning, module="__main__")
+        for cell in cells(page):
+            result = shell.run_cell(cell)
+            result.raise_error()
+            assert not re.search(r"\bnp\.", repr(result.result)), "numpy's numbers are not nice to read"
+    assert [str(each.message) for each in warned] == [], "a reader sees these warnings"
     shell.history_manager.end_session()
 
 

@@ -178,7 +178,7 @@ def _heading(call: Answered) -> str:
 def _output(output: str) -> str:
     value = _parsed(output)
     if isinstance(value, dict) and value:
-        return _table(["", ""], [[_bold(key), _cell(inner)] for key, inner in value.items()])
+        return _table(["field", "value"], [[_cell(key), _cell(inner)] for key, inner in value.items()])
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         columns = list(dict.fromkeys(key for row in value for key in row))
         rows = [[_cell(row.get(column, "")) for column in columns] for row in value]
@@ -208,10 +208,6 @@ def _row(cells: list[str]) -> str:
 def _shortened(lines: list[str], more: str) -> str:
     left = len(lines) - ROWS
     return "\n".join([*lines[:ROWS], more.format(left)] if left > 0 else lines)
-
-
-def _bold(key: str) -> str:
-    return f"**{_cell(key)}**" if key.strip() else ""
 
 
 def _cell(value: Any) -> str:

@@ -34,7 +34,11 @@ SUITS: list[tuple[str, tuple[str, ...]]] = [
     (r"url|uri|link|website", ("url",)),
     (r"date|day|deadline|when|since|until", ("date", "day")),
     (r"time|hour|clock", ("time",)),
-    (r"city|cities|place|location|town|countr|region|origin|destination|address", ("place", "quoted")),
+    (
+        r"city|cities|place|location|town|countr|region|origin|destination|address|harbou?r|port\b|airport|station|"
+        r"island|mountain|lake|river|beach|venue|hotel|restaurant|warehouse",
+        ("place", "quoted"),
+    ),
     (r"currenc|ticker|symbol|code|id\b|ids\b|sku", ("code", "number", "quoted")),
     (r"number|order|invoice|zip|postal|phone", ("number", "code", "quoted")),
     (r"query|question|search|prompt|message|sentence|topic", ("quoted", "message")),
@@ -59,7 +63,7 @@ class Findings:
 
     def offers(self, *labels: str) -> list[str]:
         """The texts that suit a parameter with these labels (format, name, description), best first."""
-        kinds = next(filter(None, map(_suited, labels)), ("quoted",))
+        kinds = next(filter(None, map(suited, labels)), ("quoted",))
         found = [text for kind in kinds for message in self.messages for text in _find(kind, message)]
         return [text for text in dict.fromkeys(found) if text not in self._taken]
 
@@ -79,7 +83,8 @@ class Findings:
             self._taken.add(value)
 
 
-def _suited(label: str) -> tuple[str, ...]:
+def suited(label: str) -> tuple[str, ...]:
+    """The kinds of findings that suit a parameter with this name, format or description, best first; () if unknown."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", label)
     return next((kinds for words, kinds in SUITS if re.search(rf"\b(?:{words})", spaced, re.IGNORECASE)), ())
 

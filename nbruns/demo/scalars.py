@@ -10,24 +10,34 @@ from typing import Any
 
 import rstr
 
+from nbruns.demo.findings import suited
 from nbruns.json_schema import FORMATS
 from nbruns.text import JSON
 
 NAMED = {
-    "city": "Oslo",
-    "location": "Oslo",
-    "place": "Oslo",
     "country": "Norway",
+    "language": "English",
+    "currency": "EUR",
+    "timezone": "Europe/Oslo",
+    "id": "1",
+    "title": "An example",
+}
+#: By kind, as `findings.suited` tells it.
+OF_KIND = {
+    "place": "Oslo",
     "name": "Ada Lovelace",
     "email": "ada@example.org",
     "url": "https://example.org/",
     "date": "2026-08-26",
     "time": "09:30",
-    "language": "English",
-    "currency": "EUR",
-    "timezone": "Europe/Oslo",
-    "id": "1",
+    "code": "A-1024",
+    "number": "1024",
 }
+#: An example in a description: "The city and state, e.g. San Francisco, CA".
+_EXAMPLE = re.compile(
+    r"(?:\be\.g\.|\bfor example|\bsuch as)[,:]?\s+[\"'“`]?(.{1,80}?)(?:[\"'”`;()\n]|\.(?:\s|$)|\s(?:or|and)\s|$)",
+    re.IGNORECASE,
+)
 
 #: Maximum number of characters generated for a pattern.
 LONGEST = 1000
@@ -36,9 +46,12 @@ VARIANTS = 20
 
 
 def strings(node: JSON, name: str) -> Iterator[str]:
-    """Strings for a parameter of this name: by format, by pattern, by name."""
+    """Strings for a parameter of this name: by format, by the example in its description, by name, by pattern."""
+    described = _EXAMPLE.search(str(node.get("description", ""))[:LONGEST])
+    kinds = suited(name)
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]", " ", name).lower().strip()
-    words = [FORMATS.get(node.get("format", "")), NAMED.get(spaced), NAMED.get(spaced.rpartition(" ")[2])]
+    words = [FORMATS.get(node.get("format", "")), described and described[1]]
+    words += [NAMED.get(spaced), NAMED.get(spaced.rpartition(" ")[2]), *map(OF_KIND.get, kinds)]
     words += FORMATS.values() if "pattern" in node else ()
     least, most = min(node.get("minLength", 0), LONGEST), min(node.get("maxLength", LONGEST), LONGEST)
     for word in filter(None, words):
@@ -46,7 +59,8 @@ def strings(node: JSON, name: str) -> Iterator[str]:
     for repeats in (0, 1, least, most) if "pattern" in node else ():
         yield from _matching(node["pattern"], repeats)
     for number in range(1, VARIANTS):
-        yield _fitted(f"{spaced or 'example'} {number}" if number > 1 else spaced or "example", least, most)
+        word = f"some {spaced}" if spaced else "an example"
+        yield _fitted(f"{word} {number}" if number > 1 else word, least, most)
 
 
 def integers(node: JSON) -> Iterator[int]:

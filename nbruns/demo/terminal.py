@@ -41,7 +41,7 @@ def demonstrate(client: Client) -> None:
     print(f"{_DIM}The Assistants API at {client.base_url}, on this machine{_END}")
     runs = [_run(client, model) for model in _installed()]
     frame = client.runs.list([run.thread_id for run in runs])
-    columns = ["id", "model", "status", "running_time", "prompt_tokens", "completion_tokens"]
+    columns = ["id", "model", "status", "duration", "prompt_tokens", "completion_tokens"]
     _print_frame("runs = client.runs.list(threads)", frame[columns])
     _print_frame('runs.runs.usage(by="model")', frame.runs.usage())
     for run in runs:
@@ -95,7 +95,9 @@ def _show(stream: RunStream) -> Run:
 
 
 def _print_frame(title: str, frame: pd.DataFrame) -> None:
-    formatters: Any = {name: _seconds for name in frame.columns if name.endswith("_time")}
+    formatters: Any = {
+        name: _seconds for name in frame.columns if name == "duration" or name.endswith("_time")
+    }
     table = frame.to_string(index=frame.index.name is not None, formatters=formatters, max_colwidth=40)
     print(f"\n{_BOLD}{title}{_END}\n{table}")
 

@@ -240,6 +240,11 @@ SAID: list[tuple[str, dict[str, Any], Any]] = [
     ("cats and dogs", {"query": S}, {"query": "cats and dogs"}),
     ("Weather in Oslo", {"city": {"type": "string", "default": "Paris"}}, {"city": "Oslo"}),
     ("Hello", {"city": {"type": "string", "default": "Paris"}}, {"city": "Paris"}),
+    ("When is high tide in Bergen?", {"harbour": S}, {"harbour": "Bergen"}),
+    ("When is high tide?", {"harbour": S}, {"harbour": "Oslo"}),
+    ("Hello", {"colour": S}, {"colour": "some colour"}),
+    ("Hello", {"city": {**S, "description": "City and state, e.g. San Francisco, CA"}}, {"city": "San Francisco, CA"}),
+    ("Hello", {"ticker": {**S, "description": "Such as 'ACME' or 'INIT'."}}, {"ticker": "ACME"}),
 ]  # fmt: skip
 
 
