@@ -21,6 +21,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CELLS = re.compile(
     r"^(?:```(?:python|ipython)\n(.*?)^```$|<!-- python\n(.*?)^-->$)", re.MULTILINE | re.DOTALL
 )
+#: What programs.md says of a program that could be run.
+RESULTS = ("ran", "in part")
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -73,6 +75,32 @@ def test_every_block_of_python_runs(
 def test_every_command_of_ours_is_one(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     cli._parser().parse_args([word for word in words if word != "&"])
+
+
+def test_the_table_of_old_programs_counts_the_list() -> None:
+    uses = {
+        "streams": "streams",
+        "function tools": "functions",
+        "`code_interpreter`": "code_interpreter",
+        "files, `file_search` or `retrieval`": "file_search|retrieval|vector stores|files|file_ids|uploads",
+        "Azure OpenAI": "Azure",
+    }
+    page = (ROOT / "docs" / "how-to" / "programs.md").read_text(encoding="utf-8")
+    tried = [line.split(" | ") for line in page.splitlines() if line.startswith("| [")]
+    rows = [row for row in tried if len(row) == 4]
+    counted = {
+        name: [
+            str(sum(bool(re.search(words, row[1])) and row[2] == result for row in rows))
+            for result in RESULTS
+        ]
+        for name, words in uses.items()
+    }
+    counted[f"**all {len(tried)}**"] = [f"**{sum(row[2] == result for row in rows)}**" for result in RESULTS]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| they use | ran | ran in part |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    shown = dict((row[0], row[1:]) for row in (line.strip("| ").split(" | ") for line in table.splitlines()))
+    assert shown == counted
+    assert {row[2] for row in rows} == set(RESULTS)
 
 
 def test_the_reference_has_every_column_with_its_dtype() -> None:
