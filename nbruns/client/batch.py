@@ -778,7 +778,7 @@ def _shown(total: int, prices: Prices | None) -> Iterator[_Display]:
             from nbruns.widgets.batch_view import batch_view
 
             notebook = stack.enter_context(batch_view())
-        bar = stack.enter_context(progress_bar(total=total, unit=" runs", leave=False))
+        bar = stack.enter_context(progress_bar(total=total, unit="run", leave=False))
         display = _Display(bar, prices, notebook)
         yield display
         display.draw()

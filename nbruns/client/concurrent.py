@@ -49,7 +49,7 @@ def _wait(futures: Sequence[Future[Any]], unit: str) -> None:
         future.result()
     if not going:
         return
-    with progress_bar(total=len(futures), initial=len(done), unit=f" {unit}", leave=False) as bar:
+    with progress_bar(total=len(futures), initial=len(done), unit=unit, leave=False) as bar:
         for future in as_completed(going):
             future.result()
             bar.update()

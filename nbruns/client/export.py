@@ -58,7 +58,7 @@ def export_runs(transport: Transport, folder: Path, threads: Iterable[str] | Non
         while some_keys := list(islice(keys, _THREADS_AT_A_TIME)):
             fetch = _fetch_present if threads is None else _fetch
             asked = [(key, export.after(key)) for key in some_keys]
-            export.add(dict(zip(some_keys, fetch_all(transport, fetch, asked, "threads"), strict=True)))
+            export.add(dict(zip(some_keys, fetch_all(transport, fetch, asked, "thread"), strict=True)))
 
 
 def _fetch(transport: Transport, asked: tuple[str, str | None]) -> list[JSON]:

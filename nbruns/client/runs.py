@@ -261,7 +261,7 @@ class RunSteps(Resource):
         def fetch(transport: Transport, run: RunArg) -> frames.Columns:
             return frames.list_columns(kind, RunSteps(transport).iter(run, thread, **params), budget)
 
-        return frames.list_frame(kind, fetch_all(self._transport, fetch, many.values(), "runs"))
+        return frames.list_frame(kind, fetch_all(self._transport, fetch, many.values(), "run"))
 
 
 def lacks_passages(step: RunStep) -> bool:
@@ -468,7 +468,7 @@ class Runs(Resource):
         def fetch(transport: Transport, thread: ThreadArg) -> frames.Columns:
             return frames.list_columns("run", Runs(transport).iter(thread, **params), budget)
 
-        return frames.list_frame("run", fetch_all(self._transport, fetch, dict.fromkeys(many), "threads"))
+        return frames.list_frame("run", fetch_all(self._transport, fetch, dict.fromkeys(many), "thread"))
 
     def add_columns(self, frame: pd.DataFrame, names: str | Sequence[str]) -> pd.DataFrame:
         """Return a frame of runs with further columns, which need more requests. Filter the frame first.

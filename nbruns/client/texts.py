@@ -71,7 +71,7 @@ def _conversations(transport: Transport, threads: Sequence[str]) -> Iterable[tup
         def fetch(fork: Transport, thread: str) -> tuple[str, list[JSON]]:
             return thread, list(iter_pages(fork, path_of("threads", thread, "messages"), {"order": "asc"}))
 
-        yield from fetch_all(transport, fetch, threads, "threads")
+        yield from fetch_all(transport, fetch, threads, "thread")
         return
     thread, messages = "", list[JSON]()
     for message in found:  # the messages of a thread come together
@@ -96,6 +96,6 @@ def _assistant_names(transport: Transport, frame: pd.DataFrame) -> list[str | No
 
     unique = list(ids.dropna().unique())
     names: Mapping[Any, str | None] = dict(
-        zip(unique, fetch_all(transport, fetch, unique, "assistants"), strict=True)
+        zip(unique, fetch_all(transport, fetch, unique, "assistant"), strict=True)
     )
     return [names.get(id) if isinstance(id, str) else None for id in ids]

@@ -18,7 +18,7 @@ def test_a_month_of_runs(notebook_page: Callable[..., NotebookPage]) -> None:
     page = notebook_page(USAGE)
     page.run_all(seconds=240)
     page.keep()
-    assert [text for text in page.error_output() if "runs/s" not in text] == []  # but for a progress bar
+    assert [text for text in page.error_output() if "run/s" not in text] == []  # but for a progress bar
 
     by_model = page.output(cell_of(page, 'usage(by="model")')).text_content() or ""
     assert "gpt-4o-mini" in by_model and "cost" in by_model

@@ -186,7 +186,7 @@ def test_one_that_fails_lets_no_other_ask_again(
 
     with pytest.raises(LookupError):
         try:
-            concurrent.fetch_all(client.runs._transport, fetch, range(3), "runs")
+            concurrent.fetch_all(client.runs._transport, fetch, range(3), "run")
         finally:
             failed.set()
     assert_no_workers()
@@ -207,7 +207,7 @@ def test_an_error_does_not_wait_for_what_cannot_be_hung_up(monkeypatch: pytest.M
         done.set()
 
     with pytest.raises(LookupError):
-        concurrent.fetch_all(Client("http://127.0.0.1:9").runs._transport, fetch, range(2), "runs")
+        concurrent.fetch_all(Client("http://127.0.0.1:9").runs._transport, fetch, range(2), "run")
     assert not done.is_set()
     go.set()
     assert_no_workers()

@@ -11,7 +11,7 @@ from nbruns import Client
 from nbruns.client import concurrent
 concurrent.QUIET = 0
 client = Client("http://127.0.0.1:9/v1")
-print(concurrent.fetch_all(client, lambda _, item: time.sleep(0.2) or item, range(20), "runs"))
+print(concurrent.fetch_all(client, lambda _, item: time.sleep(0.2) or item, range(20), "run"))
 """
 
 

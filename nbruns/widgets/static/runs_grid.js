@@ -142,7 +142,9 @@ class Grid {
   fill(line, cells) {
     line.cells = cells;
     const { columns } = this.store.facts;
-    line.replaceChildren(...this.shown.map((column, place) => cellOf(cells[column], columns[column], place)));
+    // The elements stay: a click whose element is replaced between its press and its release is lost.
+    if (!line.firstChild) line.append(...this.shown.map((column, place) => cellOf(columns[column], place)));
+    this.shown.forEach((column, place) => write(line.children[place], cells[column], columns[column]));
   }
 
   click(event) {
@@ -197,18 +199,25 @@ class Grid {
   }
 }
 
-function cellOf(text, [, , kind], place) {
+function cellOf([, , kind], place) {
   const cell = element("div", `nbruns-cell nbruns-${kind}`, { role: "gridcell", "aria-colindex": String(place + 1) });
-  if (kind === "status") {
-    cell.append(element("span", "nbruns-state-of", { "data-status": text }, words(text)));
-  } else if (text === null) {
-    cell.setAttribute("aria-busy", "true"); // not loaded yet
-  } else {
-    cell.textContent = text;
-    if (kind === "said") cell.dir = "auto";
-    if (["why", "id", "said", "text"].includes(kind)) cell.title = text;
-  }
+  if (kind === "status") cell.append(element("span", "nbruns-state-of"));
+  if (kind === "said") cell.dir = "auto";
   return cell;
+}
+
+function write(cell, text, [, , kind]) {
+  if (cell.text === text) return;
+  cell.text = text;
+  cell.toggleAttribute("aria-busy", false);
+  if (text === null) cell.setAttribute("aria-busy", "true"); // not loaded yet
+  if (kind === "status") {
+    cell.firstChild.dataset.status = text;
+    cell.firstChild.textContent = words(text);
+  } else {
+    cell.textContent = text ?? "";
+    if (["why", "id", "said", "text"].includes(kind)) cell.title = text ?? "";
+  }
 }
 
 // The button at the right end of the headings, and the menu that it opens.
