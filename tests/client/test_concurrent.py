@@ -228,7 +228,7 @@ def test_a_bar_shows_what_takes_long(
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(concurrent, "QUIET", 0)
     Client(server.url).runs.list(THREADS)
-    assert re.search(r"\d+/40 \[.* threads/s", capsys.readouterr().err)
+    assert re.search(r"\d+/40 \[.*thread/s", capsys.readouterr().err)
 
 
 def test_the_bar_is_not_loaded_before_it_shows(server: KeepingServer) -> None:
