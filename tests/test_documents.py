@@ -123,6 +123,16 @@ def test_the_reference_has_every_column_with_its_dtype() -> None:
         assert found == {name: dtype for name, (dtype, _) in columns.items()}, kind
 
 
+def test_every_benchmark_on_the_page_is_one() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    files = [path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "benchmarks").glob("bench_*.py")]
+    benchmarks = re.findall(r"^(?:async )?def (bench_\w+)", "\n".join(files), re.MULTILINE)
+    picked = {name: [each for each in benchmarks if name in each] for name in named}
+    assert len(named) > 20
+    assert {name: each for name, each in picked.items() if len(each) != 1} == {}
+
+
 def test_every_make_target_is_one() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     pages = "\n".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "CONTRIBUTING.md"])
