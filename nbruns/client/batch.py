@@ -1,8 +1,8 @@
 """Batches: run every prompt with every assistant, and return one DataFrame.
 
-Each row has a key, the hash of its messages and its assistant. nbruns' own server has a queue for rows, and starts one
-run for each key. On other servers, the client starts the runs and stores each key in the metadata of the row's thread.
-A named batch reads the keys from there when it resumes.
+Each row has a key, a hash of its messages, its assistant and its repetition. nbruns' own server has a queue for
+rows and starts one run for each key. On other servers, the client starts the runs and stores each key in the
+metadata of the row's thread. A named batch reads the keys from there when it resumes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _RATE_LIMITED_MOST, _RATE_LIMITED_PAUSE = 6, 5.0
 _SILENT = 60.0
 #: Seconds between two polls of the queue, and of a run that waits for the user's tool outputs.
 _POLL, _POLL_UNANSWERED = 0.3, 3.0
-#: Maximum number of seconds of one wait for a run. After each, the worker retries if the server didn't respond.
+#: Seconds between two checks whether the batch has ended, by a thread that waits for a run.
 _WAIT = 5.0
 #: Maximum number of times that registered tools answer one run.
 _MOST_ROUNDS = 50
@@ -81,7 +81,7 @@ class Variant(NamedTuple):
     label: str
     assistant_id: str
     params: JSON
-    #: What identifies the variant in the keys of its rows. It doesn't contain the id of an assistant created for it.
+    #: Identifies the variant in the keys of rows. Without the id of an assistant that was created for it.
     spec: JSON
 
 
@@ -249,9 +249,9 @@ def _told_apart(variants: list[Variant]) -> list[Variant]:
 class Batch:
     """Run rows, and yield the result of each one when its run ends.
 
-    `unanswered` is called for each run with tool calls that no registered tool answers, in the thread that iterates
-    over the results. Without it, such runs are yielded with the status `requires_action`, after all others.
-    `answered` is called with the id of a run that no longer waits for the user.
+    `unanswered` is called for each run with tool calls that no registered tool answers, in the thread that
+    iterates over the results. Without it, such runs are yielded with the status `requires_action`, after all
+    others. `answered` is called with the id of a run that no longer waits for the user.
     """
 
     def __init__(
@@ -294,7 +294,8 @@ class Batch:
     def results(self, wait: Callable[[], object] = lambda: None) -> Iterator[Result]:
         """Yield each result when its run ends. `wait` is called repeatedly in between.
 
-        Raises the error of any request that fails. Rows that are not started by the end of the iteration are not run.
+        Raises the error of any request that fails. When the iteration ends, for any reason, no more rows are
+        started.
         """
         try:
             if not self.rows:
@@ -436,7 +437,7 @@ class Batch:
             self._happened.put(error)
 
     def _known(self) -> dict[str, tuple[str, Run | None]]:
-        """Return the thread and the latest run of each row that an earlier batch with this name started, by key."""
+        """Return, by key, the thread and latest run of each row that an earlier batch with this name started."""
         found: dict[str, tuple[str, Run | None]] = {}
         try:
             for thread in iter_pages(self._transport, "/threads", {"order": "asc"}, 10_000_000):
@@ -557,7 +558,7 @@ class Batch:
         return self._patiently(lambda: details_of(self._runs, moved))
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """Return what `ask` returns, retrying after rate limits, and for a minute if the server doesn't respond."""
+        """Return what `ask` returns. Retries after rate limits, and for a minute if the server doesn't respond."""
         asked, attempt = time.monotonic(), 0
         while True:
             if self._stop.is_set():
@@ -577,7 +578,7 @@ class Batch:
 
 
 def details_of(runs: Runs, moved: Sequence[tuple[Row, Run]]) -> list[Result]:
-    """Return runs with their messages and steps: three requests if the server supports it, else several per run."""
+    """Return runs with their messages and steps, in three requests if the server supports it, else run by run."""
     transport: Transport = runs._transport
     by_id = {run.id: Result(row, run) for row, run in moved}
     ids = list(by_id)

@@ -19,8 +19,8 @@ def read_bulk(
 ) -> Iterator[JSON] | None:
     """Iterate over the objects of these runs or threads as they arrive: in the order of the ids, oldest first.
 
-    Returns None if the server doesn't support this; request each list separately then. Raises NotFoundError if an id
-    doesn't exist.
+    Returns None if the server doesn't support this; request each list separately then. Raises NotFoundError if an
+    id doesn't exist.
     """
     if not transport.extras.has_bulk:
         return None

@@ -1,7 +1,7 @@
 """The connections of a session, found by the thread that waits for a response.
 
-requests can't cancel a request in progress: its timeout restarts with each byte that arrives, and interrupting a cell
-would have to wait for the response. Here, another thread can cancel it by shutting down the socket.
+requests can't cancel a request in progress: its timeout restarts with each byte that arrives, and interrupting a
+cell would have to wait for the response. Here, another thread can cancel it by shutting down the socket.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if missing := [name for owner, name in _USED if not hasattr(owner, name)]:
 class Session(requests.Session):
     """Session that follows no redirects: requests would send an api-key header to another host.
 
-    The argument `allow_redirects=False` is not enough: with it, requests reads the body of a redirect without a limit.
+    The argument `allow_redirects=False` is not enough: requests would still read the body, without a limit.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> None:

@@ -104,7 +104,7 @@ def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _sendable(secret: str, what: str) -> str:
-    """Return a secret as a header value. Raises ValueError here because http.client's error would quote the secret."""
+    """Return a secret as a header value. Raises ValueError, because http.client's error would quote the secret."""
     stripped = secret.strip()  # a key read from a file can end with a newline
     if not (stripped.isascii() and stripped.isprintable()):
         raise ValueError(

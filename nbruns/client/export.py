@@ -3,9 +3,9 @@
     runs/month=2026-11/runs.parquet     the runs created in that month (UTC), one row for each run
     runs/_export.json                   progress of the export; readers skip names that start with _
 
-Files are written under a temporary name and then renamed, and the progress is saved after the runs. If an export is
-interrupted, the next one fetches a few runs again and replaces their rows. The saved progress stops before the first
-run that is still active, or that was created so recently that the server may yet list another run before it.
+Files are written under a temporary name and then renamed, and the progress is saved after the runs. If an export
+is interrupted, the next one fetches a few runs again and replaces their rows. The saved progress stops before the
+first run that is still active, or that was created so recently that the server may yet list another run before it.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _merge(file: Path, runs: list[JSON]) -> None:
 
 
 def _portable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with categories and nested values as text, so that columns have the same type in all files."""
+    """Return a frame with categories and nested values as text, so that the types are the same in all files."""
     categories = frame.select_dtypes("category").columns
     return nested_to_json(frame.astype(dict.fromkeys(categories, "string")))
 

@@ -1,7 +1,8 @@
 """Fork a run: copy its conversation into a new thread, and answer the calls of the new run with recorded outputs.
 
-Forks use only operations of the original API, so they work with any server. That API can copy messages, but not tool
-calls. The new run therefore asks the model again, and where the model makes the same calls, it gets the same outputs.
+Forks use only operations of the original API, so they work with any server. That API can copy messages, but not
+tool calls. The new run therefore asks the model again, and where the model makes the same calls, it gets the same
+outputs.
 """
 
 from __future__ import annotations
@@ -246,7 +247,7 @@ def _record(calls: Sequence[_Call], answered: Sequence[_Call], outputs: Sequence
 
 
 def _copy(message: Message) -> JSON | None:
-    """Return a message for the request for a new thread; None if it has no content. Files are referenced, not copied."""
+    """Return a message as a new thread takes it; None if it has no content. Files are referenced, not copied."""
     parts = [*filter(None, map(_part, items_of(message.content)))]
     if not parts:
         return None
@@ -284,7 +285,7 @@ def _edited(message: Message, content: Any) -> JSON:
 
 
 def _marked(metadata: Any, mark: Mapping[str, str]) -> JSON:
-    """Return the metadata with the mark of a fork, unless it has too many pairs already."""
+    """Return the metadata with the mark of a fork. Pairs that exceed the API's limit are left out."""
     given = metadata.items() if isinstance(metadata, Mapping) else ()
     own = [(key, value) for key, value in given if not str(key).startswith("forked_")]
     return dict(own[: _METADATA_PAIRS - len(mark)]) | dict(mark)
@@ -326,10 +327,11 @@ def discard(transport: Transport, thread: Thread) -> None:
 
 
 def _resources(transport: Transport, thread: Thread, messages: Sequence[Message]) -> JSON:
-    """The thread's own files and vector stores, without those that messages attach: their copies attach them again.
+    """Return the thread's `tool_resources` without the files that messages attach.
 
-    A vector store with nothing but attachments was made for them. The fork gets its own, so that what is attached to
-    the fork later is not found in the original.
+    The copied messages attach those again. A vector store that contains only attachments was created for them, and
+    is left out too. The fork gets its own store; otherwise files attached to the fork later would show up in searches
+    of the original thread.
     """
     attached = {
         str(each.get("file_id"))

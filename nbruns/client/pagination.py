@@ -65,7 +65,7 @@ def _backwards(transport: Transport, path: str, query: JSON, limit: int | None) 
 def _pages(
     transport: Transport, path: str, query: JSON, cursor: str, *, lines: bool = False
 ) -> Iterator[list[JSON]]:
-    """Yield the objects of each page, following the cursor `after` or `before`. Objects seen before are skipped."""
+    """Yield the new objects of each page, following the cursor `after` or `before`."""
     last, key = (-1, "last_id") if cursor == "after" else (0, "first_id")
     # Hashes instead of ids, which can be long. Python's hash of a string has 64 bits and a secret key.
     seen: set[int] = set()
@@ -84,7 +84,7 @@ def _pages(
         if not new:
             more = "a page with nothing new that promises more: the list has no end, or can't be read to it"
             raise APIError(more, status=200, method="GET", path=path)
-        # Some servers send a cursor that is not a string.
+        # Some servers send a cursor that is not the id of an object on the page.
         named = about.get(key)
         query[cursor] = named if isinstance(named, str) and named in by_id else items[last]["id"]
 
@@ -110,7 +110,10 @@ def _from_lines(transport: Transport, path: str, query: JSON, lines: Lines) -> I
 
 
 def _page(transport: Transport, path: str, query: JSON, *, lines: bool) -> tuple[list[JSON], JSON] | Lines:
-    """Return a page, or JSON lines if `lines` and the server sends them. Pages too large are requested in parts."""
+    """Return a page, or JSON lines if `lines` is set and the server sends them.
+
+    If a page is too large, a smaller one is requested.
+    """
     while True:
         try:
             if lines:

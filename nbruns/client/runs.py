@@ -867,9 +867,9 @@ class Runs(Resource):
                 questions, [{"model": "demo"}, {"model": "demo", "instructions": "Be brief."}], name="brief"
             )
 
-        On nbruns' own server, the runs wait in a queue on the server, which continues after this program ends. A batch
-        with a name resumes where it was interrupted: it runs only the rows that are missing, or whose run was
-        cancelled, expired or rate limited. After a rate limit, the batch waits and retries.
+        On nbruns' own server, the runs wait in a queue on the server, which continues after this program ends. A
+        batch with a name resumes where it was interrupted: it runs only the rows that are missing, or whose run
+        was cancelled, expired or rate limited. After a rate limit, the batch waits and retries.
 
         Args:
             prompts: Texts, lists of messages, or a DataFrame with a column `prompt`, `messages` or `question`, whose
@@ -975,7 +975,7 @@ class Runs(Resource):
         return path, query, body, lambda: self._created_since(path, started, body)
 
     def _created_since(self, path: str, started: float, body: JSON) -> JSON | None:
-        """Return the run that a request created although its response was lost: recent, and of the same assistant."""
+        """Return the run that a request created although its response was lost; None if there is no such run."""
         page, headers = self._transport.request("GET", path, params={"order": "desc", "limit": 20})
         # Use the server's clock. It sets both the timestamps and the Date header, in whole seconds.
         since = server_time(headers) - (time.monotonic() - started) - 2

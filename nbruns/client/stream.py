@@ -246,7 +246,7 @@ class RunStream:
                 time.sleep(_POLL_FIRST)
 
     def _answer_to(self, question: Callable[[], T]) -> T:
-        """Return what `question` returns, retrying. Raises StreamError if the server doesn't respond for 60 seconds."""
+        """Return what `question` returns, with retries. Raises StreamError after 60 seconds without a response."""
         asked = time.monotonic()
         while True:
             try:

@@ -261,7 +261,10 @@ class Transport:
         return self._repeat(once, "POST", None)
 
     def download(self, path: str) -> Iterator[bytes]:
-        """Yield the bytes of a response as they arrive. Raises as `request` does, or ConnectionError if it is cut off."""
+        """Yield the bytes of a response as they arrive.
+
+        Raises as `request` does, or ConnectionError if the response is cut off.
+        """
         response = self._repeat(lambda: self._send("GET", path), "GET", None)
         expected, count = response.headers.get("Content-Length"), 0
         with response:
@@ -285,8 +288,8 @@ class Transport:
     ) -> requests.Response | JSON:
         """Send a request for an event stream, and return the response. The caller reads and closes it.
 
-        If the response was lost, but `check` finds that the request was executed, return the JSON of the run instead.
-        Retries and raises as `request` does.
+        If the response was lost, but `check` finds that the request was executed, return the JSON of the run
+        instead. Retries and raises as `request` does.
         """
         headers: dict[str, str | bytes] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if last_event_id and last_event_id.isprintable() and last_event_id == last_event_id.strip():
@@ -374,7 +377,7 @@ class Transport:
 
     @contextmanager
     def _hung_up_at(self, deadline: float | None, what: str) -> Iterator[None]:
-        """Close the connection at the deadline, because the timeout of a socket restarts with each byte received."""
+        """Close the connection at the deadline. A socket's timeout isn't enough: it restarts with each byte."""
         if deadline is None:
             yield
             return
@@ -431,7 +434,7 @@ class Transport:
         raise self._error(response, f"where a JSON object was expected: {shown}")
 
     def _too_large(self, response: requests.Response, limit: str) -> errors.NbrunsError:
-        """Return the error for a response that is too large to read. An error response keeps the class of its status."""
+        """Return the error for a response that is too large, of the class of its status if it is an error response."""
         if response.status_code >= 300:
             return self._error(response, f"an error of over {limit}, which was not read")
         method, path = _route(response)
@@ -541,8 +544,8 @@ def _in_quotes(text: str) -> str:
 def path_of(*parts: object) -> str:
     """Return a path from its parts. Each part is quoted, so that no id can lead to another path.
 
-    Raises InvalidIdError for parts that quoting can't make safe: clients, proxies and servers resolve dots, and some
-    decode slashes and percent signs first.
+    Raises InvalidIdError for parts that quoting can't make safe: clients, proxies and servers resolve dots, and
+    some decode slashes and percent signs first.
     """
     return "".join(f"/{_quoted(part)}" for part in parts)
 
