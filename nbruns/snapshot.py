@@ -155,7 +155,7 @@ class RunSnapshot:
         _merge(known or self._started(self._messages, payload, empty), payload.get("delta"))
 
     def _started(self, known: JSON, payload: JSON, more: JSON) -> JSON:
-        """Return the initial state of an object whose first event is a delta."""
+        """Add and return the initial state of an object whose first event is a delta."""
         run = self._run or {}
         ids = {name: run.get(name) for name in ("thread_id", "assistant_id")}
         kind = str(payload.get("object")).removesuffix(".delta")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-#: Maximum number of characters of an output. Longer ones are truncated, with a note. OpenAI allows 512 KB per
+#: Maximum number of characters of an output. Longer ones are truncated, with a note. The API allows 512 KB per
 #: request.
 MAX_OUTPUT = 100_000
 #: Packages whose objects are images. Their text would only be a name and a size.

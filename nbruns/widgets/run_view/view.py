@@ -1,4 +1,4 @@
-"""A conversation in a cell: a run as it happens, the form that answers its calls, and the composer that goes on."""
+"""A conversation in a cell: the live transcript of a run, the form for its tool calls, and the composer."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ if TYPE_CHECKING:
     from nbruns.client.runs import Approvals, Outputs, Runs
     from nbruns.client.stream import RunStream
 
-#: Characters of text before the notebook keeps a copy, and how many times more before it keeps the next: JupyterLab
-#: lays out the whole cell again for each.
+#: Number of characters after which the notebook saves the first copy, and factor by which the text grows until the
+#: next. Copies are rare because JupyterLab renders the whole cell again for each.
 FIRST_KEPT, NEXT_KEPT = 500, 3
-#: Parameters of a run that are not those of the next one.
+#: Parameters of a run that the next run doesn't inherit.
 _ONCE = frozenset({"additional_messages", "additional_instructions", "metadata"})
 FORKED = "A fork: asked again in a new thread, on a copy of what was said before the question."
 FORKED_AT_CALL = "A fork: asked again in a new thread, with another output of {name}."
-#: Held by the view that renders its end: twenty threads that render at once would keep the kernel from handling clicks.
+#: Held while a view renders its final state. Twenty views that render at once would block clicks in the kernel.
 _ENDING = threading.Lock()
-#: The most files of a conversation whose names and images are requested.
+#: Maximum number of files of a conversation whose names and images are requested.
 _MAX_FILES_SHOWN = 50
 
 
@@ -122,16 +122,16 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._earlier: list[Message] = []
         self._earlier_known, self._earlier_shown = (0, 0), list[Block]()
         self._files: dict[str, FileShown] = {}
-        self._requested: set[str] = set()  # of files
-        self._action: Action | None = None  # that the form is for
+        self._requested: set[str] = set()  # ids of files
+        self._action: Action | None = None  # the action that the form is for
         self._form: ToolOutputsForm | None = None
         self._marimo = marimo_notebook()
-        self._unanswered = ""  # what to do about a run that requires action, where no form can be shown
-        self._paused = threading.Event()  # the run has ended, or is unanswered
+        self._unanswered = ""  # instructions for a run that requires action, where no form can be shown
+        self._paused = threading.Event()  # set when the run has ended, or can't be answered by a form
         self._shown = False
         self._displays = SavedDisplays()
-        self._kept = (False, 0)  # whether the copies have the form, and how much text
-        self._is_live = False  # whether a run is followed, so that the page shows it
+        self._kept = (False, 0)  # whether the saved copies have the form, and their number of characters
+        self._is_live = False  # whether the page shows a live run
         self._page = TranscriptView(
             copies=self._displays.mark, on_cancel=self._cancel_clicked, on_hello=self._keep
         )
@@ -152,7 +152,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             start_thread("nbruns-thread", self._request_earlier)
 
     def _begin(self, stream: RunStream, question: list[Message], origin: str = "") -> None:
-        """Follow a run from now on. `origin` says where the turn comes from, if not from the one before."""
+        """Start following a run. `origin` is a note about the origin of the turn if it is a fork."""
         session = self._session_of(stream, on_change=self._changed, on_end=self._end)
         first = not self._turns
         with self._lock:
@@ -170,12 +170,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _has_ended(self, session: RunSession) -> None:
         with self._lock:
-            if session is self._session:  # the next run may have begun before this is called
+            if session is self._session:  # otherwise the next run has begun already
                 self._paused.set()
 
     @property
     def run(self) -> Run | None:
-        """The run as last reported; None until the stream has named it."""
+        """The run as last reported; None until the first event of the stream."""
         return self._turns[-1].session.run if self._turns else None
 
     @property
@@ -205,7 +205,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self._form
 
     def wait(self, timeout: float | None = None) -> Run:
-        """Wait until the run has ended. The form stays usable meanwhile, also under Run All.
+        """Wait until the run has ended. The form stays usable meanwhile, even with Run All.
 
         If no cell has displayed the view, `wait` displays it. Neither an error nor interrupting the kernel affects the
         run: wait again, or cancel it.
@@ -236,15 +236,15 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _outcome(self) -> Run:
         if self._unanswered:
             raise NbrunsError(self._unanswered)
-        if not self._page.is_seen:  # nbclient, for example, only receives messages of the cell that it runs
+        if not self._page.is_seen:  # nbclient, for example, only receives updates from the cell that it is running
             self._save()
         if self._session.error is not None:
             raise self._session.error
-        assert self.run is not None  # without a run there is an error
+        assert self.run is not None  # otherwise an error was raised above
         return self.run
 
     def __await__(self) -> Generator[Any, None, Run]:
-        """`await view` is `view.wait()` for a cell that shares the kernel."""
+        """Await the end of the run, like `wait()`, without blocking the event loop."""
         return self._awaited().__await__()
 
     async def _awaited(self) -> Run:
@@ -281,7 +281,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             content, attachments = content_of(self._runs.files, text, files, self._hosted_tools())
             message = {"role": "user", "content": content, "attachments": attachments}
             params = {**self._params, **({"model": model} if model else {})}
-            # With the run, in one request: a message alone would stay behind if the run were refused.
+            # Send the message in the request for the run, so that it isn't added if the run is refused.
             stream = self._runs.create_stream(
                 self._thread_id, self._assistant_id, additional_messages=[message], **params
             )
@@ -337,7 +337,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self
 
     def _called(self, id: str) -> tuple[Turn, ToolCall] | None:
-        """Return the call of that id, and the turn in which it was made."""
+        """Return the turn and the call with this id, or None."""
         made = ((turn, call) for turn in self._turns for call in turn.snapshot.tool_calls)
         return next((each for each in made if each[1].id == id), None)
 
@@ -370,7 +370,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         try:
             self._composer.models = [excerpt(name, 200) for name in self._runs.model_names()]
         except NbrunsError:
-            pass  # a server that lists none: the assistant's model stays
+            pass  # the server doesn't list models: keep the assistant's model
 
     def _download(self, id: str) -> None:
         try:
@@ -442,7 +442,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return to_json(self._all_details())
 
     def _all_details(self) -> list[RunDetails]:
-        """The turns. A question that has not been requested yet is, if the server can be reached."""
+        """Return the details of all turns. Questions that are missing are requested, if the server can be reached."""
         for turn in self._turns:
             if not turn.question and turn.session.run is not None:
                 with suppress(NbrunsError):
