@@ -198,7 +198,9 @@ def data_folder(data: str | Path | None = None) -> Path:
 
 def shown(path: Path) -> str:
     """Return a path for display, with ~ for the home folder, so that shared outputs don't contain the user's name."""
-    home = Path(os.path.expanduser("~")).resolve()  # without a home folder, this stays "~", which is a parent of no path
+    home = Path(
+        os.path.expanduser("~")
+    ).resolve()  # without a home folder, this stays "~", which is a parent of no path
     at_home = path.is_relative_to(home) and home != home.parent
     return f"~/{path.relative_to(home).as_posix()}" if at_home else str(path)
 
@@ -259,9 +261,7 @@ def serving(folder: Path) -> Iterator[Path]:
     lock, address = FileLock(folder / "serving.lock"), folder / "server.json"
     try:
         with _writing(folder):
-            lock.acquire(
-                timeout=0.5
-            )  # wait briefly, because is_serving() holds the lock for a moment
+            lock.acquire(timeout=0.5)  # wait briefly, because is_serving() holds the lock for a moment
     except Timeout:
         url = (_address(folder) or {}).get("url", "an unknown address")
         raise SetupError(

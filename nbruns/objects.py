@@ -151,9 +151,7 @@ def items_of(value: object) -> list[Any]:
 def excerpt_json(payload: object, limit: int = 10_000) -> str:
     """Return indented JSON of at most `limit` characters, with a note if it is truncated."""
     text = json.dumps(payload, indent=2, ensure_ascii=False, default=str)
-    text = text.encode(
-        "utf-8", "backslashreplace"
-    ).decode()  # lone surrogates can't be encoded
+    text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates can't be encoded
     return (
         text
         if len(text) <= limit
@@ -191,7 +189,9 @@ class ToolCall(APIObject):
     @property
     def _detail(self) -> Mapping[str, Any]:
         detail = self._payload.get(str(self._payload.get("type")))
-        return detail if isinstance(detail, Mapping) else self._payload  # Azure's MCP calls have no nested object
+        return (
+            detail if isinstance(detail, Mapping) else self._payload
+        )  # Azure's MCP calls have no nested object
 
     @property
     def name(self) -> str:

@@ -56,7 +56,9 @@ class Texts(Column):
 
     def array(self) -> Any:
         texts: Any = np.array(self._texts, dtype=object)
-        if pd.StringDtype().storage == "pyarrow":  # then pyarrow is installed; it converts lists many times faster
+        if (
+            pd.StringDtype().storage == "pyarrow"
+        ):  # then pyarrow is installed; it converts lists many times faster
             import pyarrow  # type: ignore[import-untyped]
 
             texts = pyarrow.array(self._texts, pyarrow.large_string())
@@ -164,7 +166,9 @@ class Nested(Column):
         self._values += other._values
 
     def array(self) -> Any:
-        return pd.Series(self._values, dtype="object")  # a dtype, because pandas would convert a list of texts
+        return pd.Series(
+            self._values, dtype="object"
+        )  # a dtype, because pandas would convert a list of texts
 
 
 #: For each dtype: the class that collects its values. Durations are computed from columns of times, see `elapsed`.

@@ -157,9 +157,7 @@ def _new_axes(height: float) -> Axes:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise SetupError(f"Pictures need the package matplotlib: {install_command('plot')}") from error
-    if (
-        mpl.rcParams["figure.facecolor"] != mpl.rcParamsDefault["figure.facecolor"]
-    ):  # the user's own style
+    if mpl.rcParams["figure.facecolor"] != mpl.rcParamsDefault["figure.facecolor"]:  # the user's own style
         return plt.subplots(figsize=(9, height), layout="constrained")[1]
     greys: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), _GREY)
     # Create the figure first. It loads the backend, which may turn on interactive mode; the context would undo

@@ -154,7 +154,9 @@ class Tool:
             raise
         except (ToolError, NoText) as error:
             raise ToolError(f"{self.name}: {error}") from error
-        except BaseException as error:  # any exception of the function, even SystemExit, becomes the tool output
+        except (
+            BaseException
+        ) as error:  # any exception of the function, even SystemExit, becomes the tool output
             raise ToolError(f"{self.name} raised {raised_words(error)}") from error
 
     def _validated(self, arguments: str | Mapping[str, Any]) -> JSON:

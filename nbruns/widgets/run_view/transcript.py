@@ -329,7 +329,7 @@ def call_html(call: ToolCall, state: str, files: Mapping[str, FileShown] = _NO_F
 
 def _function_line(call: ToolCall, state: str) -> str:
     line = f'<span class="nbruns-name">{escape(call.name)}</span>'
-    # While the model writes the arguments, show them so that they only grow at the end.
+    # Incomplete arguments are only shown in the details, so that each update changes one place.
     is_written = state == CALLED and not call.arguments.endswith("}")
     given = "…" if is_written else arguments_line(call.arguments)
     line += f'<span class="nbruns-arguments">({escape(given, quote=False)})</span>'
