@@ -7,7 +7,7 @@
     thread = client.threads.create("What should I wear in Oslo?")
     client.runs.watch(thread, assistant, tools=[get_weather])
 
-The public names are below; each loads with what it needs when it is first used.
+The public names are listed below. Each is imported when it is first used.
 """
 
 from importlib import import_module
@@ -131,7 +131,7 @@ def __getattr__(name: str) -> Any:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext nbruns` adds `%%ask`: a cell's text as a message to an assistant."""
+    """Register the cell magic `%%ask`. IPython calls this for `%load_ext nbruns`."""
     import_module("nbruns.magic").register(shell)
 
 

@@ -1,4 +1,4 @@
-"""`nbruns`: the command line, and the commands serve, stop, lab, demo and import. The others are in `commands`."""
+"""The `nbruns` command line, with the commands serve, stop, lab, demo and import. The others are in `commands`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nbruns.text import JSON
 
 #: Where `nbruns lab` puts copies of the notebooks, and which of them it opens.
 _COPIES, _TOUR = Path("nbruns-notebooks"), "01_tour.ipynb"
-#: Where the upstream's key is looked for, in this order.
+#: Environment variables that can contain the upstream's API key, in order of precedence.
 _KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
 
@@ -124,7 +124,7 @@ def _offer_mcp(given: Path | None, folder: Path) -> None:
 
 
 def _secrets(args: argparse.Namespace, token: str | None) -> list[str | None]:
-    """What is never to be in the log, though a library may write it there."""
+    """Return the secrets to redact in the log, where libraries might write them."""
     in_urls = [urlsplit(url).password for url in (args.database_url, args.upstream) if url]
     return [token, *map(os.environ.get, (*_KEYS, "NBRUNS_JUPYTER_TOKEN")), *in_urls]
 
@@ -153,13 +153,13 @@ _DATABASES = ("sqlite", "postgresql", "postgresql+psycopg")
 def _check_url(option: str, url: str | None, schemes: Sequence[str]) -> None:
     if url is not None and not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
         begin = " or ".join(f"{scheme}://" for scheme in schemes)
-        # Not the whole URL: it may hold a password.
+        # The message omits the rest of the URL, which can contain a password.
         raise SetupError(f"{option} {url.partition(':')[0]}…: use a URL that begins with {begin}")
 
 
 def _named_file(text: str) -> tuple[str, Path]:
     name, _, given = text.partition("=")
-    file = Path(given).expanduser()  # not every shell does so behind a "="
+    file = Path(given).expanduser()  # some shells don't expand ~ after "="
     if not (name and file.is_file() and _begins(file) == b"GGUF"):
         raise SetupError(f"--model {text}: Use NAME=FILE with a readable GGUF file.")
     return name, file.resolve()
@@ -194,13 +194,15 @@ def _lab(args: argparse.Namespace) -> int:
         flush=True,
     )
     environment = {**os.environ, "NBRUNS_DATA": str(folder)}
-    # Containers only have root; elsewhere, the system warns whoever starts this as root.
+    # Jupyter refuses to run as root, which is often the only user in a container.
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", *as_root, str(notebook)], environment)
 
 
 def _copied_notebooks(folder: Path) -> Path:
-    """Copy the package's notebooks to a folder to work in. What is there stays: the user may have changed it."""
+    """Copy the package's notebooks to a working folder. Existing files are kept, because the user may have changed
+    them.
+    """
     package = Path(__file__).parent
     source = next(kept for kept in (package / "notebooks", package.parent / "notebooks") if kept.is_dir())
     try:
@@ -224,7 +226,7 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-#: What `nbruns import` prints about single lines, at most.
+#: Maximum number of messages about single lines that `nbruns import` prints.
 _MOST_SAID = 200
 
 
@@ -266,7 +268,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _seconds(text: str) -> int:
-    """A number of seconds, at least 1 and at most a year."""
+    """Parse a number of seconds, from 1 to a year."""
     seconds = int(text)
     if not 1 <= seconds <= 366 * 24 * 3600:
         raise argparse.ArgumentTypeError(f"{text}: use a number of seconds from 1 to {366 * 24 * 3600}")

@@ -1,4 +1,4 @@
-"""`nbruns runs | watch | ask | status | batch`: runs in a terminal, as tables and live text, or as JSON for scripts."""
+"""The commands runs, watch, ask, status and batch: runs in a terminal, as tables and live text or as JSON lines."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from nbruns.client import Client
     from nbruns.client.stream import RunStream
 
-#: Statuses of runs that go on.
+#: Statuses of runs that have not ended.
 _ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
 _COLOURS = {"completed": "green", "failed": "red", "expired": "red", "incomplete": "red", "cancelled": "dim"}
 
 
 class Manual(NamedTuple):
-    """What `--help` shows for a command, and the function that runs it."""
+    """The help texts and options of a command, and the function that runs it."""
 
     run: Callable[[argparse.Namespace], int]
     summary: str
@@ -116,7 +116,7 @@ def _ask(args: argparse.Namespace) -> int:
 
 
 def _follow(stream: RunStream, args: argparse.Namespace) -> int:
-    """Print a stream as it comes; 0 if its run completes."""
+    """Print a stream as it arrives. Return the exit code: 0 if the run completes, otherwise 1."""
     with stream:
         if args.json:
             for event in stream:
@@ -124,7 +124,7 @@ def _follow(stream: RunStream, args: argparse.Namespace) -> int:
         else:
             _show(stream)
     run = stream.run
-    assert run is not None  # a stream that names none raises
+    assert run is not None  # otherwise reading the stream raises StreamError
     if run.status == "requires_action" and not args.json:
         calls = ", ".join(f"{call.name}({call.arguments})" for call in run.tool_calls)
         print(_printable(f"Awaiting output of {calls}. Answer it with client.runs.watch(run={run.id!r}, …)."))
@@ -136,7 +136,7 @@ def _follow(stream: RunStream, args: argparse.Namespace) -> int:
 
 
 def _show(stream: RunStream) -> None:
-    """Print text as it is written, formatted on a terminal; tool calls in a line each."""
+    """Print text as it arrives, formatted in a terminal, and each tool call on one line."""
     from rich.live import Live
     from rich.markdown import Markdown
 
@@ -154,7 +154,7 @@ def _show(stream: RunStream) -> None:
             print()
         return
     text = ""
-    # The whole answer is left on the terminal at the end; meanwhile, what fits.
+    # While the answer is written, only as much as fits is shown. At the end, the whole answer remains.
     with Live(console=console, refresh_per_second=8, vertical_overflow="ellipsis") as live:
         for event in stream:
             if isinstance(event.data, MessageDelta) and event.data.text:
@@ -219,7 +219,7 @@ def _batch(args: argparse.Namespace) -> int:
 
 
 def _prompts(file: str) -> Any:
-    """The prompts of a file: a table, or a prompt in each line."""
+    """Return the prompts of a file: a DataFrame, or a list of its lines."""
     import pandas as pd
 
     if file == "-":
@@ -239,7 +239,7 @@ def _prompts(file: str) -> Any:
 
 
 def _writer(file: Path) -> Callable[[pd.DataFrame], object]:
-    """What writes the result. Found before anything is run."""
+    """Return the function that writes the result. Called first, so that a wrong name fails before anything is run."""
     from nbruns.frames import nested_to_json
 
     write: dict[str, Callable[[pd.DataFrame], object]] = {
@@ -261,7 +261,7 @@ def _plain(frame: pd.DataFrame) -> JSON:
 
 
 def _client(args: argparse.Namespace) -> Client:
-    """The server that --base-url names, or the local one, which is started if necessary."""
+    """Return a client of the server given by --base-url, or of the local one, which is started if necessary."""
     if args.base_url:
         from nbruns.client import Client
 
@@ -276,7 +276,7 @@ def _console(file: Any = None) -> Console:
 
 
 def _table(frame: pd.DataFrame, columns: Iterable[str]) -> Any:
-    """The columns as a table. Text from outside is plain text in it."""
+    """Return the columns as a table. Text from servers is shown as plain text, without markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -302,7 +302,7 @@ def _cell(value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text from outside, without control characters, which could command the terminal."""
+    """Return text from a server without control characters, which could control the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, and what to do about it.
+"""The errors that nbruns raises.
 
 NbrunsError
 ├── APIError                    the server answered with an error; carries its status, code, request id
@@ -102,7 +102,7 @@ class AuthenticationError(APIError):
 
 
 class PermissionDeniedError(APIError):
-    """403: the key is known, but may not do this."""
+    """403: the key is valid, but lacks the permission for this request."""
 
     remedy = "Use a key with this permission, or ask the operator of the server."
 
@@ -114,7 +114,7 @@ class NotFoundError(APIError):
 
 
 class ConflictError(APIError):
-    """409: somebody else changed the object at the same moment."""
+    """409: the object was changed by another request at the same time."""
 
     remedy = "Retrieve the object again, then retry."
 
@@ -126,7 +126,9 @@ class BadRequestError(APIError):
 
 
 class ActiveRunError(BadRequestError):
-    """400: the thread has an active run, so it takes no other run or message; `run_id` names it if the server does."""
+    """400: the thread has an active run, so you can't start another run or add a message. `run_id` is the id of the
+    active run, if the server names it.
+    """
 
     remedy = "Wait for that run, cancel it, or use another thread."
 
@@ -138,7 +140,7 @@ class ActiveRunError(BadRequestError):
 
 
 class RateLimitError(APIError):
-    """429: too many requests; `retry_after` is in seconds where the server says so."""
+    """429: too many requests. `retry_after` is the number of seconds after which to retry, or None."""
 
     remedy = "Wait, then retry; max_retries=… retries for you."
 
@@ -160,18 +162,18 @@ BY_STATUS: dict[int, type[APIError]] = {
 }
 
 
-# Shadows the built-in one on purpose, as TimeoutError below: `nbruns.ConnectionError` is what users write. It inherits
-# it, for those who write `except ConnectionError` or `except OSError`.
+# Shadows the built-in class on purpose, as TimeoutError below: users write `nbruns.ConnectionError`. It inherits from
+# the built-in class so that `except ConnectionError` and `except OSError` work too.
 class ConnectionError(NbrunsError, builtins.ConnectionError):
-    """No answer came: the connection was refused, reset or cut off."""
+    """The server did not respond: the connection was refused, reset or cut off."""
 
 
 class TimeoutError(NbrunsError, builtins.TimeoutError):
-    """No answer came in time, or a wait exceeded its timeout. The run continues."""
+    """The server did not respond in time, or a wait exceeded its timeout. The run continues."""
 
 
 class StreamError(NbrunsError):
-    """An event stream broke, or ended before its run did; `snapshot` is the state so far."""
+    """An event stream broke, or ended before its run did. `snapshot` is the state so far."""
 
     def __init__(self, message: str, snapshot: RunSnapshot | None = None) -> None:
         super().__init__(message)
@@ -179,14 +181,14 @@ class StreamError(NbrunsError):
 
 
 class LimitError(NbrunsError):
-    """A limit was reached that protects you from a faulty server, which could fill the memory or never end.
+    """A limit was reached. Limits protect you from faulty servers that would fill the memory or never stop sending.
 
     The message names the limit, and what to do if the server is right.
     """
 
 
 class InvalidIdError(NbrunsError, ValueError):
-    """An id can't be part of a path: it is empty, or would point elsewhere. Nothing was sent."""
+    """An id can't be part of a path: it is empty, or would lead to another path. Nothing was sent."""
 
 
 class ForkError(NbrunsError, ValueError):
@@ -194,7 +196,7 @@ class ForkError(NbrunsError, ValueError):
 
 
 class RunFailed(NbrunsError):
-    """A run ended, but not as `completed`; `run` is the run."""
+    """A run ended with a status other than `completed`. `run` is the run."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -207,15 +209,15 @@ class RunFailed(NbrunsError):
 
 
 class ToolError(NbrunsError):
-    """A tool could not be called, or its function raised. The message is fit for the model to read."""
+    """A tool could not be called, or its function raised. The message can be sent to the model."""
 
 
 class SetupError(NbrunsError):
-    """Something is missing on this machine; the message says what, and how to fix it."""
+    """Something is missing on this machine. The message says what, and how to fix it."""
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs what an extra needs. It names the packages: nbruns itself is in no index."""
+    """Return the command that installs the packages of an extra. It lists them, because nbruns is not on PyPI."""
     from importlib.metadata import requires
 
     needed = (line.partition(";") for line in requires("nbruns") or ())
@@ -224,5 +226,5 @@ def install_command(extra: str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error for a person to read: the message of nbruns' own, and of others their type too, shortened."""
+    """Return an error as text for users: the message of nbruns' own errors, else the type and a shortened message."""
     return str(error) if isinstance(error, NbrunsError) else f"{type(error).__name__}: {excerpt(error, 500)}"

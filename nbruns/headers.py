@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-#: Headers that name a request: OpenAI's, then Azure's.
+#: Headers with the id of a request: OpenAI's, then Azure's.
 REQUEST_IDS = ("x-request-id", "apim-request-id", "x-ms-request-id")
 
 
@@ -29,7 +29,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def server_time(headers: Mapping[str, str]) -> float:
-    """Return the Unix time of the server's clock, which its timestamps use; otherwise that of this machine."""
+    """Return the Unix time of the server's clock, from the header Date; without it, the time of this machine."""
     date = _date(headers, "date")
     return time.time() if date is None else date
 

@@ -1,7 +1,7 @@
-"""JSON Schemas from outside: resolve references, merge, and report the problems of a value.
+"""JSON Schemas from servers and tools: resolve references, merge, and report the problems of a value.
 
-The schema can be hostile: references are not fetched, merging is bounded, patterns run in Rust's linear-time engine
-(unsupported ones, such as look-ahead, are left to the tool), and an invalid schema reports no problems.
+Schemas are untrusted: references are not fetched, merging is bounded, and patterns run in Rust's linear-time engine.
+Unsupported patterns, such as look-ahead, are not checked. An invalid schema reports no problems.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Schema = JSON | bool
 
 #: Maximum number of reported problems.
 MOST = 20
-#: References to references are followed this far, and so many parts are merged into one schema.
+#: Maximum length of a chain of references, and maximum number of parts merged into one schema.
 MAX_CHAIN, MAX_PARTS = 20, 500
 TYPES = {
     "integer": "a whole number",
@@ -62,7 +62,7 @@ FORMATS = {
 
 
 class Problem(NamedTuple):
-    """What is wrong at which place; the path of a missing property ends with its name."""
+    """A problem and its path in the value. For a missing property, the path ends with its name."""
 
     path: tuple[str | int, ...]
     words: str
@@ -83,7 +83,7 @@ def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> 
         validator = _validator(schema if root is None else root).evolve(schema=schema)
         for _, error in zip(range(MOST), validator.iter_errors(value), strict=False):
             found.append(_problem(error))
-    except Exception:  # a schema that is none raises anything: for the rest, the tool judges
+    except Exception:  # an invalid schema can raise anything; the tool itself still validates
         pass
     return list(dict.fromkeys(found))
 
@@ -91,7 +91,7 @@ def problems(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> 
 def resolved(schema: Any, root: Any) -> JSON:
     """Return the schema with its references within `root` and its `allOf` merged in.
 
-    References that lead nowhere count as the empty schema; nothing is ever fetched.
+    Unresolvable references count as the empty schema. Nothing is fetched.
     """
     node: JSON = dict(schema) if isinstance(schema, Mapping) else {}
     merges = 0
@@ -140,7 +140,7 @@ def _join_types(left: str | list[str], right: str | list[str]) -> str | list[str
     return right if left == right or not shared else shared
 
 
-#: How the values of a keyword that both schemas have are joined, if both are of these Python types.
+#: How to merge the values of a keyword that both schemas have, if both values have this Python type.
 _JOINED: dict[str, tuple[type | types.UnionType, Callable[[Any, Any], Any]]] = {
     "properties": (dict, _join_properties),
     "required": (list, lambda left, right: left + [name for name in right if name not in left]),
@@ -238,7 +238,7 @@ def _formats() -> FormatChecker:
     from jsonschema import Draft202012Validator, FormatChecker
 
     checker = FormatChecker(())
-    # The validator's own, of which those that need another package are missing, and these instead.
+    # The validator's own checks need packages that may be missing; the checks below replace those.
     checker.checkers = {**Draft202012Validator.FORMAT_CHECKER.checkers}
     checker.checkers.pop("regex", None)
     for name, check in _OWN_FORMATS.items():
@@ -256,7 +256,7 @@ def _date_time(text: str) -> bool:
 
 _OWN_FORMATS: dict[str, Callable[[str], object]] = {
     "date-time": _date_time,
-    # without a zone, too: that is what Python's own times are
+    # also without a time zone, like Python's own times
     "time": lambda text: bool(datetime.time.fromisoformat(text)) or True,
     "duration": re.compile(
         r"P(?=.)(?:\d+W|(?:\d+Y)?(?:\d+M)?(?:\d+D)?(?:T(?=\d)(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?)"
@@ -297,7 +297,7 @@ def _format(name: Any, _: Any) -> str:
     return f"Not a valid {name}." + (f" Example: {FORMATS[name]}" if name in FORMATS else "")
 
 
-#: By keyword of the schema: the words for its value and the value that does not fit.
+#: For each keyword: the message for its value in the schema and the invalid value.
 _WORDS: dict[str, Callable[[Any, Any], str]] = {
     "type": _types,
     "enum": lambda allowed, _: f"Must be one of {', '.join(map(str, allowed))}.",

@@ -37,7 +37,7 @@ _STOP_TIMEOUT = 15.0
 
 
 class LocalServer:
-    """The server of a `local()` client: `client.server`.
+    """The local server of a client that `local()` returned: `client.server`.
 
     Attributes:
         url: Address of the server, such as `http://127.0.0.1:8765`.
@@ -56,7 +56,7 @@ class LocalServer:
         Raises:
             SetupError: The server did not stop within 15 seconds.
         """
-        # Whoever serves the folder now: the process joined then may be gone, and its number another's.
+        # Look up the current process: the one connected to earlier may have ended, and its id may be reused.
         pid = _pid(self._folder) if is_serving(self._folder) else None
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -197,10 +197,10 @@ def data_folder(data: str | Path | None = None) -> Path:
 
 
 def shown(path: Path) -> str:
-    """Return a path for people, with the home folder as ~, so that outputs can be shared without the user's
-    name.
-    """
-    home = Path(os.path.expanduser("~")).resolve()  # without a home, this is not a parent of any folder
+    """Return a path for display, with ~ for the home folder, so that shared outputs don't contain the user's name."""
+    home = Path(
+        os.path.expanduser("~")
+    ).resolve()  # without a home folder, this stays "~", which is a parent of no path
     at_home = path.is_relative_to(home) and home != home.parent
     return f"~/{path.relative_to(home).as_posix()}" if at_home else str(path)
 
@@ -221,13 +221,13 @@ def token_of(folder: Path) -> str:
 
 
 def _write_token(kept: Path) -> None:
-    # Written first and then named: no reader sees half a token, and of two writers one wins.
+    # Write to a draft, then link it: readers never see an incomplete token, and only one of two writers succeeds.
     draft = kept.with_name(f"token.{os.getpid()}")
     try:
         with open(draft, "w", opener=_private) as file:
             file.write(f"nbruns-{secrets.token_urlsafe(32)}")
             file.flush()
-            os.fsync(file.fileno())  # a name without its text would be an empty token after a power cut
+            os.fsync(file.fileno())  # otherwise the token could be empty after a power failure
         with contextlib.suppress(FileExistsError):
             os.link(draft, kept)
     finally:
@@ -236,10 +236,10 @@ def _write_token(kept: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Say in a SetupError what keeps a file from being written: a full disk, most of all."""
+    """Raise a SetupError if a file can't be written, for example because the disk is full."""
     try:
         yield
-    except Timeout:  # an OSError too
+    except Timeout:  # a subclass of OSError
         raise
     except OSError as error:
         raise SetupError(
@@ -254,24 +254,22 @@ def _private(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Path]:
-    """Hold a folder while serving it; yields the file for the address.
+    """Lock a folder while serving it. Yields the path of the file for the address.
 
-    Raises SetupError if another server holds it.
+    Raises SetupError if another server holds the lock.
     """
     lock, address = FileLock(folder / "serving.lock"), folder / "server.json"
     try:
         with _writing(folder):
-            lock.acquire(
-                timeout=0.5
-            )  # not at once: whoever asks whether it is_serving() holds it for a moment
+            lock.acquire(timeout=0.5)  # wait briefly, because is_serving() holds the lock for a moment
     except Timeout:
         url = (_address(folder) or {}).get("url", "an unknown address")
         raise SetupError(
             f"{shown(folder)} is in use by the server at {url}. Use that server, stop it (nbruns stop), "
             "or pass another --data."
         ) from None
-    address.unlink(missing_ok=True)  # of a server that was killed
-    before = os.umask(0o077)  # the folder may be one that others can enter
+    address.unlink(missing_ok=True)  # left by a server that was killed
+    before = os.umask(0o077)  # other users may have access to the folder
     try:
         yield address
     finally:
@@ -281,7 +279,7 @@ def serving(folder: Path) -> Iterator[Path]:
 
 
 def tell_address(file: Path, url: str) -> None:
-    """Write the address of a folder's server, so that `local()` can connect to it."""
+    """Write the server's address to the file, so that `local()` can connect to the server."""
     draft = file.with_suffix(".new")
     with _writing(file.parent):
         draft.write_text(json.dumps({"url": url, "pid": os.getpid(), "version": __version__}))
@@ -289,7 +287,7 @@ def tell_address(file: Path, url: str) -> None:
 
 
 def is_serving(folder: Path) -> bool:
-    """Whether a server holds this folder."""
+    """Whether a server holds the lock of this folder."""
     lock = FileLock(folder / "serving.lock")
     try:
         with _writing(folder):
@@ -301,8 +299,8 @@ def is_serving(folder: Path) -> bool:
 
 
 def _joined(folder: Path) -> LocalServer | None:
-    """Return the server that holds the folder, once it responds; None if there is none, or if it has another
-    version.
+    """Return the folder's running server, once it responds; None if no server is running. A server of another version
+    of nbruns is stopped first.
     """
     deadline = time.monotonic() + _START_TIMEOUT
     while is_serving(folder):
@@ -310,21 +308,21 @@ def _joined(folder: Path) -> LocalServer | None:
         if address is not None:
             server = LocalServer(folder, address["url"])
             if address.get("version") != __version__:
-                server.stop()  # its runs go on under the version that is installed now
+                server.stop()  # its runs continue on the server that is started next
                 return None
             _await_health(server.url)
             return server
         if time.monotonic() > deadline:
             raise SetupError(f"A server holds {shown(folder)}, but has not published its address. Stop it.")
-        time.sleep(0.05)  # it is starting or ending
+        time.sleep(0.05)  # the server is starting or stopping
     return None
 
 
 def _started(folder: Path, idle_timeout: float) -> LocalServer:
     command = [sys.executable, "-m", "nbruns", "serve", "--data", str(folder), "--port", "0"]
-    # The log is never truncated, so it only contains warnings and errors.
+    # The log file is never truncated, so log only warnings and errors.
     command += ["--idle-timeout", str(idle_timeout), "--log-level", "warning"]
-    # In a session of its own: restarting a kernel ends the kernel's processes, but this one continues.
+    # Start it in its own session, so that it survives a restart of the kernel, which ends the kernel's processes.
     own = {"creationflags": 0x00000008} if sys.platform == "win32" else {"start_new_session": True}
     with _writing(folder):
         log = open(folder / "server.log", "wb", opener=_private)  # noqa: SIM115
@@ -337,10 +335,10 @@ def _started(folder: Path, idle_timeout: float) -> LocalServer:
             cwd=folder,
             **own,
         )
-    # Wait for its end, otherwise it remains a zombie until this process ends.
+    # Wait for its exit in a thread, otherwise it remains a zombie until this process ends.
     threading.Thread(target=process.wait, name="nbruns-server-ends", daemon=True).start()
     deadline = time.monotonic() + _START_TIMEOUT
-    import nbruns.client  # noqa: F401  # takes as long as the server does to start, so both at the same time
+    import nbruns.client  # noqa: F401  # slow: import it while the server starts
 
     while (address := _address(folder)) is None or address["pid"] != process.pid:
         if process.poll() is not None:
@@ -376,12 +374,12 @@ def _is_healthy(url: str) -> bool:
 
 
 def _address(folder: Path) -> JSON | None:
-    """What the folder's server wrote down with tell_address: url, pid, version."""
+    """Return what the folder's server wrote with `tell_address` (url, pid, version), or None."""
     try:
         address = json.loads((folder / "server.json").read_text())
     except (OSError, ValueError):
         return None
-    # stop() signals this process, and a pid of 0 or below would mean many.
+    # stop() sends a signal to this process id. Ids of 0 or less would address several processes.
     is_valid = isinstance(address, dict) and isinstance(address.get("url"), str)
     return address if is_valid and type(address.get("pid")) is int and address["pid"] > 1 else None
 

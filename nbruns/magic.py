@@ -1,4 +1,7 @@
-"""`%%ask`: send the text of a cell to an assistant, and display the run. Loaded by `%load_ext nbruns`."""
+"""The cell magic `%%ask`: send the text of a cell to an assistant, and display the run.
+
+`%load_ext nbruns` loads it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 @magics_class
 class AskMagic(Magics):
-    """The `%%ask` cell magic, and the assistants that it has made."""
+    """The `%%ask` cell magic, and the assistants that it created."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -55,8 +58,8 @@ class AskMagic(Magics):
             %%ask --model demo --tool get_weather
             What should I wear in Oslo?
 
-        The next cell waits for the run and continues the conversation; without other options, it asks the same
-        assistant. `--new` starts a new one. The value is the RunView; `--out name` assigns it to a variable.
+        The next `%%ask` cell waits for the run and continues the conversation. Without other options, it asks the same
+        assistant. `--new` starts a new thread. Returns the RunView; `--out name` assigns it to a variable.
         """
         options = _options(self.ask, line)
         message = cell.strip()
@@ -76,7 +79,7 @@ class AskMagic(Magics):
         else:
             thread = self._thread(client, options.thread)
         if last is not None and thread is last.thread and last.view.is_active:
-            last.view.wait()  # a thread has one active run
+            last.view.wait()  # a thread can have only one active run
         client.messages.create(thread, message)
         overrides = (
             {"model": options.model, "instructions": options.instructions} if options.assistant else {}
@@ -131,7 +134,7 @@ class AskMagic(Magics):
         return as_tool(function)
 
     def _tools_of(self, assistant: Any) -> list[Tool]:
-        """The notebook's tools that the assistant knows by name; only those that are declared with @nbruns.tool."""
+        """Return the notebook's functions declared with @nbruns.tool whose names are among the assistant's tools."""
         names = [tool.get("function", {}).get("name") for tool in assistant.tools or ()]
         return [self._names[name] for name in names if isinstance(self._names.get(name), Tool)]
 

@@ -1,8 +1,8 @@
-"""A connection to an MCP server: a program that speaks over its standard input and output, or a URL.
+"""A connection to an MCP server: a program with the stdio transport, or a URL with Streamable HTTP.
 
-The server is not trusted. What it sends is bounded in size, number and time, its schemas are checked, and the headers
-that it was given are taken out of whatever it says back. The protocol is that of the `mcp` package, which takes over a
-second to import: import this module when it is first needed.
+The server is untrusted. Its messages are limited in size, number and time, its schemas are checked, and the headers
+sent to it are redacted in its responses. The `mcp` package implements the protocol. It takes over a second to import,
+so import this module only when it is needed.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from nbruns.errors import ToolError
 from nbruns.json_schema import check_schema
 from nbruns.text import JSON, excerpt
 
-#: Seconds for connecting and listing the tools, and for a call.
+#: Timeouts in seconds: for connecting and listing the tools, and for a call.
 OPEN_SECONDS, CALL_SECONDS = 30.0, 120.0
-#: Maximum number of bytes of a message, and of bytes and lines of everything that a server sends between two requests.
+#: Maximum number of bytes of a message, and of bytes and lines that a server sends between two requests.
 MAX_MESSAGE_BYTES, MAX_BYTES, MAX_LINES = 4 * 1024**2, 16 * 1024**2, 5_000
 #: Maximum number of tools of a server; characters of a description, of a schema as JSON, and of an output.
 MAX_TOOLS, MAX_DESCRIPTION, MAX_SCHEMA, MAX_OUTPUT = 128, 4_000, 32_000, 100_000
-#: Seconds for a program to end by itself when its input is closed.
+#: Seconds that a program has to exit after its standard input is closed.
 _END_SECONDS = 1.0
-#: Number of bytes that are kept of what a program writes to its standard error.
+#: Number of bytes of a program's standard error that are kept, the latest.
 _MAX_ERRORS = 2_000
-# A header value as short as a word would garble the text that it is taken out of.
+# Shorter header values are not redacted, because redacting ordinary words would make texts unreadable.
 _SHORTEST_SECRET = 8
-#: The names that the specification allows. No control character, no markup, nothing that looks like another name.
+#: Names of tools that the specification allows: no control characters, no markup, no look-alike letters.
 _NAME = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 _CONTROLS = re.compile(
     r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff]"
@@ -52,7 +52,7 @@ _ANYTHING: JSON = {"type": "object"}
 
 @dataclass(frozen=True)
 class Server:
-    """Where an MCP server is: a command, or a URL. Its headers and its environment are secrets."""
+    """The address of an MCP server: a command, or a URL. Its headers and environment variables are secrets."""
 
     command: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -71,16 +71,16 @@ class RemoteTool:
 
 @dataclass(frozen=True)
 class Output:
-    """What a call returned, as text."""
+    """The result of a call, as text."""
 
     text: str
     is_error: bool
 
 
 class Connection:
-    """A connection, opened when it is first used, and again if the server has ended it.
+    """A connection that is opened at its first use, and again after the server has closed it.
 
-    All methods raise ToolError, with words that a model can read. It belongs to one event loop.
+    All methods raise ToolError, with a message that can be sent to a model. Use a connection in one event loop only.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Connection:
 
     @property
     def last_words(self) -> str:
-        """The end of what the program has written to its standard error."""
+        """Return the end of the program's standard error."""
         return self._hidden(self._traffic.errors.decode(errors="replace")).strip()
 
     async def tools(self) -> list[RemoteTool]:
-        """Return the tools that the server has listed when it was connected."""
+        """Return the tools that the server listed when the connection was opened."""
         await self._opened()
         return self._tools
 
@@ -112,7 +112,7 @@ class Connection:
         """Call a tool."""
         session = await self._opened()
         self._traffic.restart()
-        # Without the package's check of the result: it would run the server's regular expressions.
+        # Bypasses the package's validation of the result, which would run regular expressions from the server.
         params = types.CallToolRequestParams(name=name, arguments=arguments)
         request = session.send_request(types.CallToolRequest(params=params), types.CallToolResult)
         try:
@@ -126,13 +126,13 @@ class Connection:
         return Output(self._hidden(_text(result)), bool(result.is_error))
 
     async def close(self) -> None:
-        """End the connection, and the program behind it."""
+        """Close the connection, and stop the server's program."""
         held, session, self._held, self._session = self._held, self._session, None, None
         if held is not None:
             if session is not None:
                 self._closing.set()
                 await asyncio.wait({held}, timeout=2 * _END_SECONDS)
-            held.cancel()  # what has not ended by itself, or never began
+            held.cancel()  # in case it has not ended by itself, or has not started
             await asyncio.wait({held})
 
     async def _opened(self) -> ClientSession:
@@ -153,7 +153,9 @@ class Connection:
             return self._session
 
     async def _hold(self, ready: asyncio.Future[ClientSession], closing: asyncio.Event) -> None:
-        """Keep the connection open. One task enters and leaves what the package needs for it."""
+        """Keep the connection open until `closing` is set. The package's context managers must be entered and exited
+        in the same task.
+        """
         try:
             info = types.Implementation(name="nbruns", version=version("nbruns"))
             async with Client(self._transport(), cache=None, client_info=info) as client:
@@ -165,7 +167,7 @@ class Connection:
                 ready.set_exception(error)
 
     async def _answered(self, request: Any, seconds: float) -> Any:
-        """Return a result. Raises TimeoutError, and whatever ends the connection meanwhile."""
+        """Return the result of a request. Raises TimeoutError, or the error that ended the connection meanwhile."""
         asked = asyncio.ensure_future(request)
         assert self._held is not None
         try:
@@ -177,7 +179,7 @@ class Connection:
             asked.cancel()
 
     async def _ended(self, error: BaseException) -> ToolError:
-        """Close the connection, and return why in words."""
+        """Close the connection, and return the error to raise."""
         seconds = self._open_seconds if self._session is None else self._call_seconds
         await self.close()
         return ToolError(self._hidden(self._reason(error, seconds)))
@@ -205,9 +207,9 @@ class Connection:
         return f"It doesn't follow the protocol ({type(error).__name__})."
 
     def _hidden(self, text: str) -> str:
-        """Return a text without the secrets that the server was given."""
+        """Return a text with the server's headers and environment variables redacted."""
         secrets = [*self._server.headers.values(), *self._server.env.values()]
-        # Of "Bearer abc…", the second word too.
+        # For "Bearer abc…", redact the second word on its own too.
         for secret in sorted(
             {part for each in secrets for part in (each, *each.split())}, key=len, reverse=True
         ):
@@ -223,7 +225,7 @@ class Connection:
 
 @dataclass
 class _Traffic:
-    """What has come from a server since the last request, and what is wrong with it."""
+    """Counts what a server has sent since the last request. `problem` says which limit it exceeded."""
 
     size: int = 0
     lines: int = 0
@@ -232,11 +234,11 @@ class _Traffic:
     errors: bytes = b""
 
     def restart(self) -> None:
-        """Count anew: there is a new request."""
+        """Reset the counts for a new request."""
         self.size = self.lines = 0
 
     def count(self, size: int, lines: int) -> bool:
-        """Count more; whether it is not too much."""
+        """Add to the counts. Return whether they are within the limits."""
         self.size, self.lines = self.size + size, self.lines + lines
         if self.size > MAX_BYTES:
             self.problem = f"It sent more than {MAX_BYTES // 1024**2} MB."
@@ -246,11 +248,11 @@ class _Traffic:
 
 
 class _TooMuchError(httpx2.StreamError):
-    """The server sends more than it may. The package ends the request for an error of this kind."""
+    """The server exceeded a limit. The package ends the request when it gets an error of this class."""
 
 
 class _Counted(httpx2.AsyncByteStream):
-    """The body of a response, counted."""
+    """The body of a response, which counts its bytes and lines."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, traffic: _Traffic, has_lines: bool) -> None:
         self._stream, self._traffic, self._has_lines = stream, traffic, has_lines
@@ -277,12 +279,12 @@ async def _url(server: Server, traffic: _Traffic) -> AsyncIterator[Any]:
         has_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
         response.stream = _Counted(response.stream, traffic, has_events)
 
-    timeout = httpx2.Timeout(OPEN_SECONDS, read=None)  # requests have a limit of their own
+    timeout = httpx2.Timeout(OPEN_SECONDS, read=None)  # requests have their own timeout
     headers = {**server.headers, "Accept-Encoding": "identity"}
     async with httpx2.AsyncClient(
         headers=headers, timeout=timeout, event_hooks={"response": [look_at]}
     ) as client:
-        # The package follows redirects on the same origin only.
+        # The package only follows redirects to the same origin.
         async with streamable_http_client(
             server.url, http_client=client, max_sse_event_size=MAX_MESSAGE_BYTES
         ) as streams:
@@ -291,7 +293,7 @@ async def _url(server: Server, traffic: _Traffic) -> AsyncIterator[Any]:
 
 @contextlib.asynccontextmanager
 async def _program(server: Server, traffic: _Traffic) -> AsyncIterator[Any]:
-    """The package's own transport for programs reads lines of any length."""
+    """Replaces the package's stdio transport, which reads lines of any length."""
     process = await asyncio.create_subprocess_exec(
         *server.command,
         stdin=asyncio.subprocess.PIPE,
@@ -299,7 +301,7 @@ async def _program(server: Server, traffic: _Traffic) -> AsyncIterator[Any]:
         stderr=asyncio.subprocess.PIPE,
         limit=MAX_MESSAGE_BYTES,
         env=get_default_environment() | dict(server.env),
-        start_new_session=True,  # what it starts in turn is ended with it
+        start_new_session=True,  # so that its own child processes are ended with it
     )
     received, receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     send, sent = anyio.create_memory_object_stream[SessionMessage](0)
@@ -317,19 +319,19 @@ async def _program(server: Server, traffic: _Traffic) -> AsyncIterator[Any]:
             task.cancel()
         assert process.stdin is not None
         process.stdin.close()
-        if process.returncode is None:  # otherwise its number may be another's by now
+        if process.returncode is None:  # otherwise its process id may have been reused
             await _wait_for(process)
             _kill(process)
             await _wait_for(process)
         tasks[2].cancel()
-        # What has left its group can keep the pipes open.
+        # Processes that have left the group can keep the pipes open.
         process._transport.close()  # type: ignore[attr-defined]
 
 
 async def _wait_for(process: asyncio.subprocess.Process) -> None:
     deadline = asyncio.get_running_loop().time() + _END_SECONDS
     while process.returncode is None and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.01)  # its own wait() waits for the pipes too
+        await asyncio.sleep(0.01)  # process.wait() would also wait for the pipes
 
 
 async def _read_lines(process: asyncio.subprocess.Process, received: Any, traffic: _Traffic) -> None:
@@ -344,7 +346,7 @@ async def _read_lines(process: asyncio.subprocess.Process, received: Any, traffi
             if not line or not traffic.count(len(line), 1):
                 return
             if not line.lstrip().startswith(b"{"):
-                continue  # programs print other lines too
+                continue  # skip other lines that the program prints
             try:
                 message = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
             except ValueError:
@@ -378,7 +380,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 async def _listed(session: ClientSession) -> list[RemoteTool]:
-    """Return the tools that have a name, each name once."""
+    """Return the tools with a valid name, without duplicate names."""
     tools: dict[str, RemoteTool] = {}
     cursor: str | None = None
     for _ in range(MAX_TOOLS):
@@ -395,18 +397,18 @@ async def _listed(session: ClientSession) -> list[RemoteTool]:
 
 
 def _parameters(schema: Any) -> JSON:
-    """Return the schema of a tool's arguments, or that of any object if it is invalid or too large."""
+    """Return the JSON Schema of a tool's arguments, or that of any object if it is invalid or too large."""
     try:
         if len(json.dumps(schema)) > MAX_SCHEMA:
             return _ANYTHING
         check_schema(schema)
-    except Exception:  # a schema that is none raises anything
+    except Exception:  # an invalid schema can raise anything
         return _ANYTHING
     return {**schema, "type": "object"}
 
 
 def _text(result: types.CallToolResult) -> str:
-    """Return a result as text; what is not text is named."""
+    """Return a result as text, with a placeholder for parts that aren't text."""
     parts = [_part(part) for part in result.content]
     if not parts and result.structured_content is not None:
         parts = [json.dumps(result.structured_content, ensure_ascii=False)]
@@ -433,7 +435,7 @@ def _part(part: Any) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return an error, and those inside a group."""
+    """Return the errors inside an exception group, or the error itself."""
     if isinstance(error, BaseExceptionGroup):
         return [cause for inner in error.exceptions for cause in _causes(inner)]
     return [error]

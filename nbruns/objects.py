@@ -26,38 +26,38 @@ RunStatus = Literal[
     "incomplete",
     "expired",
 ]
-#: The statuses that a run never leaves.
+#: Statuses of runs that have ended.
 TERMINAL_STATUSES = frozenset({"cancelled", "failed", "completed", "incomplete", "expired"})
-#: The fields of which the first that is set is the end of a run or step.
+#: Fields with the end of a run or step. The first that is set is used.
 ENDS = ("completed_at", "failed_at", "cancelled_at", "expired_at")
 
-#: Timestamps from here on are milliseconds (Alibaba's): as seconds they would be thousands of years away.
+#: Timestamps of at least this value are milliseconds, which Alibaba sends. As seconds, they would be in the year 5138.
 MILLISECONDS_FROM = 100_000_000_000
 
 
 def utc(timestamp: float | str | None) -> datetime | None:
-    """Return a time in UTC: a Unix timestamp (seconds or milliseconds, as number or text) or ISO 8601; otherwise
-    None.
+    """Return a time as a datetime in UTC; None if it is not a time.
 
-    A text without an offset is taken as UTC.
+    Accepts Unix timestamps in seconds or milliseconds, as numbers or text, and ISO 8601, in UTC unless it has an
+    offset.
     """
     try:
         if isinstance(timestamp, str) and "-" in timestamp[1:]:
             moment = datetime.fromisoformat(timestamp.strip())
             return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-        seconds = float(timestamp)  # type: ignore[arg-type]  # None and odd types are what the except is for
+        seconds = float(timestamp)  # type: ignore[arg-type]  # other types raise TypeError
         return datetime.fromtimestamp(seconds / 1000 if seconds >= MILLISECONDS_FROM else seconds, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
 
 
 class APIObject:
-    """A view of one JSON object; `payload` is used as it is, not copied, and never written to."""
+    """A read-only view of one JSON object. `payload` is not copied and never modified."""
 
     __slots__ = ("_payload",)
     _payload: JSON
     _fields: ClassVar[frozenset[str]] = frozenset({"id", "object"})
-    #: What the repr shows, in this order.
+    #: Fields that the repr shows, in this order.
     _shown: ClassVar[tuple[str, ...]] = ("id",)
     id: str
 
@@ -73,10 +73,10 @@ class APIObject:
             payload = dict(payload)
         object.__setattr__(self, "_payload", payload)
 
-    if not TYPE_CHECKING:  # so that a misspelt attribute is a type error
+    if not TYPE_CHECKING:  # hidden from type checkers, so that they report misspelt attributes
 
         def __getattr__(self, name: str) -> Any:
-            if name.startswith("_"):  # copy and pickle ask before _payload is there
+            if name.startswith("_"):  # copy and pickle look up attributes before _payload is set
                 raise AttributeError(name)
             if name in self._payload:
                 return self._payload[name]
@@ -131,7 +131,7 @@ def text_or_json(value: object) -> str:
 
 
 def count_of(value: object) -> int | None:
-    """A number of tokens, also as the text of one; None if it is none."""
+    """Return a number of tokens, given as a number or text; None if it is not a number."""
     try:
         number = None if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -140,18 +140,18 @@ def count_of(value: object) -> int | None:
 
 
 def items_of(value: object) -> list[Any]:
-    """A list's items. A single text or object is a list of one (Alibaba sends those), anything else an empty one."""
+    """Return the items of a list. A single text or object, as Alibaba sends it, counts as a list of one; any other
+    value counts as an empty list.
+    """
     if isinstance(value, (str, Mapping)):
         return [value]
     return value if isinstance(value, list) else []
 
 
 def excerpt_json(payload: object, limit: int = 10_000) -> str:
-    """Indented JSON of at most `limit` characters."""
+    """Return indented JSON of at most `limit` characters, with a note if it is truncated."""
     text = json.dumps(payload, indent=2, ensure_ascii=False, default=str)
-    text = text.encode(
-        "utf-8", "backslashreplace"
-    ).decode()  # half a surrogate pair could not be sent anywhere
+    text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates can't be encoded
     return (
         text
         if len(text) <= limit
@@ -160,7 +160,7 @@ def excerpt_json(payload: object, limit: int = 10_000) -> str:
 
 
 class Usage(APIObject):
-    """Tokens that a run or step has used."""
+    """Number of tokens that a run or step used."""
 
     __slots__ = ()
     _shown = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -175,21 +175,23 @@ def _usage(payload: Mapping[str, Any]) -> Usage | None:
 
 
 class ToolCall(APIObject):
-    """One call of a tool, as a step or a required action has it."""
+    """One call of a tool, in a step or a required action."""
 
     __slots__ = ()
     _shown = ("id", "type", "name", "arguments")
     type: str
 
     @property
-    def id(self) -> str:  # type: ignore[override]  # a property here, because servers send it as a number too
+    def id(self) -> str:  # type: ignore[override]  # a property, because some servers send a number
         """Id of the call, which its output refers to; empty if the server sends none."""
         return text_or_json(self._payload.get("id"))
 
     @property
     def _detail(self) -> Mapping[str, Any]:
         detail = self._payload.get(str(self._payload.get("type")))
-        return detail if isinstance(detail, Mapping) else self._payload  # Azure's MCP calls have theirs flat
+        return (
+            detail if isinstance(detail, Mapping) else self._payload
+        )  # Azure's MCP calls have no nested object
 
     @property
     def name(self) -> str:
@@ -200,7 +202,7 @@ class ToolCall(APIObject):
     def arguments(self) -> str:
         """Arguments as the model wrote them: usually, but not always, valid JSON.
 
-        For file_search the queries, if the server tells them (nbruns' own does), and for code_interpreter the code.
+        For file_search, the queries as JSON, if the server sends them (nbruns' own does). For code_interpreter, the code.
         """
         detail = self._detail
         queries = {"queries": detail["queries"]} if detail.get("queries") else None
@@ -208,7 +210,7 @@ class ToolCall(APIObject):
 
     @property
     def output(self) -> str | None:
-        """Output that was submitted for this call, or what the code of code_interpreter has printed; None before
+        """Output that was submitted for this call, or text that the code of code_interpreter printed; None before
         that."""
         output = self._detail.get("output")
         if output is None and self._payload.get("type") == "code_interpreter":
@@ -222,7 +224,7 @@ class ToolCall(APIObject):
 
     @property
     def images(self) -> list[str]:
-        """Ids of the images that the code of code_interpreter has drawn."""
+        """Ids of the images that the code of code_interpreter created."""
         drawn = [each.get("image") for each in self._outputs if each.get("type") == "image"]
         return [str(image.get("file_id")) for image in drawn if isinstance(image, Mapping)]
 
@@ -313,13 +315,13 @@ def _text_of(part: object) -> str:
 
 
 class _Executed(APIObject):
-    """What a run and a step share: a beginning and an end."""
+    """Base class of runs and steps, which have a start and an end."""
 
     __slots__ = ()
 
     @property
     def ended_at_utc(self) -> datetime | None:
-        """When it ended, in any way; None until then.
+        """Time at which it ended, with any status; None until then.
 
         The API has no such field for expired runs: they ended at `expires_at`.
         """
@@ -385,7 +387,7 @@ class Run(_Executed):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the run has ended, in any way."""
+        """Whether the run has ended, with any status."""
         return str(self._payload.get("status")) in TERMINAL_STATUSES
 
     @property
@@ -402,7 +404,7 @@ class Run(_Executed):
 
 
 class RunStep(_Executed):
-    """One step of a run: a message written, or tools called."""
+    """One step of a run: it creates a message, or calls tools."""
 
     __slots__ = ()
     _shown = ("id", "type", "status")
@@ -441,7 +443,7 @@ class RunStep(_Executed):
 
     @property
     def message_id(self) -> str | None:
-        """The message that this step writes."""
+        """Id of the message that this step creates; None for other steps."""
         details = self._payload.get("step_details")
         creation = details.get("message_creation") if isinstance(details, Mapping) else None
         return creation.get("message_id") if isinstance(creation, Mapping) else None
@@ -548,5 +550,5 @@ _BY_OBJECT: dict[str, type[APIObject]] = {
 
 
 def parse_object(payload: JSON) -> APIObject:
-    """The payload as the class that its `object` field names; a plain APIObject for names not known."""
+    """Return a payload as an object of the class for its `object` field; an APIObject if the class is unknown."""
     return _BY_OBJECT.get(str(payload.get("object")), APIObject)(payload)

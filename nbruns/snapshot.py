@@ -1,12 +1,12 @@
-"""Fold a run's events into the state that they describe. Pure: no I/O, no clock.
+"""Fold a run's events into a snapshot of its state. No I/O.
 
     snapshot = RunSnapshot()
     for event in events:
         snapshot.apply(event.event, payload)
     snapshot.run, snapshot.steps, snapshot.messages, snapshot.text
 
-Whole objects replace the known state, deltas append to it. A delta costs the same at the end of a long answer as at its
-start: growing text is a list of pieces until it is read.
+Whole objects replace the state, and deltas append to it. Text is stored as a list of pieces until it is read, so that
+the cost of a delta doesn't depend on the length of the text.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 from nbruns.objects import Message, Run, RunStep, Thread, ToolCall
 from nbruns.text import JSON, size_of
 
-#: The strings that deltas append to; every other string in a delta replaces what was there.
+#: Names of strings that deltas append to. All other strings in a delta replace the previous value.
 GROWING = frozenset({"value", "arguments", "input", "logs", "refusal"})
-#: Lists whose entries are whole when they come: without an index they can only be appended.
+#: Lists whose entries arrive complete. Entries without an index are appended.
 _WHOLE_ENTRIES = frozenset({"annotations", "outputs", "results"})
-# The index of a delta is not a field of its object: it is kept to place later deltas, and never returned.
+# Key for the index of an entry, which is needed to place later deltas. It is not a field of the object, and is never
+# returned.
 _INDEX = "\0index"
 
 
@@ -36,22 +37,23 @@ class RunSnapshot:
         for event in stream:
             snapshot.apply(event.event, event.data.to_dict())
 
-    A stream has a snapshot of its own: `stream.snapshot`.
+    Each stream has a snapshot: `stream.snapshot`.
     """
 
     def __init__(self) -> None:
-        #: Held while an event is applied and while a property is read. Hold it to read several consistently.
+        #: Held while an event is applied and while a property is read. Hold it to read several properties
+        #: consistently.
         self.lock = threading.RLock()
         self._run: JSON | None = None
         self._thread: JSON | None = None
         self._steps: JSON = {}
         self._messages: JSON = {}
-        self._read: JSON = {}  # what the properties have built since the last event
-        #: Id of the last event, if the server numbers events: a dropped stream resumes after it.
+        self._read: JSON = {}  # cached values of the properties, cleared by each event
+        #: Id of the last event, after which a dropped stream resumes. None if the server doesn't number events.
         self.last_event_id: str | None = None
-        #: The payload of an `error` event, if one came.
+        #: The payload of an `error` event; None if there was none.
         self.error: JSON | None = None
-        #: Events whose name or shape is not known; they change nothing.
+        #: Number of events with an unknown name or an unexpected payload, which have no effect.
         self.ignored = 0
 
     def __getstate__(self) -> JSON:
@@ -79,12 +81,12 @@ class RunSnapshot:
 
     @property
     def run(self) -> Run | None:
-        """The run; None until an event has named it."""
+        """The run; None until an event contains it."""
         return None if self._run is None else Run(self._run)
 
     @property
     def thread(self) -> Thread | None:
-        """The thread, if the stream created it."""
+        """The thread, if the stream created it; otherwise None."""
         return None if self._thread is None else Thread(self._thread)
 
     @property
@@ -106,7 +108,7 @@ class RunSnapshot:
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """Calls of all steps, with their arguments and outputs so far; without steps, the calls that the run
+        """Calls of all steps, with their arguments and outputs so far. If there are no steps, the calls that the run
         waits for.
         """
         return [call for step in self.steps for call in step.tool_calls] or (
@@ -153,7 +155,7 @@ class RunSnapshot:
         _merge(known or self._started(self._messages, payload, empty), payload.get("delta"))
 
     def _started(self, known: JSON, payload: JSON, more: JSON) -> JSON:
-        """What a delta grows whose object no event has announced."""
+        """Add and return the initial state of an object whose first event is a delta."""
         run = self._run or {}
         ids = {name: run.get(name) for name in ("thread_id", "assistant_id")}
         kind = str(payload.get("object")).removesuffix(".delta")
@@ -177,7 +179,7 @@ _BY_OBJECT: dict[str, Fold] = {
     "thread.message": RunSnapshot._set_message,
     "thread.message.delta": RunSnapshot._grow_message,
 }
-# If a server omits `object`, the name of the event decides: the longest prefix wins.
+# If a server omits `object`, the name of the event determines the kind of object. The longest prefix is used.
 _BY_NAME: list[tuple[str, Fold]] = sorted(_BY_OBJECT.items(), key=lambda item: -len(item[0]))
 
 
@@ -192,7 +194,7 @@ def _fold_for(name: str, payload: JSON) -> Fold | None:
 
 
 class _Text:
-    """A string that grows: pieces, joined when read."""
+    """A growing string, stored as pieces that are joined when it is read."""
 
     __slots__ = ("pieces",)
 
@@ -206,7 +208,7 @@ class _Text:
 
 
 def _growable(value: Any, key: str = "") -> Any:
-    """A copy of JSON in which the strings that may grow are `_Text`."""
+    """Return a copy of JSON in which strings that deltas append to are `_Text` objects."""
     if isinstance(value, dict):
         return {k: _growable(v, k) for k, v in value.items()}
     if isinstance(value, list):
@@ -224,9 +226,9 @@ def _plain(value: Any) -> Any:
 
 
 def _append_text(known: JSON, delta: Any) -> bool:
-    """Append a delta that is only more text for a message's last part, as nearly all are; False for any other.
+    """Append a delta that only adds text to a message's last part, as most do. Return False for other deltas.
 
-    What `_merge` would do, in a tenth of the time.
+    A fast path for `_merge`, which takes ten times as long.
     """
     try:
         (part,) = delta["content"]
@@ -239,7 +241,7 @@ def _append_text(known: JSON, delta: Any) -> bool:
             return False
         value = content[index]["text"]["value"]
     except (KeyError, TypeError, ValueError):
-        return False  # of another shape
+        return False  # not a text delta
     if type(value) is not _Text:
         return False
     value.pieces.append(piece)
@@ -254,7 +256,7 @@ def _merge(known: JSON, delta: Any, without: str = "") -> None:
             continue
         old = known.get(key)
         if type(old) is str and old == new:
-            continue  # most fields of a delta repeat what is known
+            continue  # most fields of a delta are unchanged
         if isinstance(old, _Text) and isinstance(new, str):
             old.pieces.append(new)
         elif isinstance(old, dict) and isinstance(new, dict):
@@ -271,7 +273,7 @@ def _merge(known: JSON, delta: Any, without: str = "") -> None:
 
 
 def _merged(delta: JSON, without: str = "") -> JSON:
-    """What a delta makes of nothing."""
+    """Return the object that results from applying a delta to an empty object."""
     made: JSON = {}
     _merge(made, delta, without)
     return made
@@ -297,7 +299,7 @@ def _place(known: list[Any], entry: JSON, key: str) -> int | None:
     """
     identity, index = entry.get("id"), entry.get("index")
     if not identity and _is_last(known, index):
-        return index  # where text grows
+        return index  # fast path for text deltas
     if identity and (same := _last(known, lambda old, _: old.get("id") == identity)) is not None:
         return same
     if isinstance(index, int):
@@ -311,13 +313,13 @@ def _place(known: list[Any], entry: JSON, key: str) -> int | None:
 
 
 def _is_last(known: list[Any], index: Any) -> bool:
-    """Whether an index is that of the last object: a fast path for `_last`."""
+    """Whether an index belongs to the last object: a fast path for `_last`."""
     if not known or type(index) is not int or index != len(known) - 1:
         return False
     return type(known[index]) is dict and bool(known[index].get(_INDEX, index) == index)
 
 
 def _last(known: list[Any], fits: Callable[[JSON, int], bool]) -> int | None:
-    """Return the index of the last object that fits."""
+    """Return the index of the last object for which `fits` returns True; None if there is none."""
     places = reversed(range(len(known)))
     return next((i for i in places if isinstance(known[i], dict) and fits(known[i], i)), None)

@@ -1,7 +1,7 @@
-"""Bytes in, server-sent events out, as the WHATWG specification defines.
+"""Parse server-sent events, as the WHATWG specification defines: bytes in, events out.
 
-sseclient-py parses the fields, except for the one shape that streams of runs consist of. It only receives complete
-events, one at a time, with `\\n` line ends and valid UTF-8: on its own (1.9.0) it returns the incomplete event at the
+Events in the usual form of run streams are parsed here, and all others by sseclient-py. It receives complete events,
+one at a time, with `\\n` line ends and valid UTF-8. On its own, sseclient-py 1.9.0 returns the incomplete event at the
 end of input, loses the first event after a byte order mark, merges events separated by `\\n\\r\\n`, forgets an id
 without data, and takes quadratic time on small chunks.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
@@ -17,10 +17,9 @@ from sseclient import SSEClient
 
 from nbruns.errors import StreamError
 
-#: An event larger than this ends the stream with a StreamError. Real ones have a few KB.
+#: Maximum size of an event in bytes. Larger events raise StreamError. Usual events have a few KB.
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-#: The same for the number of its lines: joining them takes sseclient quadratic time. Real ones have two or
-#: three.
+#: Maximum number of lines of an event, because sseclient joins them in quadratic time. Usual events have two or three.
 MAX_EVENT_LINES = 4096
 #: Maximum number of digits of a reconnection time in milliseconds; longer ones are ignored.
 _RETRY_DIGITS = 9
@@ -31,7 +30,7 @@ _ID_LINE = re.compile(rb"id: [^\n\0]+")
 
 
 class ServerSentEvent(NamedTuple):
-    """One event: its name, its data, the last id that the stream has named, the reconnection time in ms."""
+    """One event: its name, its data, the last id that the stream has sent, and the reconnection time in ms."""
 
     event: str = "message"
     data: str = ""
@@ -40,13 +39,13 @@ class ServerSentEvent(NamedTuple):
 
 
 def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
-    """Yield each event of a stream when its blank line arrives; what follows the last blank line is dropped.
+    """Yield each event of a stream when its blank line arrives. An incomplete event at the end is dropped.
 
     Raises StreamError for an event over MAX_EVENT_BYTES or MAX_EVENT_LINES.
     """
     last_id: str | None = None
     for block in _iter_blocks(_without_bom(chunks)):
-        # The one shape that runs' streams consist of, six times as fast: `event`, `data`, perhaps `id`, a line each.
+        # Fast path for the usual form, six times as fast: one line each for `event`, `data` and optionally `id`.
         name, _, rest = block.partition(b"\n")
         data, _, tail = rest.partition(b"\n")
         if (
@@ -60,7 +59,7 @@ def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
                 yield ServerSentEvent(name[7:].decode(), data[6:].decode(), last_id, None)
                 continue
             except UnicodeDecodeError:
-                pass  # mended below
+                pass  # invalid UTF-8 is replaced below
         block = _valid_utf8(block + b"\n\n")
         if b"\nid" in block or block.startswith(b"id"):
             ids = [value for value in _ID.findall(block) if b"\0" not in value]
@@ -83,7 +82,7 @@ def _without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
             yield chunk
             continue
         head += chunk
-        if _BOM.startswith(head):  # too short to decide, or only the mark
+        if _BOM.startswith(head):  # too short to decide, or only the byte order mark
             pending = len(head) < len(_BOM)
             continue
         pending = False
@@ -91,8 +90,8 @@ def _without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _iter_blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The stream cut at each blank line, without it, and with every line end as `\\n`."""
-    pieces: list[bytes] = []  # of the block that has begun
+    """Yield the blocks between blank lines, with every line end converted to `\\n`."""
+    pieces: list[bytes] = []  # pieces of the current block
     size = 0
     last = b""
     after_cr = False
@@ -116,7 +115,10 @@ def _iter_blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _split(pieces: list[bytes]) -> list[bytes]:
-    """The pieces as blocks, the last of them unfinished. Done once a blank line has come, not for each chunk."""
+    """Join the pieces and split them into blocks, of which the last is incomplete.
+
+    Called after a blank line has arrived, not for each chunk.
+    """
     return b"".join(pieces).split(b"\n\n")
 
 

@@ -1,6 +1,6 @@
-"""Text and JSON from outside: excerpts for messages, and JSON that is bounded in depth and size.
+"""Untrusted text and JSON: excerpts for messages, and JSON parsing with limits on depth and number of values.
 
-A JSON value of three bytes, `{},`, takes about 70 bytes in memory, so a limit on bytes alone bounds nothing.
+A limit on the bytes of a JSON text is not enough: three bytes such as `{},` take about 70 bytes in memory.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-#: A JSON object, where it enters and leaves.
+#: A JSON object, as it is received or sent.
 JSON = dict[str, Any]
-#: No server's text takes more than this many characters of a message.
+#: Maximum number of characters of a server's text in a message.
 EXCERPT = 200
-#: JSON nested deeper than this is none of the API's.
+#: Maximum nesting depth of JSON, more than the API uses.
 MAX_DEPTH = 200
-#: The objects, arrays and commas of a JSON text, at most: counted before it is parsed.
+#: Maximum number of objects, arrays and commas in a JSON text, counted before it is parsed.
 MAX_VALUES = 500_000
 
-# A string, or in group 1 what begins a value. Possessive, and the closing quote optional: no text makes it look at a
-# character twice.
+# A string, or in group 1 a character that begins a value. Possessive quantifiers and the optional closing quote prevent
+# backtracking, so that matching takes linear time.
 _TOKEN = r'"(?:[^"\\]++|\\.)*+"?|([\[{,])'
 _TOKENS, _BYTE_TOKENS = re.compile(_TOKEN, re.DOTALL), re.compile(_TOKEN.encode(), re.DOTALL)
 
 
 class TooManyValues(ValueError):
-    """A JSON text with more values than it may have."""
+    """A JSON text has more values than allowed."""
 
 
 def parse_json(text: str | bytes, max_values: int = MAX_VALUES) -> Any:
@@ -37,7 +37,7 @@ def parse_json(text: str | bytes, max_values: int = MAX_VALUES) -> Any:
     Raises ValueError if it is invalid or nested deeper than MAX_DEPTH, TooManyValues if it has over `max_values`
     values.
     """
-    if len(text) <= MAX_DEPTH:  # most events of a stream: too short to be deep, or to have many values
+    if len(text) <= MAX_DEPTH:  # too short for deep nesting or many values, as most events are
         return json.loads(text)
     if _has_over(text, max_values):
         raise TooManyValues(f"JSON with over {max_values:,} values")
@@ -61,7 +61,10 @@ def size_of(value: Any) -> int:
 
 
 def _has_over(text: str | bytes, values: int) -> bool:
-    """Whether a JSON text has more values. Most have not, even with the commas and brackets in their strings."""
+    """Whether a JSON text has more than this number of values.
+
+    First counts all commas and brackets, including those in strings, which is fast and usually sufficient.
+    """
     commas = text.count(b",") if isinstance(text, bytes) else text.count(",")
     if commas + _brackets(text) <= values:
         return False
@@ -70,7 +73,7 @@ def _has_over(text: str | bytes, values: int) -> bool:
 
 
 def _brackets(text: str | bytes) -> int:
-    """As many as open, those in strings too: quickly counted, and most often too few to look further."""
+    """Return the number of opening brackets, including those in strings, which is an upper bound of the depth."""
     if isinstance(text, bytes):
         return text.count(b"[") + text.count(b"{")
     return text.count("[") + text.count("{")
@@ -90,7 +93,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def excerpt(text: object, limit: int = EXCERPT) -> str:
-    """Return the first `limit` characters of outside text, on one line and with control characters escaped."""
+    """Return the first `limit` characters of a text, on one line and with control characters escaped."""
     shown = str(text)[: limit + 1]
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(shown.split()))
     return line if max(len(shown), len(line)) <= limit else line[: limit - 1] + "…"

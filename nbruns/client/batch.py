@@ -1,8 +1,8 @@
-"""Batches: prompts × assistants, each as a run, to one DataFrame.
+"""Batches: run every prompt with every assistant, and return one DataFrame.
 
-Each row has a key, made of what is asked and of whom. On nbruns' own server, the rows are put into a queue of the
-server, which starts a run for each key once. On other servers, the runs are started from here, and the keys are in the
-metadata of their threads, where they are looked for when a named batch continues.
+Each row has a key, a hash of its messages, its assistant and its repetition. nbruns' own server has a queue for
+rows and starts one run for each key. On other servers, the client starts the runs and stores each key in the
+metadata of the row's thread. A named batch reads the keys from there when it resumes.
 """
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ from nbruns.tools.answers import answers_of, tool_of, tools_by_name
 if TYPE_CHECKING:
     from nbruns.client.runs import Runs
 
-#: What an assistant is created with; other parameters of a variation are those of its runs.
+#: Parameters of a variant that belong to its assistant. All others are parameters of its runs.
 _OF_ASSISTANTS = frozenset(
     {
         *("model", "instructions", "temperature", "top_p", "tools", "tool_resources", "response_format"),
         *("reasoning_effort", "description"),
     }
 )
-#: Rows that are sent to the server's queue at once.
+#: Maximum number of rows in one request to the server's queue.
 _ROWS_AT_ONCE = 100
-#: How often a run that failed at a rate limit is started again, and seconds before the first time.
+#: Maximum number of retries of a run that failed because of a rate limit, and seconds before the first retry.
 _RATE_LIMITED_MOST, _RATE_LIMITED_PAUSE = 6, 5.0
-#: Seconds for which a silent server is asked again.
+#: Seconds for which requests are retried if the server doesn't respond.
 _SILENT = 60.0
-#: Seconds between two polls, and between two looks at runs whose calls nobody has answered.
+#: Seconds between two polls of the queue, and of a run that waits for the user's tool outputs.
 _POLL, _POLL_UNANSWERED = 0.3, 3.0
-#: Seconds after which a thread that follows a run looks whether the batch has ended.
+#: Seconds between two checks whether the batch has ended, by a thread that waits for a run.
 _WAIT = 5.0
-#: How often registered tools answer one run, at most.
+#: Maximum number of times that registered tools answer one run.
 _MOST_ROUNDS = 50
 _BATCH, _ROW, _VARIANT = "nbruns_batch", "nbruns_row", "nbruns_variant"
 T = TypeVar("T")
@@ -76,18 +76,18 @@ _SILENCE = (ConnectionError, TimeoutError, ServerError)
 
 
 class Variant(NamedTuple):
-    """Who answers: an assistant, and parameters of its runs."""
+    """An assistant, and the parameters of its runs."""
 
     label: str
     assistant_id: str
     params: JSON
-    #: What identifies it beyond the id of an assistant that was made for it.
+    #: Identifies the variant in the keys of rows. Without the id of an assistant that was created for it.
     spec: JSON
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run that is wanted."""
+    """One run to start: a prompt, a variant and the number of the repetition, from 1."""
 
     key: str
     inputs: JSON
@@ -98,7 +98,7 @@ class Row:
 
 @dataclass
 class Result:
-    """What became of a row."""
+    """The run of a row, with its messages and steps as JSON."""
 
     row: Row
     run: Run
@@ -107,13 +107,13 @@ class Result:
 
     @property
     def answer(self) -> str | None:
-        """The text that the run has written; None if it has written none."""
+        """The text of the run's messages; None if the run wrote no message."""
         texts = [Message(each).text for each in self.messages if each.get("role") != "user"]
         return "\n\n".join(texts) if texts else None
 
     @property
     def parsed(self) -> Any:
-        """The JSON of the answer if the run was to write JSON; None otherwise, and if it is invalid."""
+        """The answer as parsed JSON; None if `response_format` doesn't ask for JSON, or the JSON is invalid."""
         wanted = self.run.response_format
         if not isinstance(wanted, Mapping) or wanted.get("type") == "text" or not self.answer:
             return None
@@ -124,13 +124,13 @@ class Result:
 
     @property
     def tool_calls(self) -> list[JSON]:
-        """Name, arguments and output of the calls of the run, in order."""
+        """The tool calls of the run in order, each as a dict with `name`, `arguments` and `output`."""
         calls = (call for step in self.steps for call in RunStep(step).tool_calls)
         return [{"name": each.name, "arguments": each.arguments, "output": each.output} for each in calls]
 
     @property
     def error(self) -> str | None:
-        """Why the run did not complete."""
+        """Why the run did not complete; None if it completed."""
         error = self.run.last_error or self.run.incomplete_details
         if isinstance(error, Mapping):
             return ": ".join(str(error[name]) for name in ("code", "message", "reason") if error.get(name))
@@ -138,7 +138,7 @@ class Result:
 
 
 class Unanswered(NamedTuple):
-    """A run whose tool calls no registered tool answers, and the function that submits the answers of a person."""
+    """A run with tool calls that no registered tool answers, and the function that submits the user's outputs."""
 
     row: Row
     run: Run
@@ -162,7 +162,7 @@ def planned(prompts: Any, variants: Sequence[Variant], repeat: int) -> list[Row]
 
 
 def _asked(prompts: Any) -> Iterator[tuple[JSON, list[JSON]]]:
-    """The columns of each prompt, and its messages."""
+    """Yield the input columns and the messages of each prompt."""
     if isinstance(prompts, pd.DataFrame):
         columns = list(prompts.columns)
         named = next((name for name in PROMPT_COLUMNS if name in columns), None)
@@ -190,7 +190,7 @@ def _messages(given: Messages) -> list[JSON]:
 def variants_of(
     assistants: Any, resource: Assistants, tools: Iterable[Tool | Callable[..., Any]]
 ) -> list[Variant]:
-    """Return the variants. A dict without an assistant gets one of its own, the same one each time."""
+    """Return the variants. For a dict without an assistant, one is created, and reused by later batches."""
     many = [assistants] if isinstance(assistants, (str, Assistant, Mapping)) else list(assistants)
     if not many:
         raise ValueError("A batch needs at least one assistant.")
@@ -247,9 +247,11 @@ def _told_apart(variants: list[Variant]) -> list[Variant]:
 
 
 class Batch:
-    """Runs rows, and yields what became of each as it ends. `unanswered` is called in the caller's thread.
+    """Run rows, and yield the result of each one when its run ends.
 
-    Without `unanswered`, rows whose calls nobody can answer are yielded as they wait.
+    `unanswered` is called for each run with tool calls that no registered tool answers, in the thread that
+    iterates over the results. Without it, such runs are yielded with the status `requires_action`, after all
+    others. `answered` is called with the id of a run that no longer waits for the user.
     """
 
     def __init__(
@@ -279,7 +281,7 @@ class Batch:
         self._tools, self._params = tools_by_name(tools), with_tools(params or {})
         self._unanswered, self._answered = unanswered, answered
         self._open = {row.key: row for row in rows}
-        #: By key, the run that waits for a person's answers.
+        #: Runs that wait for the user's tool outputs, by the key of their row.
         self._waiting: dict[str, Run] = {}
         self._limited: dict[str, int] = {}
         self._rounds: dict[str, int] = {}
@@ -290,9 +292,10 @@ class Batch:
         self._batch_id: str | None = None
 
     def results(self, wait: Callable[[], object] = lambda: None) -> Iterator[Result]:
-        """Yield results as rows end. `wait` is called again and again meanwhile.
+        """Yield each result when its run ends. `wait` is called repeatedly in between.
 
-        Raises what a request raises. However it ends, no further row is started.
+        Raises the error of any request that fails. When the iteration ends, for any reason, no more rows are
+        started.
         """
         try:
             if not self.rows:
@@ -337,10 +340,10 @@ class Batch:
         try:
             self._transport.request("POST", path_of("run_batches", str(self._batch_id), "cancel"), timeout=10)
         except NbrunsError:
-            pass  # the error that ended the batch says more
+            pass  # the error that ended the batch is more useful
 
     def _submit(self, work: Callable[..., object], *args: Any) -> None:
-        """Do something in a thread; its error ends the batch."""
+        """Call a function in a thread of its own. If it raises, the batch ends with that error."""
 
         def safely() -> None:
             try:
@@ -354,7 +357,7 @@ class Batch:
     # In the server's queue
 
     def _queued(self) -> bool:
-        """Put the rows into the server's queue; False if it has none."""
+        """Add the rows to the server's queue. Return False if the server has no queue."""
         if not self._transport.extras.has_batches:
             return False
         for at in range(0, len(self.rows), _ROWS_AT_ONCE):
@@ -381,7 +384,7 @@ class Batch:
         ]
         limits = {"concurrency": self._concurrency, "runs_per_minute": self._per_minute}
         body = {"name": self.name, **limits, "runs": runs}
-        # A key is run once, so that the request can be repeated.
+        # Safe to retry: the server starts one run for each key.
         sent = self._patiently(
             lambda: self._transport.request("POST", "/run_batches", json=body, check=lambda: None)
         )
@@ -392,7 +395,7 @@ class Batch:
         return {**given, _BATCH: self.name, _ROW: row.key}
 
     def _poll(self) -> None:
-        """Follow the runs of the server's queue."""
+        """Poll the server's queue, and process runs that have ended or require action."""
         path = path_of("run_batches", str(self._batch_id), "runs")
         seen: dict[str, tuple[str, str, int]] = {}
         while not self._stop.is_set():
@@ -412,10 +415,10 @@ class Batch:
                     self._take(result)
             self._stop.wait(max(_POLL, 3 * (time.monotonic() - began)))
 
-    # Driven from here
+    # Started by the client
 
     def _drive(self) -> None:
-        """Start and follow the runs, so many at a time."""
+        """Start the runs and follow them, at most `concurrency` at a time."""
         known = self._known() if self._is_named else {}
         for row in self.rows:
             self._pool.submit(self._in_pool, self._work, row, known.get(row.key))
@@ -425,7 +428,7 @@ class Batch:
             if not self._stop.is_set():
                 work(*args)
         except APIError as error:
-            # This row can't be asked for; the others can.
+            # Only this row is invalid. The others continue.
             if isinstance(error, BadRequestError) and isinstance(args[0], Row):
                 self._happened.put(Result(args[0], _refused(error)))
             else:
@@ -434,7 +437,7 @@ class Batch:
             self._happened.put(error)
 
     def _known(self) -> dict[str, tuple[str, Run | None]]:
-        """By key, the thread of a row and its latest run, of an earlier call with this name."""
+        """Return, by key, the thread and latest run of each row that an earlier batch with this name started."""
         found: dict[str, tuple[str, Run | None]] = {}
         try:
             for thread in iter_pages(self._transport, "/threads", {"order": "asc"}, 10_000_000):
@@ -465,7 +468,7 @@ class Batch:
     def _create_thread(self, row: Row) -> str:
         metadata = {_BATCH: self.name, _ROW: row.key}
         body = {"messages": row.messages, "metadata": metadata}
-        # Another thread, if the answer to the first request was lost, has no run and does no harm.
+        # Safe to retry: if the response was lost, the only leftover is a thread without a run.
         sent = self._transport.request("POST", "/threads", json=body, check=lambda: None)
         return str(sent.payload["id"])
 
@@ -493,10 +496,10 @@ class Batch:
                 self._next_start = start + 60 / self._per_minute
             self._stop.wait(start - time.monotonic())
 
-    # Both
+    # Queued or started by the client
 
     def _take(self, result: Result) -> None:
-        """Decide what follows from a run that has ended or requires action."""
+        """Process a run that has ended or requires action: answer its calls, retry it, or report the result."""
         row, run = result.row, result.run
         if run.status == "requires_action":
             self._rounds[row.key] = self._rounds.get(row.key, 0) + 1
@@ -530,7 +533,7 @@ class Batch:
         try:
             run = self._patiently(lambda: self._runs.submit_tool_outputs(run, outputs))
         except BadRequestError:
-            pass  # answered elsewhere, or expired: following tells
+            pass  # it was answered elsewhere, or has expired: the next poll returns its state
         if self._batch_id is None:
             self._follow(row, run)
 
@@ -543,7 +546,7 @@ class Batch:
             self._pool.submit(self._in_pool, self._follow, row, now)
 
     def _look_at(self, row: Row, run: Run) -> None:
-        """Wait until a run no longer waits for a person, if it is ended or answered elsewhere."""
+        """Poll a run that waits for the user, because it can also expire or be answered elsewhere."""
         while not self._stop.wait(_POLL_UNANSWERED) and self._waiting.get(row.key) is run:
             now = self._patiently(lambda: self._runs.retrieve(run))
             if now.status != "requires_action" and self._waiting.get(row.key) is run:
@@ -555,7 +558,7 @@ class Batch:
         return self._patiently(lambda: details_of(self._runs, moved))
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """Return the answer to a request. Rate limits are waited out, and a silent server for a while."""
+        """Return what `ask` returns. Retries after rate limits, and for a minute if the server doesn't respond."""
         asked, attempt = time.monotonic(), 0
         while True:
             if self._stop.is_set():
@@ -575,7 +578,7 @@ class Batch:
 
 
 def details_of(runs: Runs, moved: Sequence[tuple[Row, Run]]) -> list[Result]:
-    """Return runs with their messages and steps: in three requests where the server can, else each for itself."""
+    """Return runs with their messages and steps, in three requests if the server supports it, else run by run."""
     transport: Transport = runs._transport
     by_id = {run.id: Result(row, run) for row, run in moved}
     ids = list(by_id)
@@ -621,7 +624,7 @@ def run_batch(
     return frame_of([results[row.key] for row in rows], prices)
 
 
-#: What a judge writes, if nothing else is wanted.
+#: Default JSON Schema of a judgement.
 JUDGEMENT: JSON = {
     "type": "object",
     "properties": {
@@ -648,7 +651,7 @@ def judged(
     prefix: str,
     **options: Any,
 ) -> pd.DataFrame:
-    """Return a frame with the judgements of a model as further columns: see `Runs.judge`."""
+    """Return a frame with the judgements of a model as new columns: see `Runs.judge`."""
     schema = dict(JUDGEMENT if schema is None else schema)
     check_schema(schema)
     properties = schema.get("properties")
@@ -691,18 +694,18 @@ def judged(
 def _column(name: str, values: list[Any]) -> Any:
     try:
         return score_array(name, values)
-    except TypeError:  # a schema can have lists and objects too
+    except TypeError:  # the schema allows lists or objects
         return pd.Series(values, dtype="object").array
 
 
 def _plain(value: Any) -> Any:
-    """A value of a frame as JSON has it."""
+    """Return a value of a frame for JSON: None if it is missing."""
     return None if value is None or value is pd.NA or (isinstance(value, float) and value != value) else value
 
 
 def frame_of(results: Sequence[Result], prices: Prices | None = None) -> pd.DataFrame:
-    """Return results as a DataFrame: inputs, what came of them, and the columns of `runs_frame`."""
-    # A run that could not be created has no id, but a row.
+    """Return results as a DataFrame: the inputs, the results, and the columns of `runs_frame`."""
+    # A run that the server refused has no id, but still gets a row.
     payloads = [{**result.run.to_dict(), "object": "thread.run"} for result in results]
     of_runs = frames.runs_frame(payloads)
     given: dict[str, list[Any]] = {}
@@ -729,12 +732,12 @@ def frame_of(results: Sequence[Result], prices: Prices | None = None) -> pd.Data
 def _cost(of_runs: pd.DataFrame, prices: Prices | None) -> pd.Series[Any]:
     try:
         return cost_of(of_runs, prices)
-    except SetupError:  # no prices are known
+    except SetupError:  # no prices are set
         return pd.Series(pd.array([pd.NA] * len(of_runs), dtype="Float64"), name="cost")
 
 
 class _Display:
-    """What a person sees of a batch: a bar, the latest rows, and the calls that nobody has answered."""
+    """Display of a batch: a progress bar and, in a notebook, the latest rows and the form for unanswered calls."""
 
     def __init__(self, bar: Any, prices: Prices | None, notebook: Any) -> None:
         self._bar, self._prices, self._notebook = bar, prices, notebook
@@ -745,7 +748,7 @@ class _Display:
         self.answered: Callable[[str], object] = notebook.answered if notebook else lambda run_id: None
 
     def result(self, result: Result) -> None:
-        """Count a result."""
+        """Add a result to the display."""
         self._new.append(result)
         self._failed += result.error is not None
         self._draw_in_time()
@@ -755,7 +758,7 @@ class _Display:
             self.draw()
 
     def draw(self) -> None:
-        """Show what has come since the last time."""
+        """Show the results that arrived since the last call."""
         new, self._new, self._drawn = self._new, [], time.monotonic()
         if not new:
             return
@@ -785,7 +788,7 @@ def _shown(total: int, prices: Prices | None) -> Iterator[_Display]:
 
 
 def _is_unknown(error: APIError) -> bool:
-    """Whether the operation is missing, not an object that the request names."""
+    """Whether the server lacks the operation, rather than an object that the request names."""
     return not str(error.param or "") and "No assistant found" not in str(error)
 
 
@@ -794,7 +797,7 @@ def _is_rate_limited(run: Run) -> bool:
 
 
 def _is_to_be_repeated(run: Run) -> bool:
-    """Whether a run did not do what was asked, so that the row is run again when its batch continues."""
+    """Whether a resumed batch runs the row again: its run was cancelled, expired or rate limited."""
     return run.status in ("cancelled", "expired") or _is_rate_limited(run)
 
 

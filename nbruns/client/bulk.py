@@ -1,4 +1,4 @@
-"""Objects of many runs or threads, in a few requests: what nbruns' own server offers beyond the API."""
+"""Read the objects of many runs or threads in a few requests: an extension of nbruns' own server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nbruns.client.transport import Answer, Transport
 from nbruns.errors import APIError
 from nbruns.text import JSON
 
-#: Ids in one request, which is the most that the server takes.
+#: Maximum number of ids in one request, set by the server.
 IDS_AT_ONCE = 1_000
 Kind = Literal["thread.run", "thread.run.step", "thread.message"]
 
@@ -17,10 +17,10 @@ Kind = Literal["thread.run", "thread.run.step", "thread.message"]
 def read_bulk(
     transport: Transport, kind: Kind, ids: Sequence[str], owner: Literal["run_id", "thread_id"] = "run_id"
 ) -> Iterator[JSON] | None:
-    """Return the objects of these runs or threads, in the order of the ids and oldest first, as they come.
+    """Iterate over the objects of these runs or threads as they arrive: in the order of the ids, oldest first.
 
-    Returns None if the server can't: then each list is requested for itself. Raises NotFoundError for an id that is
-    not there.
+    Returns None if the server doesn't support this; request each list separately then. Raises NotFoundError if an
+    id doesn't exist.
     """
     if not transport.extras.has_bulk:
         return None
@@ -46,11 +46,11 @@ def _all(
 def _group(
     transport: Transport, kind: Kind, ids: Sequence[str], owner: Literal["run_id", "thread_id"]
 ) -> list[JSON] | None:
-    """Objects of at most IDS_AT_ONCE ids. None if the server has no such operation."""
+    """Return the objects of at most IDS_AT_ONCE ids; None if the server doesn't have this operation."""
     try:
         lines = transport.open_list("POST", "/bulk", json={"object": kind, f"{owner}s": list(ids)})
     except APIError as error:
-        # A missing object has an error of its own kind; a missing operation hasn't.
+        # The error for a missing object has the code not_found; the error for a missing operation doesn't.
         if error.status in (400, 404, 405, 501) and error.code != "not_found":
             return None
         raise

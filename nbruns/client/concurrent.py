@@ -1,4 +1,4 @@
-"""Fetch many objects with a bounded number of workers, in order, with a progress bar and a clean end."""
+"""Fetch many objects with a bounded number of workers, in order, with a progress bar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from nbruns.client.transport import Transport
 
-#: Fetches at the same time: fewer than the connections that a client pools.
+#: Maximum number of concurrent fetches, below the size of a client's connection pool.
 MAX_WORKERS = 8
 #: Seconds after which a progress bar appears.
 QUIET = 1.0
@@ -43,7 +43,7 @@ def fetch_all(
 
 
 def _wait(futures: Sequence[Future[Any]], unit: str) -> None:
-    """Until all are done. Raises the error of the first that fails."""
+    """Wait until all futures are done. Raises the error of the first that fails."""
     done, going = wait(futures, timeout=QUIET, return_when=FIRST_EXCEPTION)
     for future in done:
         future.result()
@@ -57,11 +57,11 @@ def _wait(futures: Sequence[Future[Any]], unit: str) -> None:
 
 @contextmanager
 def progress_bar(**options: Any) -> Iterator[Any]:
-    """tqdm's bar, removed at the end.
+    """Yield a tqdm progress bar, and remove it at the end.
 
-    On its own it would leave the place of a closed widget in a notebook, which displays an error without a kernel.
+    In a notebook, tqdm itself leaves the output of a closed widget, which shows as an error without a kernel.
     """
-    from tqdm.auto import tqdm  # takes a while to import, in a notebook most of all
+    from tqdm.auto import tqdm  # imported late because it is slow to import, especially in a notebook
 
     if all(kind.__name__ != "tqdm_notebook" for kind in tqdm.__mro__):
         with tqdm(**options) as bar:

@@ -1,7 +1,7 @@
-"""The connections of a session, each found by the thread that waits for an answer on it.
+"""The connections of a session, found by the thread that waits for a response.
 
-Nothing in requests ends a request that is under way: a time-out starts anew with each byte that trickles in, and
-an interrupted user would wait for it. Another thread can: it shuts the socket down.
+requests can't cancel a request in progress: its timeout restarts with each byte that arrives, and interrupting a
+cell would have to wait for the response. Here, another thread can cancel it by shutting down the socket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-#: What is used of urllib3 to end a request from another thread.
+#: Parts of urllib3 that are needed to cancel a request from another thread.
 _USED = (
     (urllib3.PoolManager(), "pool_classes_by_scheme"),
     (urllib3.HTTPConnectionPool, "ConnectionCls"),
@@ -36,8 +36,7 @@ if missing := [name for owner, name in _USED if not hasattr(owner, name)]:
 class Session(requests.Session):
     """Session that follows no redirects: requests would send an api-key header to another host.
 
-    It doesn't read them either: with `allow_redirects=False`, requests reads the body of a redirect without a
-    limit.
+    The argument `allow_redirects=False` is not enough: requests would still read the body, without a limit.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> None:
@@ -48,7 +47,7 @@ class Connections(HTTPAdapter):
     """A pool of connections, at most `size` of them kept per server."""
 
     def __init__(self, size: int) -> None:
-        # A connection until its answer's head is there, then the response: it may have taken the socket over.
+        # The connection until the response headers arrive, then the response, which may own the socket by then.
         self._under_way: WeakValueDictionary[int, Any] = WeakValueDictionary()
         super().__init__(pool_connections=size, pool_maxsize=size)
 
@@ -78,7 +77,7 @@ class Connections(HTTPAdapter):
         try:
             waited_for.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
         except (AttributeError, OSError):
-            pass  # nothing is under way, or the connection is just being made
+            pass  # no request is in progress, or the connection has no socket yet
 
     def _watch(self, manager: Any) -> None:
         kinds = manager.pool_classes_by_scheme
@@ -100,7 +99,7 @@ class Connections(HTTPAdapter):
 
 
 def hang_up(response: requests.Response) -> None:
-    """Close a response's connection, also while another thread reads from it: that one is woken."""
+    """Close a response's connection. A thread that is reading from it gets an error immediately."""
     try:
         response.raw.shutdown()
     except (AttributeError, ValueError, OSError, RuntimeError):

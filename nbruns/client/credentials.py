@@ -1,4 +1,4 @@
-"""Authentication: a key or a token, in the header that the server expects, and nowhere else."""
+"""Authentication: send the API key or token in the header that the server expects, and redact it elsewhere."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import requests
 
 from nbruns.text import excerpt
 
-#: Returns a bearer token for each request: a callable, or a credential of azure-identity.
+#: Source of the bearer token of each request: a function that returns one, or a credential of azure-identity.
 TokenProvider = Callable[[], str] | Any
 
 _AZURE_SCOPE = "https://ai.azure.com/.default"
 _KEY_HEADER_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com")
-#: Number of tokens to redact: as many as there can be concurrent requests.
+#: Number of recent tokens to redact, at least the number of concurrent requests.
 _TOKENS = 16
-#: Characters of a header's value from which on it may be a secret.
+#: Header values of at least this many characters are treated as secrets.
 _SECRET_LENGTH = 8
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-#: Headers that authenticate, or that decide how a request and its answer are read.
+#: Headers that nbruns sets: they authenticate, or determine how the request and the response are read.
 _OWN_HEADERS = frozenset(
     {
         *("authorization", "api-key", "host", "connection", "upgrade", "expect", "te", "trailer"),
@@ -33,9 +33,9 @@ _OWN_HEADERS = frozenset(
 
 
 class Credentials:
-    """Signs requests to one server.
+    """Add authentication to the requests to one server.
 
-    As the session's `auth`, it also prevents requests from using credentials of ~/.netrc.
+    Used as the session's `auth`, which also keeps requests from reading credentials from ~/.netrc.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Credentials:
         self.token_provider = token_provider
         self._tokens: deque[str] = deque(maxlen=_TOKENS)
         words = {word for value in headers.values() for word in (value, *value.split())}
-        # Redacting a short word would make texts illegible.
+        # Redacting short words would make texts unreadable.
         self._in_headers = sorted(
             (word for word in words if len(word) >= _SECRET_LENGTH), key=len, reverse=True
         )
@@ -67,7 +67,7 @@ class Credentials:
         return request
 
     def not_in(self, text: str) -> str:
-        """Return a text of the server without keys and tokens. Some servers quote the key that they refuse."""
+        """Return a text from the server without keys and tokens. Some servers quote a key that they reject."""
         for secret in filter(None, (self.api_key, *self._tokens, *self._in_headers)):
             text = text.replace(secret, "[not shown]")
         return text
@@ -83,7 +83,7 @@ class Credentials:
 
 
 def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
-    """Default headers as they are sent. Raises ValueError or TypeError for what can't be, without its value."""
+    """Return the default headers to send. Raises ValueError or TypeError for an invalid one, without its value."""
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"default_headers is a dict of names and texts, not {type(given).__name__}.")
     headers = {}
@@ -104,8 +104,8 @@ def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _sendable(secret: str, what: str) -> str:
-    """A secret as a header can carry it: http.client's own error would show it."""
-    stripped = secret.strip()  # a key that is read from a file ends with a line break
+    """Return a secret as a header value. Raises ValueError, because http.client's error would quote the secret."""
+    stripped = secret.strip()  # a key read from a file can end with a newline
     if not (stripped.isascii() and stripped.isprintable()):
         raise ValueError(
             f"{what} has characters that a header can't contain. Check that it is the complete value and nothing else."

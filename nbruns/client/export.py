@@ -1,12 +1,11 @@
-"""Runs as a folder of Parquet files, one for each month, for whatever reads such folders: DuckDB, Dask, Spark.
+"""Export runs to a folder of Parquet files, one file per month, which DuckDB, Dask and Spark can read.
 
-    runs/month=2026-11/runs.parquet     the runs created in that month (UTC), each once
-    runs/_export.json                   how far the export has come; readers pass over names that begin so
+    runs/month=2026-11/runs.parquet     the runs created in that month (UTC), one row for each run
+    runs/_export.json                   progress of the export; readers skip names that start with _
 
-Every file is written beside its place and moved there whole, and how far it has come is noted after the runs are
-there: stopped at any moment, the next export fetches a part again at most, and a run that is fetched again takes its
-own row's place. The note stops before the first run that had not ended, or that is so young that another might still
-be listed before it.
+Files are written under a temporary name and then renamed, and the progress is saved after the runs. If an export
+is interrupted, the next one fetches a few runs again and replaces their rows. The saved progress stops before the
+first run that is still active, or that was created so recently that the server may yet list another run before it.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ from nbruns.frames import durations, nested_to_json, runs_frame
 from nbruns.objects import TERMINAL_STATUSES, Run, utc
 from nbruns.text import JSON
 
-#: Runs, or threads, after which what was fetched is written.
+#: Number of runs, or of threads, that are fetched before they are written.
 _RUNS_AT_A_TIME, _THREADS_AT_A_TIME = 2_000, 64
-#: Runs of a list of all, at most: they go to the disk, not to the memory.
+#: Maximum number of runs in the list of all runs. The limit is high because they aren't kept in memory.
 _MOST = 10_000_000
-#: Lists are ordered by whole seconds, and clocks differ: what is younger than this is asked for again next time.
+#: Runs younger than this are fetched again next time: lists are ordered by whole seconds, and clocks differ.
 _SETTLED_AFTER = timedelta(minutes=10)
-#: The key of the list of all threads' runs.
+#: Key of the list of all runs, among the keys of lists, which are thread ids.
 _ALL = ""
 _NOTE, _LOCK, _UNFINISHED = "_export.json", ".export.lock", ".unfinished"
 
 
 def export_runs(transport: Transport, folder: Path, threads: Iterable[str] | None, since: Any = None) -> None:
-    """Bring the folder up to date with the runs of the threads, or of all, created since then.
+    """Update the folder with the runs of the given threads, or of all threads, created at or after `since`.
 
-    Raises SetupError without pyarrow, TypeError where no threads are given and the server lists none.
+    Raises SetupError if pyarrow is missing, and TypeError if no threads are given and the server can't list them.
     """
     _require_pyarrow()
     with _Export(folder, None if since is None else _moment(since)) as export:
@@ -68,12 +67,12 @@ def _fetch(transport: Transport, asked: tuple[str, str | None]) -> list[JSON]:
 def _fetch_present(transport: Transport, asked: tuple[str, str | None]) -> list[JSON]:
     try:
         return _fetch(transport, asked)
-    except NotFoundError:  # the thread was deleted since it was listed
+    except NotFoundError:  # the thread was deleted after it was listed
         return []
 
 
 def _listed(transport: Transport, key: str, after: str | None, most: int | None = None) -> Iterator[JSON]:
-    """A thread's runs, or all, oldest first, after one; from the start if that one is gone."""
+    """Yield the runs of a list after the run `after`, oldest first; all of them if that run was deleted."""
     path = path_of("threads", key, "runs") if key else "/runs"
     try:
         yield from iter_pages(transport, path, {"order": "asc", "after": after}, most=most)
@@ -103,7 +102,7 @@ def _all_threads(transport: Transport) -> list[str]:
 
 
 class _Export:
-    """The folder and its note, held by one export at a time."""
+    """An export folder and its progress file, locked against other exports."""
 
     def __init__(self, folder: Path, since: datetime | None) -> None:
         self._folder, self._since = folder, since
@@ -119,18 +118,18 @@ class _Export:
         noted = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         before = noted.get("since")
         if before is None or (self._since is not None and self._since >= datetime.fromisoformat(before)):
-            self._after = noted.get("after", {})  # else runs that were left out then are wanted now
+            self._after = noted.get("after", {})  # otherwise older runs are included now: start again
         return self
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def after(self, key: str) -> str | None:
-        """Return the run after which a list continues."""
+        """Return the id of the run after which a list continues; None to start at the first run."""
         return self._after.get(key)
 
     def add(self, lists: dict[str, list[JSON]]) -> None:
-        """Write the runs of some lists, then note how far these have come."""
+        """Write the runs of some lists, then save the progress of these lists."""
         months: dict[str, list[JSON]] = {}
         for run in (run for runs in lists.values() for run in runs):
             created = utc(run.get("created_at"))
@@ -146,7 +145,7 @@ class _Export:
 
 
 def _settled(runs: list[JSON]) -> str | None:
-    """The last of the runs before which nothing can change any more."""
+    """Return the id of the last run up to which no run can change or appear; None if there is no such run."""
     last, young = None, datetime.now(UTC) - _SETTLED_AFTER
     for run in runs:
         created = utc(run.get("created_at"))
@@ -163,7 +162,7 @@ def _merge(file: Path, runs: list[JSON]) -> None:
         before = pd.read_parquet(file, partitioning=None)
         before = before.assign(**durations("run", before))[
             frame.columns
-        ]  # earlier versions had fewer of them
+        ]  # files of earlier versions lack some columns
         others = before[~before["id"].isin(frame["id"])]
         frame = pd.concat([others.astype(frame.dtypes), frame]) if len(others) else frame
         frame = frame.sort_values(["created_at", "id"], ignore_index=True)
@@ -175,7 +174,7 @@ def _merge(file: Path, runs: list[JSON]) -> None:
 
 
 def _portable(frame: pd.DataFrame) -> pd.DataFrame:
-    """With text in the place of categories and nested values: files of one column type, whatever reads them."""
+    """Return a frame with categories and nested values as text, so that the types are the same in all files."""
     categories = frame.select_dtypes("category").columns
     return nested_to_json(frame.astype(dict.fromkeys(categories, "string")))
 

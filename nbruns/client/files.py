@@ -68,7 +68,7 @@ class Files(Resource):
                 return File(self._transport.upload("/files", fields, file, file_name, size, bar.update))
 
     def retrieve(self, file: FileArg) -> File:
-        """Retrieve the name, size and other facts of a file. For its bytes, see `content` and `download`.
+        """Retrieve the name, size and other fields of a file. For its bytes, see `content` and `download`.
 
         Args:
             file: The file, or its id.
@@ -477,7 +477,7 @@ def _count(store: VectorStore, name: str) -> int:
 
 
 def _expanded(sources: Source | Iterable[Source]) -> list[Source]:
-    """Return the files to upload, and those that are already uploaded."""
+    """Return the files to upload and the uploaded files, with folders and patterns expanded."""
     many = isinstance(sources, Iterable) and not _is_source(sources)
     found: list[Source] = []
     for each in sources if many else [sources]:
@@ -568,6 +568,6 @@ def _form_fields(params: Mapping[str, Any]) -> JSON:
 
 
 def _bar(total: int, what: str, shown: bool, **options: Any) -> Any:
-    from tqdm.auto import tqdm  # takes a while to import, in a notebook most of all
+    from tqdm.auto import tqdm  # imported late because it is slow to import, especially in a notebook
 
     return tqdm(total=total, desc=what, disable=not shown, leave=False, **{"unit": "file", **options})

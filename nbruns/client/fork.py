@@ -1,7 +1,7 @@
-"""Fork a run: copy its conversation into a new thread, and answer the calls of the new run from the old one's record.
+"""Fork a run: copy its conversation into a new thread, and answer the calls of the new run with recorded outputs.
 
-Only operations of the original API are used, so any server will do. That API can't copy the turns of a run, only the
-messages around them: the model is asked again from the question on, and where it makes the same calls, it gets the same
+Forks use only operations of the original API, so they work with any server. That API can copy messages, but not
+tool calls. The new run therefore asks the model again, and where the model makes the same calls, it gets the same
 outputs.
 """
 
@@ -24,10 +24,10 @@ from nbruns.errors import APIError, ForkError
 from nbruns.objects import Message, Run, RunStep, Thread, ToolCall, items_of
 from nbruns.text import JSON, excerpt
 
-#: Where a conversation is cut: the id of a message, step or tool call, or the object.
+#: The point at which to fork: a message, step or tool call, or its id.
 Point = str | Message | RunStep | ToolCall
 
-#: What a run took from its assistant or was started with: the fork is started with the same.
+#: Settings of a run, its own or from its assistant, that are passed on to the fork.
 SETTINGS = (
     "model",
     "instructions",
@@ -42,13 +42,13 @@ SETTINGS = (
     "max_completion_tokens",
     "truncation_strategy",
 )
-#: The original API takes at most this many messages with a new thread, and this many pairs of metadata.
+#: Limits of the original API: messages in the request for a new thread, and pairs of metadata.
 _MESSAGES_OF_NEW_THREAD, _METADATA_PAIRS = 32, 16
 
 
 @dataclass
 class _Call:
-    """A recorded call, and the output that answers the same call of the new run; None if there is none."""
+    """A recorded call, and the output with which to answer the same call of the new run, or None."""
 
     call: ToolCall
     output: str | None
@@ -62,7 +62,7 @@ class Record:
         self._left = list(calls)
 
     def outputs(self, run: Run) -> list[JSON] | None:
-        """Return the outputs for what the run waits for, as the API's list; None unless all its calls are recorded."""
+        """Return the outputs for the pending calls of a run, as the API's list; None unless all are recorded."""
         if run.status != "requires_action" or not run.tool_calls:
             return None
         left, found = list(self._left), []
@@ -77,7 +77,7 @@ class Record:
 
     @property
     def unused(self) -> list[ToolCall]:
-        """The calls whose output was changed, and that the new run has not made."""
+        """The calls with a changed output that the new run has not made."""
         return [each.call for each in self._left if each.changed]
 
 
@@ -87,7 +87,7 @@ def _is_same(one: ToolCall, other: ToolCall) -> bool:
 
 
 def _arguments(call: ToolCall) -> Any:
-    """The arguments as their values: the space between them and their order mean nothing."""
+    """Return the parsed arguments of a call, so that whitespace and the order of names don't matter."""
     with suppress(ValueError, RecursionError):
         return json.loads(call.arguments, strict=False)
     return call.arguments
@@ -112,7 +112,7 @@ class ForkStream(RunStream):
 
     @property
     def unused(self) -> list[ToolCall]:
-        """The calls whose output was changed, and that the new run has not made so far."""
+        """The calls with a changed output that the new run has not made so far."""
         return self._record.unused
 
     def recorded_outputs(self, run: Run) -> list[JSON] | None:
@@ -136,13 +136,13 @@ class ForkStream(RunStream):
         yield from super()._iterate()
         while not self._closed and self.run is not None and (outputs := self.recorded_outputs(self.run)):
             self._answering = self._submit(self.run, outputs, snapshot=self.snapshot)
-            if self._closed:  # meanwhile
+            if self._closed:  # by another thread, while the stream was read
                 self._answering.close()
             yield from self._answering
 
 
 class Fork(NamedTuple):
-    """What a run is forked into: a thread, how the new run is started, and what answers its calls."""
+    """The new thread of a fork, the parameters of the new run, and the record that answers its calls."""
 
     thread: Thread
     assistant: str
@@ -161,7 +161,7 @@ def copy_of(
     replay: bool,
     params: JSON,
 ) -> Fork:
-    """Copy the conversation of a run into a new thread. Raises ForkError where the run has no such point or call."""
+    """Copy the conversation of a run into a new thread. Raises ForkError if the run has no such point or call."""
     path = path_of("threads", run.thread_id, "runs", run.id, "steps")
     steps = [RunStep(step) for step in iter_pages(transport, path, {"order": "asc"})]
     messages = list(MessagesOfThreads(transport).iter(run.thread_id))
@@ -191,14 +191,14 @@ def copy_of(
 
 
 def _calls(run: Run, steps: Sequence[RunStep]) -> list[_Call]:
-    """The function calls of a run, in order, also those that it still waits for."""
+    """Return the function calls of a run in order, including those that still wait for outputs."""
     made = [call for step in steps for call in step.tool_calls]
     made += [call for call in run.tool_calls if all(call.id != known.id for known in made)]
     return [_Call(call, call.output) for call in made if call.type == "function"]
 
 
 def _call_at(point: str | None, steps: Sequence[RunStep], calls: Sequence[_Call]) -> int | None:
-    """The index of the call at which the fork begins; None if it begins at a message."""
+    """Return the index of the call at which the fork begins; None if it begins at a message."""
     step = next((each for each in steps if each.id == point), None)
     wanted = {point} if step is None else {call.id for call in step.tool_calls}
     return next((i for i, each in enumerate(calls) if each.call.id in wanted), None) if point else None
@@ -209,8 +209,8 @@ def _message_of(point: str | None, steps: Sequence[RunStep]) -> str | None:
 
 
 def _end(run: Run, messages: Sequence[Message], point: str | None, edited: bool) -> int:
-    """The number of messages that the fork keeps: up to a message, or by default those that the run was given, or to
-    be edited those up to its question.
+    """Return the number of messages to copy: up to the message `point`, by default all that the run was given. If
+    the question is edited, the copy ends with it by default.
     """
     if point is not None:
         at = next((i for i, each in enumerate(messages) if each.id == point), None)
@@ -222,7 +222,7 @@ def _end(run: Run, messages: Sequence[Message], point: str | None, edited: bool)
         return at + 1
     own = (i for i, each in enumerate(messages) if each.run_id == run.id and each.role == "assistant")
     end = next(own, None)
-    if end is None:  # it has written nothing: what was there when it began
+    if end is None:  # the run wrote no message: keep the messages that existed when it began
         began = run.created_at_utc
         later = (i for i, m in enumerate(messages) if began and m.created_at_utc and m.created_at_utc > began)
         end = next(later, len(messages))
@@ -231,7 +231,7 @@ def _end(run: Run, messages: Sequence[Message], point: str | None, edited: bool)
 
 
 def _record(calls: Sequence[_Call], answered: Sequence[_Call], outputs: Sequence[JSON]) -> Record:
-    """The calls that are answered, and those whose outputs are given."""
+    """Return a record of the answered calls, with the outputs that the caller has changed."""
     recorded = {id(each): each for each in answered}
     for given in outputs:
         wanted = given.get("tool_call_id")
@@ -247,7 +247,7 @@ def _record(calls: Sequence[_Call], answered: Sequence[_Call], outputs: Sequence
 
 
 def _copy(message: Message) -> JSON | None:
-    """A message as a new thread takes it; None for one without content. Files are named, not copied."""
+    """Return a message as a new thread takes it; None if it has no content. Files are referenced, not copied."""
     parts = [*filter(None, map(_part, items_of(message.content)))]
     if not parts:
         return None
@@ -264,7 +264,7 @@ def _part(part: Any) -> JSON | None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in ("image_file", "image_url"):
         return {"type": kind, kind: part.get(kind)}
-    text = Message({"content": [part]}).text  # refusals too: the API takes them as text only
+    text = Message({"content": [part]}).text  # includes refusals, which the API accepts only as text
     return {"type": "text", "text": text} if text else None
 
 
@@ -275,7 +275,7 @@ def _attachment(attachment: Any) -> JSON | None:
 
 
 def _edited(message: Message, content: Any) -> JSON:
-    """The message with another text, and its images and files; or with other content, as the API has it."""
+    """Return the message with a new text and its own images and files; or with new content, as the API's list."""
     copied = _copy(message) or {"role": message.role}
     if isinstance(content, str):
         parts = copied.get("content")
@@ -285,7 +285,7 @@ def _edited(message: Message, content: Any) -> JSON:
 
 
 def _marked(metadata: Any, mark: Mapping[str, str]) -> JSON:
-    """The metadata with the mark of a fork, as far as there is space."""
+    """Return the metadata with the mark of a fork. Pairs that exceed the API's limit are left out."""
     given = metadata.items() if isinstance(metadata, Mapping) else ()
     own = [(key, value) for key, value in given if not str(key).startswith("forked_")]
     return dict(own[: _METADATA_PAIRS - len(mark)]) | dict(mark)
@@ -311,7 +311,7 @@ def _new_thread(
 
 
 def unused_text(calls: Sequence[ToolCall]) -> str:
-    """Say that changed outputs were not used; an empty text if all were."""
+    """Return a warning about changed outputs that were not used; an empty text if all were."""
     names = ", ".join(f"{excerpt(call.name, 80)}({excerpt(call.arguments, 80)})" for call in calls[:10])
     return (
         f"The new run has not made this call again, so its changed output was not used: {names}"
@@ -327,10 +327,11 @@ def discard(transport: Transport, thread: Thread) -> None:
 
 
 def _resources(transport: Transport, thread: Thread, messages: Sequence[Message]) -> JSON:
-    """The thread's own files and vector stores, without those that messages attach: their copies attach them again.
+    """Return the thread's `tool_resources` without the files that messages attach.
 
-    A vector store with nothing but attachments was made for them. The fork gets its own, so that what is attached to
-    the fork later is not found in the original.
+    The copied messages attach those again. A vector store that contains only attachments was created for them, and
+    is left out too. The fork gets its own store; otherwise files attached to the fork later would show up in searches
+    of the original thread.
     """
     attached = {
         str(each.get("file_id"))
@@ -354,7 +355,7 @@ def _resources(transport: Transport, thread: Thread, messages: Sequence[Message]
 
 
 def _is_of(transport: Transport, store: str, attached: set[str]) -> bool:
-    """Whether a vector store consists of attachments."""
+    """Whether a vector store contains only attachments."""
     if not attached:
         return False
     return all(file.id in attached for file in VectorStoreFiles(transport).iter(store))

@@ -1,4 +1,4 @@
-"""A list, over all its pages."""
+"""Iterate over lists, page by page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nbruns.text import JSON, size_of
 _PAGE = 100
 #: Maximum number of objects of a list without `limit`.
 MAX_OBJECTS = 100_000
-#: Bytes in memory of the objects that are held until the list is at its end, which only `before` needs.
+#: Maximum size in bytes of the objects kept in memory while the list is read to its end, as `before` requires.
 MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
@@ -25,11 +25,11 @@ def iter_pages(
     *,
     most: int | None = None,
 ) -> Iterator[JSON]:
-    """Iterate over the objects of a list, over all pages; an object on two pages is returned once.
+    """Iterate over the objects of a list, over all pages. An object on two pages is yielded once.
 
-    A list of more than a page comes as JSON lines in one answer, if the server sends those.
+    Lists of more than one page are requested as JSON lines in one response, if the server supports them.
 
-    With only `before`, the objects are those in front of that one, the nearest first if `limit` cuts.
+    With only `before`, the objects before that one are yielded. `limit` then keeps those nearest to it.
 
     Raises:
         LimitError: The list has over `most` objects (default: MAX_OBJECTS), and `limit` doesn't allow more.
@@ -65,9 +65,9 @@ def _backwards(transport: Transport, path: str, query: JSON, limit: int | None) 
 def _pages(
     transport: Transport, path: str, query: JSON, cursor: str, *, lines: bool = False
 ) -> Iterator[list[JSON]]:
-    """The objects of one page after the other, each object once, by the cursor `after` or `before`."""
+    """Yield the new objects of each page, following the cursor `after` or `before`."""
     last, key = (-1, "last_id") if cursor == "after" else (0, "first_id")
-    # Numbers in the place of ids, which can be long. Python's hash of a text has 64 bits and a secret key.
+    # Hashes instead of ids, which can be long. Python's hash of a string has 64 bits and a secret key.
     seen: set[int] = set()
     while True:
         page = _page(transport, path, query, lines=lines)
@@ -84,13 +84,13 @@ def _pages(
         if not new:
             more = "a page with nothing new that promises more: the list has no end, or can't be read to it"
             raise APIError(more, status=200, method="GET", path=path)
-        # Some servers send a cursor that is none.
+        # Some servers send a cursor that is not the id of an object on the page.
         named = about.get(key)
         query[cursor] = named if isinstance(named, str) and named in by_id else items[last]["id"]
 
 
 def _from_lines(transport: Transport, path: str, query: JSON, lines: Lines) -> Iterator[list[JSON]]:
-    """The objects of JSON lines. If they are cut off, the list continues behind the last object that came."""
+    """Yield the objects of JSON lines. If they are cut off, continue with pages after the last object received."""
     while True:
         came = False
         try:
@@ -110,7 +110,10 @@ def _from_lines(transport: Transport, path: str, query: JSON, lines: Lines) -> I
 
 
 def _page(transport: Transport, path: str, query: JSON, *, lines: bool) -> tuple[list[JSON], JSON] | Lines:
-    """Return a page, with fewer objects if they are too large for one answer; or lines, if they may and do come."""
+    """Return a page, or JSON lines if `lines` is set and the server sends them.
+
+    If a page is too large, a smaller one is requested.
+    """
     while True:
         try:
             if lines:

@@ -48,16 +48,16 @@ if TYPE_CHECKING:
     from nbruns.frames.cost import Prices
     from nbruns.widgets.run_view.view import RunView
 
-#: With `auto=True`: maximum number of times that functions answer a run, and of calls that they answer.
+#: With `auto=True`: maximum number of times that functions answer a run, and of calls that they answer in total.
 MAX_ROUNDS, MAX_CALLS = 50, 500
-#: Value of `include` for results of file_search with the text of the passages.
+#: Value of `include` that adds the text of the passages to results of file_search.
 PASSAGES = "step_details.tool_calls[*].file_search.results[*].content"
-#: Seconds that a view waits for passages.
+#: Maximum number of seconds to wait for passages.
 _PASSAGES_SECONDS = 10.0
 
-#: Tool outputs: {tool_call_id: value} or the wire's list.
+#: Tool outputs: {tool_call_id: value}, or the API's list.
 Outputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-#: Tool approvals: {tool_call_id: whether it may run} or the wire's list, whose entries can carry `headers` too.
+#: Tool approvals: {tool_call_id: True or False}, or the API's list, whose entries can contain `headers` too.
 Approvals = Mapping[str, bool] | Sequence[Mapping[str, Any]]
 
 
@@ -77,7 +77,7 @@ def approvals_json(given: Approvals, run: str | Run) -> list[JSON]:
     else:
         wire = _listed(given)
     for approval in wire:
-        # A server might convert another value to a boolean, and no tool may run by mistake.
+        # A server might convert another value to a boolean, and run a tool by mistake.
         if not isinstance(approval.get("approve"), bool):
             call, was = excerpt(approval.get("tool_call_id")), excerpt(repr(approval.get("approve")))
             raise TypeError(f"Approve call {call} with True or False, not with {was}.")
@@ -90,7 +90,7 @@ def answered_by(body: JSON) -> set[str]:
 
 
 def _check_ids(given: Mapping[str, Any], run: str | Run) -> None:
-    """Raise TypeError if answers by id would leave a call without an answer, because calls share that id."""
+    """Raise TypeError if several calls share an id, because a dict can answer only one of them."""
     shared = Counter(call.id for call in run.tool_calls) if isinstance(run, Run) else Counter[Any]()
     for id in given:
         if not isinstance(id, str):
@@ -249,7 +249,7 @@ class RunSteps(Resource):
         if isinstance(runs, (str, Run)):
             return self._frame(kind, self.iter(runs, thread, **params), limit)
         given: Iterable[RunArg] = _runs_of(runs) if isinstance(runs, pd.DataFrame) else runs
-        # Each run once. Invalid arguments are refused before anything is sent.
+        # Each run once. Also raises for invalid arguments before the first request.
         many = {path_of(*place_of("runs", run, thread)): run for run in given}
         budget = frames.Budget(limit)
         ids = list(dict.fromkeys(map(id_of, many.values())))
@@ -280,7 +280,7 @@ def _runs_of(frame: pd.DataFrame) -> list[Run]:
 
 
 def threads_of(frame: pd.DataFrame) -> list[str]:
-    """Return the thread ids of a DataFrame: its rows, or the threads of its runs, steps or messages."""
+    """Return the thread ids in a DataFrame of threads, runs, steps or messages."""
     return list(frame[_column(frame, "thread_id", "id")].dropna().unique())
 
 
@@ -293,9 +293,9 @@ def _column(frame: pd.DataFrame, *names: str) -> str:
 
 
 _POLL_FIRST, _POLL_MOST = 0.3, 5.0
-#: Maximum number of messages before a run that a view shows, and of messages that are searched for them.
+#: Maximum number of earlier messages that a view shows, and of messages that are read to find them.
 EARLIER_MESSAGES, _LOOKED_AT = 200, 1000
-#: Maximum pause, whatever the server suggests.
+#: Maximum number of seconds between two polls, even if the server suggests a longer pause.
 _PAUSE_MOST = 3600.0
 
 
@@ -867,9 +867,9 @@ class Runs(Resource):
                 questions, [{"model": "demo"}, {"model": "demo", "instructions": "Be brief."}], name="brief"
             )
 
-        On nbruns' own server, the runs wait in a queue of the server, which continues when this program ends. A batch
-        with a name continues where it was interrupted: only rows that are missing, or whose run was cancelled or
-        expired, are run. After a rate limit, the batch waits and retries.
+        On nbruns' own server, the runs wait in a queue on the server, which continues after this program ends. A
+        batch with a name resumes where it was interrupted: it runs only the rows that are missing, or whose run
+        was cancelled, expired or rate limited. After a rate limit, the batch waits and retries.
 
         Args:
             prompts: Texts, lists of messages, or a DataFrame with a column `prompt`, `messages` or `question`, whose
@@ -896,7 +896,7 @@ class Runs(Resource):
             ValueError: There is no assistant, or `repeat`, `concurrency` or `name` is out of range.
             APIError: The server refused a request. A run that is refused as invalid doesn't end the batch: its row has
                 an `error`.
-            ConnectionError: The server was silent for a minute. Call again with the same name to continue.
+            ConnectionError: The server didn't respond for a minute. Call again with the same name to continue.
         """
         from nbruns.client.batch import run_batch
 
@@ -925,7 +925,7 @@ class Runs(Resource):
         prefix: str = "judge_",
         **options: Any,
     ) -> pd.DataFrame:
-        """Let a model judge the answers of a batch, and return the frame with its judgements as columns.
+        """Have a model judge the answers of a batch, and return the frame with its judgements as columns.
 
             client.runs.judge(runs, "Does the answer agree with `expected`?", "gpt-5", columns=["expected", "answer"])
 
@@ -975,9 +975,9 @@ class Runs(Resource):
         return path, query, body, lambda: self._created_since(path, started, body)
 
     def _created_since(self, path: str, started: float, body: JSON) -> JSON | None:
-        """Return the run that a request created if its answer was lost: created since, for the same assistant."""
+        """Return the run that a request created although its response was lost; None if there is no such run."""
         page, headers = self._transport.request("GET", path, params={"order": "desc", "limit": 20})
-        # By the server's clock, which sets both the timestamps and the Date header, in whole seconds.
+        # Use the server's clock. It sets both the timestamps and the Date header, in whole seconds.
         since = server_time(headers) - (time.monotonic() - started) - 2
         wanted = body["assistant_id"], body.get("metadata") or {}
 
@@ -1004,7 +1004,7 @@ class Runs(Resource):
         )
 
     def _taken(self, place: tuple[str, ...], answered: Collection[str]) -> Check:
-        """Return a check for whether the answers to these calls have arrived: the run no longer waits for them."""
+        """Return a check for whether the outputs of these calls have arrived: the run no longer waits for them."""
 
         def taken() -> JSON | None:
             now = Run(self._get(*place))

@@ -33,13 +33,13 @@ CARRY_ON_DEADLINE = 60.0
 ACTION_DEADLINE = 10.0
 #: Maximum number of reconnects of one stream.
 MAX_RECONNECTS = 100
-#: Bytes of a run's events, decompressed and over all connections. 100,000 tokens one by one have some 30 MB.
+#: Maximum size of a run's events in bytes, decompressed, over all connections. 100,000 tokens take about 30 MB.
 MAX_STREAM_BYTES = 256 * 1024 * 1024
-#: Bytes in memory of a run's state: its steps and messages.
+#: Maximum size of a run's steps and messages in memory, in bytes.
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
-#: Objects, arrays and commas of one event.
+#: Maximum number of objects, arrays and commas in the JSON of one event.
 MAX_EVENT_VALUES = 100_000
-#: Bytes of events after which the size of the state is measured again.
+#: Bytes of events after which the size of the snapshot is measured again.
 _WEIGHED_EVERY = 1024 * 1024
 _POLL_FIRST, _POLL_MOST = 0.25, 2.0
 _ENDS = frozenset(f"thread.run.{status}" for status in TERMINAL_STATUSES)
@@ -129,7 +129,10 @@ class RunStream:
         return f"RunStream({self.run!r}{', closed' if self._closed else ''})"
 
     def text_deltas(self) -> Iterator[str]:
-        """Iterate over the text of the run's messages, piece by piece as it arrives. Raises as iterating does."""
+        """Iterate over the text of the run's messages, piece by piece as it arrives.
+
+        Raises the same errors as iterating over the stream.
+        """
         for event in self:
             if isinstance(event.data, MessageDelta) and event.data.text:
                 yield event.data.text
@@ -172,7 +175,7 @@ class RunStream:
                     raise
 
     def _read(self, response: requests.Response, *, rejoined: bool = False) -> Iterator[Event]:
-        """The events of one connection. Sets `_ended` when the run has reported its end."""
+        """Yield the events of one connection. Sets `_ended` when an event reports the end of the run."""
         try:
             for received in iter_events(self._counted(iter_chunks(response))):
                 self.snapshot.last_event_id = received.id or self.snapshot.last_event_id
@@ -181,9 +184,9 @@ class RunStream:
                     return
                 self.snapshot.apply(name, payload)
                 self._weigh()
-                # Not for good: a stream that is joined late passes an answered requires_action.
+                # `_ended` can become False again: a resumed stream can contain a requires_action that is answered.
                 if name.startswith("thread.run.") and not name.startswith("thread.run.step."):
-                    if not rejoined:  # the server has the answers; it may use the ids of their calls again
+                    if not rejoined:  # the server has the outputs, and may reuse the ids of the calls
                         self._answered = frozenset()
                     self._ended = self._is_end(name, payload)
                 yield Event(name, parse_object(payload), received.id)
@@ -222,7 +225,7 @@ class RunStream:
             yield from self._ask(run)
 
     def _rejoined(self, run: Run, damage: errors.NbrunsError | None) -> Iterator[Event]:
-        """The events that are still to come; none if the server can't resume streams."""
+        """Reconnect, and yield the remaining events. Returns early if the server can't resume streams."""
         heard = time.monotonic()
         reconnects = 0
         while not self._ended and not self._closed:
@@ -243,7 +246,7 @@ class RunStream:
                 time.sleep(_POLL_FIRST)
 
     def _answer_to(self, question: Callable[[], T]) -> T:
-        """Return the server's answer to a question, retrying. Raises StreamError if it stays silent."""
+        """Return what `question` returns, with retries. Raises StreamError after 60 seconds without a response."""
         asked = time.monotonic()
         while True:
             try:
@@ -260,7 +263,7 @@ class RunStream:
         return bool(asked) and asked.isdisjoint(self._answered)
 
     def _found(self) -> Run | None:
-        """Find the run of a stream that has not named it: in its new thread, or by the check."""
+        """Find the run of a stream that dropped before its first run event, by the check or in its new thread."""
         if self._check:
             known = self._check()
         elif self.snapshot.thread:
@@ -273,7 +276,7 @@ class RunStream:
     def _rejoin(self, run: Run) -> Iterator[Event]:
         path = path_of("threads", run.thread_id, "runs", run.id, "stream")
         opened = self._transport.open_stream("GET", path, last_event_id=self.snapshot.last_event_id)
-        assert isinstance(opened, requests.Response)  # the only possible answer without a check
+        assert isinstance(opened, requests.Response)  # always the case without a check
         self._response = opened
         return self._read(opened, rejoined=True)
 
@@ -281,7 +284,7 @@ class RunStream:
         """Poll a run until it ends, then yield what the lost events would have reported."""
         path = path_of("threads", run.thread_id, "runs", run.id)
         pause = _POLL_FIRST
-        late = None  # since when the run requires action without saying which
+        late = None  # time since which the run requires action without listing its tool calls
         while not self._closed:
             payload = self._answer_to(lambda: self._transport.request("GET", path).payload)
             if payload.get("status") != "requires_action":
@@ -302,7 +305,7 @@ class RunStream:
             if step["id"] not in known or known[step["id"]].to_dict() != step:
                 yield self._apply(f"thread.run.step.{step.get('status')}", step)
 
-        def is_of_run(message: JSON) -> bool:  # not every server knows the parameter
+        def is_of_run(message: JSON) -> bool:  # not every server supports the parameter run_id
             return message.get("run_id") == run.id and message.get("role") == "assistant"
 
         for message in self._listed(of_thread, {"order": "asc", "run_id": run.id}, is_of_run):
@@ -329,8 +332,7 @@ class RunStream:
             text = {"index": 0, "type": "text", "text": {"value": after[len(before) :]}}
             delta = {"id": message["id"], "object": "thread.message.delta", "delta": {"content": [text]}}
             yield self._apply("thread.message.delta", delta)
-        # A list may leave the status out; what the run's end implies for it is what the event would have
-        # said.
+        # Lists can omit the status. The run has ended, so the message is complete.
         status = message.get("status") or "completed"
         if known is None or known.to_dict() != message:
             yield self._apply(f"thread.message.{status}", {**message, "status": status})
@@ -358,13 +360,13 @@ def _is_late(payload: JSON) -> bool:
 
 
 def _named(received: ServerSentEvent) -> tuple[str, JSON]:
-    """Return the name and payload of an event, also of servers that put the name elsewhere."""
+    """Return the name and payload of an event. Some servers send the name in the payload."""
     if received.event == "done" or received.data.strip() == "[DONE]":
         return "done", {}
     payload = _object(received.data)
     if received.event != "message":
         return received.event, payload
-    if isinstance(payload.get("event"), str) and isinstance(payload.get("data"), dict):  # Astra's
+    if isinstance(payload.get("event"), str) and isinstance(payload.get("data"), dict):  # Astra
         return payload["event"], payload["data"]
     kind, status = str(payload.get("object", "message")), payload.get("status")
     return (f"{kind}.{status}" if status else kind), payload
@@ -377,7 +379,7 @@ def _object(data: str) -> JSON:
         raise StreamError(f"An event's data is {error}: this is not a stream of run events.") from error
     except ValueError:
         payload = None
-        with suppress(ValueError):  # the reference's own example has a brace too many
+        with suppress(ValueError):  # an example in the API reference has one brace too many
             payload = parse_json(data.rstrip().removesuffix("}"), MAX_EVENT_VALUES)
     if isinstance(payload, dict):
         return payload

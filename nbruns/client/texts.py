@@ -1,4 +1,4 @@
-"""Columns of runs that take more than the runs themselves: what was asked and answered, and the assistants' names."""
+"""Columns of runs that need more requests: the question, the answer, and the name of the assistant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = ("question", "answer", "assistant_name")
 
 
 def with_columns(transport: Transport, frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return a frame of runs with these columns: see `Runs.list`."""
+    """Return a frame of runs with these columns: see `Runs.add_columns`."""
     unknown = [name for name in names if name not in COLUMNS]
     if unknown:
         raise ValueError(f"Columns that can be added are {', '.join(COLUMNS)}, not {excerpt(unknown[0])!r}.")
@@ -34,7 +34,7 @@ def with_columns(transport: Transport, frame: pd.DataFrame, names: Sequence[str]
 
 
 def _texts(transport: Transport, frame: pd.DataFrame) -> tuple[list[str | None], list[str | None]]:
-    """What the user said last before each run, and what the run has written."""
+    """Return the user's last message before each run, and the text that the run wrote."""
     threads = list(frame["thread_id"].dropna().unique())
     wanted = set(frame["id"].dropna())
     created = dict(zip(frame["id"], frame["created_at"], strict=True)) if "created_at" in frame else {}
@@ -54,7 +54,7 @@ def _texts(transport: Transport, frame: pd.DataFrame) -> tuple[list[str | None],
                 answers[run].append(message.text)
                 questions.setdefault(run, said[-1][1] if said else None)
         for run, moment in runs_of_thread.items():
-            if run not in questions:  # it has written nothing: what had been said when it was created
+            if run not in questions:  # it wrote no message: use the last message before it was created
                 before = [text for at, text in said if at is None or pd.isna(moment) or at <= moment]
                 questions[run] = before[-1] if before else None
     return (
@@ -64,7 +64,7 @@ def _texts(transport: Transport, frame: pd.DataFrame) -> tuple[list[str | None],
 
 
 def _conversations(transport: Transport, threads: Sequence[str]) -> Iterable[tuple[str, list[JSON]]]:
-    """The messages of each thread, oldest first."""
+    """Yield each thread with its messages, oldest first."""
     found = read_bulk(transport, "thread.message", threads, "thread_id") if threads else iter(())
     if found is None:
 
@@ -74,7 +74,7 @@ def _conversations(transport: Transport, threads: Sequence[str]) -> Iterable[tup
         yield from fetch_all(transport, fetch, threads, "thread")
         return
     thread, messages = "", list[JSON]()
-    for message in found:  # the messages of a thread come together
+    for message in found:  # the messages of each thread are consecutive
         if message["thread_id"] != thread:
             if messages:
                 yield thread, messages
@@ -90,7 +90,7 @@ def _assistant_names(transport: Transport, frame: pd.DataFrame) -> list[str | No
     def fetch(fork: Transport, id: str) -> str | None:
         try:
             name = fork.request("GET", path_of("assistants", id)).payload.get("name")
-        except NotFoundError:  # it was deleted
+        except NotFoundError:  # the assistant was deleted
             return None
         return name if isinstance(name, str) else None
 

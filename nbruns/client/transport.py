@@ -1,4 +1,4 @@
-"""All requests: the session, timeouts, retries and errors."""
+"""Send requests: the HTTP session, timeouts, retries and errors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from nbruns.errors import APIError
 from nbruns.headers import REQUEST_IDS, retry_after
 from nbruns.text import EXCERPT, JSON, MAX_VALUES, TooManyValues, excerpt, parse_json
 
-#: Asks the server whether a request was executed: returns its result, or None if it was not.
+#: Function that asks the server whether a request was executed. Returns its result, or None if it was not.
 Check = Callable[[], JSON | None]
 
-#: Statuses of requests that the server did not execute, so that a retry is safe.
+#: Status codes that mean that the server did not execute the request, so a retry is safe.
 _NOT_TAKEN = frozenset({409, 429, 503})
-#: Seconds since the first try after which there are no more retries.
+#: Seconds after the first attempt after which requests are no longer retried.
 RETRY_DEADLINE = 120.0
 _POOL = 16
 #: Maximum size of a JSON answer in bytes, decompressed. Lists request smaller pages if they reach it.
@@ -42,40 +42,40 @@ MAX_ID = 512
 #: Maximum size of the JSON of an error in bytes.
 MAX_ERROR_BYTES = 1024 * 1024
 
-# The API has no code for it. The second is for a message that is added meanwhile.
+# The API has no error code for an active run. The second pattern is the error for adding a message during a run.
 _ACTIVE_RUN = re.compile(r"already has an active run|while a run \S+ is active")
 
 
 class Answer(NamedTuple):
-    """A JSON object and the headers that it came with."""
+    """The JSON object of a response, and the response headers."""
 
     payload: JSON
     headers: Mapping[str, str]
 
 
 T = TypeVar("T")
-#: A list as the objects in each piece of JSON lines.
+#: A list sent as JSON lines: iterates over chunks of its objects.
 Lines = Iterator[list[JSON]]
 _JSON_LINES = "application/jsonl"
 
 
 @dataclass
 class Extras:
-    """Whether a server supports operations beyond the API: true until it refuses one."""
+    """Which operations beyond the API a server supports: each is True until the server refuses it."""
 
     has_bulk: bool = True
     has_batches: bool = True
 
 
 class _MaybeTaken(Exception):
-    """The request may have been executed: the answer was cut off, or a gateway failed."""
+    """The request may have been executed: the response was cut off, or a gateway failed."""
 
     def __init__(self, error: errors.NbrunsError) -> None:
         self.error = error
 
 
 class Transport:
-    """The HTTP path to one server: its URL, authentication, retries.
+    """HTTP transport to one server: its URL, authentication and retries.
 
     Args:
         timeout: Seconds to wait for a connection, and for the next bytes of an answer.
@@ -109,7 +109,7 @@ class Transport:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, self._connections)
         self._over = Event()
-        #: Whether the server has the operations that nbruns' own server adds: see `Extras`.
+        #: Which extensions of nbruns' own server this server supports.
         self.extras = Extras()
 
     def __repr__(self) -> str:
@@ -139,12 +139,14 @@ class Transport:
             self._connections.hang_up(thread)
 
     def redacted(self, text: object, limit: int = EXCERPT) -> str:
-        """Return outside text for an error: short, on one line, and without the key or token."""
-        whole = self._credentials.not_in(str(text))  # before it is shortened: part of a key is a secret too
+        """Return a text from the server for use in an error: short, on one line, and without the key or token."""
+        whole = self._credentials.not_in(
+            str(text)
+        )  # before shortening, which could cut a key so that it isn't found
         return excerpt(whole, limit)
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:
-        """Return the server's id of the request, for support."""
+        """Return the request id that the server sent, for use in error messages; None if it sent none."""
         return next((self.redacted(headers[name]) for name in REQUEST_IDS if headers.get(name)), None)
 
     def request(
@@ -162,7 +164,7 @@ class Transport:
         Args:
             path: Path below the base URL, with quoted parts (see `path_of`).
             check: For a POST that the server may have executed: finds its result before the request is repeated.
-            timeout: Seconds for everything, including retries.
+            timeout: Maximum number of seconds for the whole call, including retries.
 
         Raises:
             APIError: The server answered with an error.
@@ -188,8 +190,10 @@ class Transport:
     def open_list(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: JSON | None = None
     ) -> Answer | Lines:
-        """Send a request that reads a list. Return its objects as they come if the server sends JSON lines, otherwise
-        the page. Retries and raises as `request` does; reading lines raises ConnectionError where they are cut off.
+        """Send a request that reads a list. Return an iterator over its objects if the server sends JSON lines,
+        otherwise the page.
+
+        Retries and raises as `request` does. The iterator raises ConnectionError if the lines are cut off.
         """
 
         def once() -> Answer | Lines:
@@ -200,7 +204,7 @@ class Transport:
             with response:
                 return Answer(self._read_json(response), response.headers)
 
-        return self._repeat(once, "GET", None)  # whatever the method, nothing is changed
+        return self._repeat(once, "GET", None)  # safe to retry with any method, because it only reads
 
     def _lines(self, response: requests.Response) -> Lines:
         rest = b""
@@ -231,7 +235,7 @@ class Transport:
         on_sent: Callable[[int], object],
         field: str = "file",
     ) -> JSON:
-        """Send a form with a file, which is read piece by piece, and return the JSON object of the answer.
+        """Send a form with a file, reading the file in chunks, and return the JSON object of the response.
 
         Args:
             fields: The other fields of the form.
@@ -242,7 +246,7 @@ class Transport:
             field: Name of the file's field.
 
         Raises:
-            APIError, ConnectionError, TimeoutError: As `request` does. It is repeated only if no connection was made.
+            APIError, ConnectionError, TimeoutError: As for `request`. Retried only if no connection was made.
         """
         begin = file.tell() if file.seekable() else 0
 
@@ -257,7 +261,10 @@ class Transport:
         return self._repeat(once, "POST", None)
 
     def download(self, path: str) -> Iterator[bytes]:
-        """Yield the bytes of an answer as they come. Raises as `request` does, and ConnectionError if it is cut off."""
+        """Yield the bytes of a response as they arrive.
+
+        Raises as `request` does, or ConnectionError if the response is cut off.
+        """
         response = self._repeat(lambda: self._send("GET", path), "GET", None)
         expected, count = response.headers.get("Content-Length"), 0
         with response:
@@ -279,15 +286,17 @@ class Transport:
         last_event_id: str | None = None,
         check: Check | None = None,
     ) -> requests.Response | JSON:
-        """Send a request whose answer is an event stream, which the caller reads and closes.
+        """Send a request for an event stream, and return the response. The caller reads and closes it.
 
-        Returns the JSON of the run instead if the answer was lost, but `check` finds that the request was executed.
-        Retries and raises as `request` does.
+        If the response was lost, but `check` finds that the request was executed, return the JSON of the run
+        instead. Retries and raises as `request` does.
         """
         headers: dict[str, str | bytes] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if last_event_id and last_event_id.isprintable() and last_event_id == last_event_id.strip():
             headers["Last-Event-ID"] = last_event_id.encode()
-            if len(headers["Last-Event-ID"]) > MAX_EVENT_ID_BYTES:  # the stream comes again from its start
+            if (
+                len(headers["Last-Event-ID"]) > MAX_EVENT_ID_BYTES
+            ):  # without the header, the stream starts from the beginning
                 del headers["Last-Event-ID"]
 
         def once() -> requests.Response | JSON:
@@ -368,7 +377,7 @@ class Transport:
 
     @contextmanager
     def _hung_up_at(self, deadline: float | None, what: str) -> Iterator[None]:
-        """Close the connection at the deadline: the timeout of a socket restarts with each byte that arrives."""
+        """Close the connection at the deadline. A socket's timeout isn't enough: it restarts with each byte."""
         if deadline is None:
             yield
             return
@@ -425,7 +434,7 @@ class Transport:
         raise self._error(response, f"where a JSON object was expected: {shown}")
 
     def _too_large(self, response: requests.Response, limit: str) -> errors.NbrunsError:
-        """The error for an answer that is not read; a refusal keeps the class of its status."""
+        """Return the error for a response that is too large, of the class of its status if it is an error response."""
         if response.status_code >= 300:
             return self._error(response, f"an error of over {limit}, which was not read")
         method, path = _route(response)
@@ -450,7 +459,7 @@ class Transport:
         return _MaybeTaken(error) if maybe and isinstance(error, APIError) else error
 
     def _error(self, response: requests.Response, error: object) -> APIError:
-        """The typed error for a response, from its error object or from our own words."""
+        """Return the error for a response, of the class of its status, from its error object or the given text."""
         fields = error if isinstance(error, Mapping) else {"message": error}
         given = {name: fields[name] for name in ("code", "type", "param") if fields.get(name) is not None}
         details = {name: self.redacted(value) for name, value in given.items()}
@@ -474,20 +483,20 @@ class Transport:
 
 
 def _parsed_lines(block: bytes) -> list[Any] | None:
-    """Return the values of JSON lines; None if they are none."""
-    # One text for the parser: no newline can be inside JSON's strings.
+    """Return the values of JSON lines; None if the lines are not valid JSON."""
+    # Parse all lines at once as one array: JSON strings can't contain newlines.
     text = b"[" + block.replace(b"\n", b",") + b"]"
     try:
         values: list[Any] = from_json(text) if len(text) < _FAST_BYTES else parse_json(text)
     except ValueError:
         try:
-            values = parse_json(text)  # which takes halves of characters too
+            values = parse_json(text)  # which also accepts lone surrogates
         except ValueError:
             return None
     return values
 
 
-#: Up to this size, JSON needs no bound on its values, and is parsed in half the time.
+#: Up to this size in bytes, JSON is parsed without counting its values, which takes half the time.
 _FAST_BYTES = 1024 * 1024
 
 
@@ -519,7 +528,7 @@ class _Form:
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
-        left = self._size  # a file that grows meanwhile is sent as large as it was
+        left = self._size  # if the file grows during the upload, only its original size is sent
         while left > 0 and (piece := self._file.read(min(left, 1 << 18))):
             yield piece
             left -= len(piece)
@@ -533,9 +542,9 @@ def _in_quotes(text: str) -> str:
 
 
 def path_of(*parts: object) -> str:
-    """A path from its parts, each quoted, so that no id can point elsewhere.
+    """Return a path from its parts. Each part is quoted, so that no id can lead to another path.
 
-    Raises InvalidIdError for what quoting does not hold in its place: clients, proxies and servers resolve dots, and
+    Raises InvalidIdError for parts that quoting can't make safe: clients, proxies and servers resolve dots, and
     some decode slashes and percent signs first.
     """
     return "".join(f"/{_quoted(part)}" for part in parts)
@@ -569,7 +578,7 @@ def iter_chunks(response: requests.Response) -> Iterator[bytes]:
     except urllib3.exceptions.ReadTimeoutError as error:
         raise errors.TimeoutError("No more data of the answer came in time.") from error
     except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-        # ValueError and AttributeError are what reading from a connection gives that another thread closes.
+        # Reading raises ValueError or AttributeError if another thread closes the connection.
         raise errors.ConnectionError("The connection broke.") from error
 
 

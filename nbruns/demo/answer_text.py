@@ -1,7 +1,7 @@
-"""The demo model's Markdown: answers made from tool outputs, and one that shows what Markdown can do.
+"""The demo model's answers in Markdown: from tool outputs, and one that shows Markdown features.
 
-From passages of files it picks the sentences that share the most telling words with the question, and repeats the marks
-of the passages, as models do that search files.
+For passages of files, the answer quotes the sentences that best match the words of the question, with citations of the
+passages.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from nbruns.text import JSON
 #: Maximum number of rows and characters shown of an output.
 ROWS, CHARACTERS = 12, 600
 
-#: Maximum number of sentences that are quoted from files, and of words of one.
+#: Maximum number of sentences that are quoted from files, and of words of a sentence.
 SENTENCES, WORDS = 3, 60
-#: A sentence is quoted if it counts at least this share of what the best one does.
+#: Sentences are quoted if their score is at least this share of the best score.
 _ENOUGH = 0.5
 
 COLOPHON = (
@@ -54,7 +54,7 @@ client.assistants.create(model="demo", tools=[get_weather])
 """
 
 
-#: A passage as file_search hands it over: its mark, with the name of the file, and its text.
+#: A passage in the output of file_search: its citation mark, with the name of the file, and its text.
 _PASSAGE = re.compile(r"^(【\d+:\d+†([^】]*)】)\n(.*?)(?=\n\n【\d+:\d+†|\Z)", re.MULTILINE | re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n\s*\n|\n(?=\s*(?:[-*+#|>]|\d+[.)]) )")
 #: Marks of headings, lists and quotes at the start of a line.
@@ -101,7 +101,7 @@ def from_passages(passages: list[tuple[str, str, str]], question: str) -> str:
 
 
 def _best(sentences: list[_Sentence], question: str) -> list[_Sentence]:
-    """Return the sentences that share the most telling words with the question: rare ones count more."""
+    """Return the sentences that best match the words of the question. Rare words count more."""
     wanted = _words(question)
     frequency = Counter(word for each in sentences for word in each.words & wanted)
 
@@ -115,7 +115,7 @@ def _best(sentences: list[_Sentence], question: str) -> list[_Sentence]:
 
 
 def _sentences(mark: str, file: str, text: str) -> list[_Sentence]:
-    """The sentences of a passage. Headings are none, but their words count for what is below them."""
+    """Return the sentences of a passage. Headings aren't sentences, but their words count for the text below them."""
     sentences, heading = [], frozenset[str]()
     for piece in _SENTENCE_END.split(text):
         if piece.lstrip().startswith("#"):
@@ -129,7 +129,7 @@ def _sentences(mark: str, file: str, text: str) -> list[_Sentence]:
 
 
 def _words(text: str) -> frozenset[str]:
-    """The words of a text, without those that say little, and without endings that hide that two are the same."""
+    """Return the words of a text, without stop words, and without endings such as those of plurals."""
     words = re.findall(r"\w+", text.lower())
     return frozenset(
         word if word.isdigit() else word[:6].rstrip("s") for word in words if word not in _LITTLE
@@ -163,12 +163,12 @@ def without_tools(said: list[str]) -> str:
 
 
 def as_object(said: list[str]) -> JSON:
-    """An answer as a JSON object of no particular schema."""
+    """Return an answer as a JSON object, without a schema."""
     return {"answer": f"You said: {said[0] if said else ''}", "model": "demo", "scripted": True}
 
 
 def _heading(call: Answered) -> str:
-    """The call as it was made, in words: `get_weather`: Oslo."""
+    """Return a heading for a call, such as `get_weather`: Oslo."""
     arguments = _parsed(call.arguments)
     values = list(arguments.values()) if isinstance(arguments, dict) else []
     shown = ", ".join(_cell(value) for value in values if isinstance(value, str | int | float))
@@ -211,7 +211,7 @@ def _shortened(lines: list[str], more: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value in one line, with what Markdown would take for marks escaped."""
+    """Return a value on one line, with Markdown markup escaped."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return _escaped(" ".join(text.split())[:CHARACTERS])
 

@@ -1,6 +1,6 @@
-"""Python that the demo model writes for code_interpreter, by rules: for tables that are attached, plots, and sums.
+"""Python code that the demo model writes for code_interpreter: for attached tables, plots, and sums.
 
-The code is real, and so is what the answer shows: the demo knows the output only when it has been run.
+The code comes from templates, but it is executed, and the answer shows its actual output.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ plt.show()
 
 
 def code_for(function: JSON, said: list[str], *, wanted: bool) -> str | None:
-    """Return the code to run for the latest message, or None if there is nothing in it to run code for.
+    """Return the code to run for the latest message, or None if the message doesn't need code.
 
     Args:
-        function: The function that stands for the tool; its description names the files.
+        function: The function that represents the tool. Its description contains the names of the files.
         said: The user's messages, the latest first.
-        wanted: Whether code is to run in any case.
+        wanted: Whether to return code in any case.
     """
     latest = said[0] if said else ""
     if (block := _BLOCK.search(latest)) is not None:
@@ -92,7 +92,7 @@ def code_for(function: JSON, said: list[str], *, wanted: bool) -> str | None:
 
 
 def answer(code: str, output: str) -> str:
-    """Return the part of an answer that shows what the code gave."""
+    """Return the part of an answer that shows the output of the code."""
     shown = output if len(output) <= 3000 else output[:3000] + "\n…"
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     link = (

@@ -1,4 +1,4 @@
-"""Content of the made-up history: assistants with their tools, questions and answers. `history` makes objects of it."""
+"""Content of the made-up history: assistants with their tools, questions and answers. `history` creates the objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Call:
     outputs: tuple[str, ...]
 
     def to_json(self) -> JSON:
-        """The tool as an assistant has it."""
+        """Return the tool as the API's JSON."""
         parameters = {
             "type": "object",
             "properties": {self.parameter: {"type": "string"}},
@@ -31,7 +31,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Scene:
-    """An assistant: how often it is used, on which models, how it works, and its texts."""
+    """An assistant: how often it is used, its models, its tools, and its texts."""
 
     name: str
     team: str
@@ -41,7 +41,7 @@ class Scene:
     instructions: str
     prompt_tokens: int
     answer_tokens: int
-    #: How many rounds of tool calls a run has on the average.
+    #: Average number of rounds of tool calls per run.
     rounds: float
     calls: tuple[Call, ...]
     questions: tuple[str, ...]
@@ -50,7 +50,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Model:
-    """How fast a model is: seconds before its first token, and tokens a second."""
+    """The speed of a model: seconds before its first token, and tokens per second."""
 
     delay: float
     speed: float
@@ -236,5 +236,5 @@ SCENES = (
     ),
 )
 
-#: What fills the gaps in questions and answers.
+#: Values for the placeholders in questions and answers.
 FILLINGS = {"order": _ORDERS, "city": _CITIES}

@@ -1,7 +1,7 @@
-"""A JSON schema -> a value that is valid under it: the same for the same schema and messages.
+"""Generate a valid example for a JSON Schema. The same schema and messages result in the same example.
 
-Candidates are made for each node, the likeliest first, and the first that validates (jsonschema) is taken.
-What the user's messages offer goes before defaults, and those before invented values.
+For each node, candidates are generated, the likeliest first, and the first valid one (according to jsonschema) is used.
+Values from the user's messages are preferred over defaults, and defaults over invented values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nbruns.text import JSON
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-#: Below the first depth only required values are filled in, below the second none, because schemas can recurse.
+#: Below the first depth, only required values are filled in; below the second, none. Schemas can be recursive.
 DEEP, DEEPEST = 4, 16
 #: Type that a keyword implies if a schema states none.
 _IMPLIED = {
@@ -43,17 +43,17 @@ _IMPLIED = {
 }
 #: Maximum number of array items taken from the messages.
 ITEMS = 5
-#: Schemas with more parts than this, or longer texts, are not quick.
+#: Maximum number of parts, and maximum length of texts, of schemas that count as quick.
 QUICK = 500
-#: Maximum number of nodes that are filled in, because some schemas would take forever.
+#: Maximum number of nodes that are filled in, because some schemas never end.
 NODES = 2000
 
 
 def example(schema: Schema, messages: Iterable[str] = ()) -> Any:
-    """Return a value for `schema`, using what `messages` (the latest first) offer.
+    """Return an example for `schema`, with values from `messages` (latest first) if possible.
 
-    Where the schema itself is not valid, or nothing that satisfies it was found, the value is a best effort.
-    References are followed within the schema only.
+    If the schema is invalid, or no valid example is found, the value is a best effort. References are only followed
+    within the schema.
     """
     load_jsonschema()
     from jsonschema import Draft202012Validator, SchemaError
@@ -70,7 +70,7 @@ def example(schema: Schema, messages: Iterable[str] = ()) -> Any:
 
 
 def is_quick(schema: Schema) -> bool:
-    """Whether an example takes milliseconds: the schema is small, not recursive, has no pattern and no large
+    """Whether an example takes only milliseconds: the schema is small and not recursive, and has no patterns or large
     numbers.
     """
     waiting: list[Any] = [schema]
@@ -118,7 +118,7 @@ def _alternatives(node: JSON, root: Schema) -> Iterator[JSON]:
 
 
 def _types(node: JSON) -> list[str]:
-    """The types that a value may have, null last; guessed from the keywords where none is stated."""
+    """Return the types that a value can have, null last. If the schema has no type, they are inferred from keywords."""
     stated = node.get("type")
     if isinstance(stated, str):
         return [stated]
@@ -144,7 +144,7 @@ class _Filling:
         }
 
     def fill(self, schema: Schema, name: str, depth: int = 0, avoid: Iterable[Any] = ()) -> Any:
-        """Return the first candidate that is valid (and, if one can be found, not in `avoid`)."""
+        """Return the first valid candidate, if possible one that is not in `avoid`."""
         second_best: list[Any] = []
         node = resolved(schema, self.root)
         for candidate in self._candidates(node, name, depth):
@@ -159,7 +159,7 @@ class _Filling:
     def _valid(self, value: Any, schema: Schema) -> bool:
         try:
             return self.validator.evolve(schema=schema).is_valid(value)
-        except Exception:  # a reference that leads nowhere, a pattern in another dialect: nothing can be said
+        except Exception:  # an unresolvable reference or an unsupported pattern
             return True
 
     def _candidates(self, node: JSON, name: str, depth: int) -> Iterator[Any]:
@@ -180,7 +180,7 @@ class _Filling:
             yield from self.of_type[kind](node, name, depth)
 
     def _found(self, node: JSON, name: str) -> Iterator[Any]:
-        """What the messages offer for this node, if it is a scalar or may be one."""
+        """Yield values from the messages for this node, if it can be a scalar."""
         for option in (node, *_alternatives(node, self.root)):
             kinds, labels = _types(option), (option.get("format", ""), name, option.get("description", ""))
             if "enum" in option:
@@ -207,7 +207,7 @@ class _Filling:
         return self.fill(schema, name, depth + 1)
 
     def _said(self, schema: Schema, name: str) -> bool:
-        """Tell whether the messages have something for this property or for its items."""
+        """Whether the messages contain a value for this property or for its items."""
         node = resolved(schema, self.root)
         items = node.get("items")
         inner = merged({"description": node.get("description", "")}, items) if isinstance(items, dict) else {}

@@ -1,6 +1,6 @@
-"""Values in a user's message for the parameters of a tool: places, names, dates, numbers, quoted phrases.
+"""Find values for the parameters of a tool in a user's message: places, names, dates, numbers, quoted phrases.
 
-Plain patterns without a language model: enough to call `get_weather(city)` with "Oslo" for a question about Oslo.
+Uses regular expressions, no language model: enough to call `get_weather(city)` with "Oslo" for a question about Oslo.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OPENERS = (
 )
 OPENERS = frozenset(_OPENERS.split())
 
-#: What a finding is, and how it looks in a message. Each pattern has one group.
+#: For each kind of finding: its pattern, which has one group.
 PATTERNS: dict[str, str] = {
     "quoted": r"[\"“„«]([^\"”“»\n]{1,200})[\"”“»]",
     "email": r"\b([\w.+-]+@[\w-]+(?:\.[\w-]+)+)",
@@ -28,7 +28,7 @@ PATTERNS: dict[str, str] = {
     "code": r"\b([A-Z]{2,}(?:-?\d+)?|[A-Z]+-\d+)\b",
 }
 
-#: Which findings suit a parameter, by a word in its name, else in its description; the first row that fits.
+#: Kinds of findings for a parameter, by a word in its name, else in its description. The first matching row is used.
 SUITS: list[tuple[str, tuple[str, ...]]] = [
     (r"e?mail", ("email",)),
     (r"url|uri|link|website", ("url",)),
@@ -47,7 +47,7 @@ SUITS: list[tuple[str, tuple[str, ...]]] = [
     (r"name|person|user|customer|author|company|who\b|recipient", ("name", "quoted", "email")),
 ]
 
-#: Only so much of a message is searched, and of the five latest messages.
+#: Maximum number of characters searched in each of the five latest messages.
 SEARCHED = 2000
 
 _TOKEN = re.compile(r"[^\W\d_][\w'’-]*")
@@ -55,25 +55,25 @@ _PLACE = re.compile(r"\b(?:in|at|near|from|to|for|around|about)\s+([^\W\d_][\w'�
 
 
 class Findings:
-    """What the messages offer (the latest message first), each value taken once at most."""
+    """Values found in messages (latest first). Each value is used at most once."""
 
     def __init__(self, messages: list[str]) -> None:
         self.messages = [message[:SEARCHED] for message in messages[:5]]
         self._taken: set[object] = set()
 
     def offers(self, *labels: str) -> list[str]:
-        """The texts that suit a parameter with these labels (format, name, description), best first."""
+        """Return the texts for a parameter with these labels (format, name, description), best first."""
         kinds = next(filter(None, map(suited, labels)), ("quoted",))
         found = [text for kind in kinds for message in self.messages for text in _find(kind, message)]
         return [text for text in dict.fromkeys(found) if text not in self._taken]
 
     def numbers(self) -> list[float | int]:
-        """The numbers in the messages."""
+        """Return the numbers in the messages."""
         found = [_number(text) for message in self.messages for text in _find("number", message)]
         return [number for number in dict.fromkeys(found) if number not in self._taken]
 
     def mentions(self, word: str) -> bool:
-        """Tell whether a message has this word."""
+        """Whether a message contains this word."""
         pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
         return bool(word) and any(re.search(pattern, message, re.IGNORECASE) for message in self.messages)
 
@@ -84,7 +84,7 @@ class Findings:
 
 
 def suited(label: str) -> tuple[str, ...]:
-    """The kinds of findings that suit a parameter with this name, format or description, best first; () if unknown."""
+    """Return the kinds of findings for a parameter with this name, format or description, best first; () if unknown."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", label)
     return next((kinds for words, kinds in SUITS if re.search(rf"\b(?:{words})", spaced, re.IGNORECASE)), ())
 
@@ -101,13 +101,13 @@ def _find(kind: str, message: str) -> list[str]:
     if kind == "place":
         names = _names(message)
         after = [match[1] for match in _PLACE.finditer(message)]
-        # "in Oslo" goes before other names, and "in oslo" will do where nothing is capitalised
+        # Prefer "in Oslo" to other names. Without capitalised words, use "in oslo".
         return [name for name in names if name.split()[0] in after] + names if names else after
     return [match[1] for match in re.finditer(PATTERNS[kind], message)]
 
 
 def _names(message: str) -> list[str]:
-    """Runs of capitalised words; those that open a sentence (and no list of names) last."""
+    """Return sequences of capitalised words. Those at the start of a sentence come last, unless they begin a list."""
     runs: list[tuple[bool, list[str]]] = []
     end = -1
     for match in _TOKEN.finditer(message):

@@ -1,6 +1,6 @@
-"""Made-up history: assistants, threads, messages, runs and steps as in a small company.
+"""Generate a history of a small company: assistants, threads, messages, runs and steps.
 
-The same seed and end create the same history. All runs have ended. It contains what happens in a month: working days
+The same seed and end create the same history. All runs have ended. It contains typical events of a month: working days
 and nights, a change of models, an outage, a tool that becomes slow, truncated answers, unanswered tool calls.
 """
 
@@ -24,11 +24,11 @@ from nbruns.text import JSON
 
 _HOUR, _DAY = 3600, 86400
 _LIFETIME = 600
-#: Nothing begins later than this before the history's end, so that all has ended then.
+#: Seconds before the end of the history after which no thread begins, so that all runs have ended by then.
 _MARGIN = _HOUR
 #: Outage of gpt-4o-mini: seconds before the end, and duration.
 _OUTAGE_MODEL, _OUTAGE_FROM, _OUTAGE_FOR = "gpt-4o-mini", 8 * _DAY + 10 * _HOUR, 5 * _HOUR
-#: What became slow, from when on, and how many times slower it is.
+#: The tool that becomes slow: its name, seconds before the end from which on it is slow, and the factor.
 _SLOW_CALL, _SLOW_FROM, _SLOWER = "query_warehouse", 6 * _DAY, 4.0
 #: Number of rows per insert.
 _TOGETHER = 2000
@@ -83,7 +83,7 @@ def _insert(conn: sa.Connection, table: sa.Table, bodies: list[JSON]) -> None:
 
 
 class _History:
-    """The objects, as they come to be."""
+    """Generates the objects of a history."""
 
     def __init__(self, seed: int, runs: int, end: int, length: int) -> None:
         self.seed, self.runs, self.end, self.length = seed, runs, end, length
@@ -94,18 +94,18 @@ class _History:
         self._random = random.Random(seed)
 
     def id(self, prefix: str, number: int) -> str:
-        """The id of the object of that kind and number."""
+        """Return the id of an object by its prefix and number."""
         return objects.derived_id(prefix, "history", self.seed, prefix, number)
 
     def make(self) -> None:
-        """Make all of it."""
+        """Generate all objects."""
         assistants = [self._assistant(scene) for scene in SCENES]
         while len(self.made[store.runs]) < self.runs:
             (place,) = self._random.choices(range(len(SCENES)), [scene.share for scene in SCENES])
             self._talk(SCENES[place], assistants[place])
 
     def add(self, table: sa.Table, prefix: str, body: JSON) -> JSON:
-        """Add an object with an id of its own."""
+        """Add an object with a new id, and return it."""
         body["id"] = self.id(prefix, len(self.made[table]))
         self.made[table].append(body)
         return body
@@ -121,7 +121,7 @@ class _History:
         return self.add(store.assistants, "asst", objects.assistant(params, self.end - self.length))
 
     def _talk(self, scene: Scene, assistant: JSON) -> None:
-        """A thread: now and then the user has another question when the answer is there."""
+        """Generate a thread, sometimes with further questions after the first answer."""
         now = self._moment()
         thread = self.add(store.threads, "thread", objects.thread({}, now))
         said = 0
@@ -138,7 +138,7 @@ class _History:
             now += int(self.around(70, 0.8))
 
     def _moment(self) -> int:
-        """When a thread begins: mostly on working days in the daytime."""
+        """Return a start time of a thread, mostly during the day on working days."""
         while True:
             moment = self.end - self.length + int(self._random.random() * (self.length - _MARGIN))
             at = datetime.fromtimestamp(moment, UTC)
@@ -155,24 +155,24 @@ class _History:
         return self.add(store.runs, "run", run)
 
     def around(self, median: float, spread: float = 0.5) -> float:
-        """A number as waiting times are: often near the median, seldom far above it."""
+        """Return a random duration with this median. It is rarely far above it."""
         return self._random.lognormvariate(math.log(median), spread)
 
     def one_in(self, many: float) -> bool:
-        """Return True once in `times` cases."""
+        """Return True in one of `many` cases."""
         return self._random.random() < 1 / many
 
     def choice(self, of: tuple[Any, ...]) -> Any:
-        """One of these."""
+        """Return one of these."""
         return self._random.choice(of)
 
     def sample(self, of: tuple[Call, ...], most: int) -> list[Call]:
-        """One of these, or two."""
+        """Return one of these, or sometimes `most` of them."""
         return self._random.sample(of, min(len(of), self._random.choice((1, 1, most))))
 
 
 class _Turn:
-    """The life of one run, from queued to its end."""
+    """Generates one run, from its creation to its end."""
 
     def __init__(
         self, history: _History, scene: Scene, run: JSON, now: int, said: int, fillings: dict[str, str]
@@ -238,7 +238,7 @@ class _Turn:
         self.run |= {**ended, **why, "usage": _total(self._used)}
 
     def _thinks(self, tokens: int) -> JSON:
-        """Let the model write, and return the usage."""
+        """Advance the time while the model writes, and return the usage."""
         model = MODELS[str(self.run["model"])]
         reasoning = int(tokens * model.reasoning)
         self.now += self.history.around(model.delay, 0.4) + (tokens + reasoning) / model.speed
@@ -253,7 +253,7 @@ class _Turn:
         return usage
 
     def _calls(self) -> bool:
-        """A round of tool calls; whether they were answered."""
+        """Generate a round of tool calls. Return whether they were answered."""
         asked = self.history.sample(self.scene.calls, 2)
         usage = self._thinks(25 * len(asked))
         begun = int(self.now)
@@ -306,7 +306,7 @@ class _Turn:
 
 
 def _total(parts: Iterable[JSON]) -> JSON:
-    """The sum of usages, details too."""
+    """Return the sum of usages, including their details."""
     return _sum(objects.usage(objects.NO_USAGE) or {}, list(parts))
 
 

@@ -1,4 +1,4 @@
-"""`demo`: a script in place of a model. It calls the tools it is given and answers from their outputs."""
+"""The model `demo`: a script that calls the tools of a run and answers with their outputs."""
 
 from __future__ import annotations
 
@@ -29,20 +29,19 @@ from nbruns.server.models.protocol import (
 )
 from nbruns.text import JSON
 
-#: Rule for counting tokens without a tokenizer.
+#: Number of characters that count as a token, because there is no tokenizer.
 CHARACTERS_PER_TOKEN = 4
 _ATTACHED = re.compile(r"(?:\n\[attached file [^\]\n]*\])+\Z")
 
 
 class Scripted:
-    """Model that answers by fixed rules, offline: the same prompt gets the same answer, except for the ids of
-    calls.
+    """Model that answers offline by fixed rules. The same prompt gets the same answer, except for the ids of calls.
 
-    It calls function tools if they are due: all with `parallel_tool_calls`, otherwise the first, or the one that
-    `tool_choice` names; none with "none". Arguments are made from the parameter schemas and the user's message; for
-    code_interpreter, code is, if the message is about a table, a plot or a sum. With outputs, or without tools, it
-    answers in Markdown, or in JSON for a `response_format`. Every 4 characters
-    count as a token; `pause` seconds pass between pieces.
+    It first calls function tools: all of them with `parallel_tool_calls`, otherwise the first, or the one that
+    `tool_choice` names; none with "none". Arguments are generated from the parameter schemas and the user's message.
+    For code_interpreter, it writes code if the message is about a table, a plot or a sum. After the outputs, or without
+    tools, it answers in Markdown, or in JSON for a `response_format`. 4 characters count as a token, and `pause`
+    seconds pass between pieces.
     """
 
     def __init__(self, pause: float = 0.015) -> None:
@@ -67,7 +66,7 @@ class Scripted:
         )
 
     async def close(self) -> None:
-        """End the processes that work on schemas."""
+        """Stop the processes that generate examples for schemas."""
         await self._processes.close()
 
     async def _calls(self, prompt: Prompt) -> list[Delta]:
@@ -93,7 +92,7 @@ class Scripted:
             calls = answered(prompt)
             text = answer_text.from_outputs(calls, said) if calls else answer_text.without_tools(said)
             answers = (str(each.get("content")) for each in prompt.messages if each["role"] == "assistant")
-            if any(answer_text.COLOPHON in answer for answer in answers):  # once in a conversation is enough
+            if any(answer_text.COLOPHON in answer for answer in answers):  # only once in a conversation
                 text = text.partition(f"\n---\n\n{answer_text.COLOPHON}")[0]
         elif schema == {"type": "object"}:
             text = json.dumps(answer_text.as_object(said), ensure_ascii=False)
@@ -113,12 +112,12 @@ class Scripted:
 
 
 def _said(prompt: Prompt) -> list[str]:
-    """Return what the user has said, the latest first, without the server's notes about attached files."""
+    """Return the user's messages, latest first, without the server's notes about attached files."""
     return [_ATTACHED.sub("", text) for text in questions(prompt)]
 
 
 def _written_code(prompt: Prompt, due: list[JSON]) -> str | None:
-    """Return the code to run for a prompt, where code can be run."""
+    """Return the code to run for a prompt; None if code_interpreter is not available or not needed."""
     function = next((each for each in due if each["name"] == code.FUNCTION), None)
     if function is None:
         return None
@@ -127,7 +126,7 @@ def _written_code(prompt: Prompt, due: list[JSON]) -> str | None:
 
 
 def tokens(characters: int) -> int:
-    """Return the number of tokens of a number of characters."""
+    """Convert a number of characters to a number of tokens."""
     return -(-characters // CHARACTERS_PER_TOKEN)
 
 
@@ -137,7 +136,7 @@ def _room(prompt: Prompt) -> int:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text in pieces of a word each, with the space that follows it."""
+    """Split a text into words, each with the space that follows it."""
     return re.findall(r"\s*\S{1,24}\s*", text) or [text]
 
 
@@ -148,7 +147,7 @@ def _length(delta: Delta) -> int:
 
 
 def _cut(delta: Delta, room: int) -> Delta | None:
-    """Return the delta as far as it fits into the limit."""
+    """Return the delta, truncated to `room`; None if nothing fits."""
     if _length(delta) <= room:
         return delta
     if isinstance(delta, TextDelta) and room > 0:

@@ -1,4 +1,4 @@
-"""Candidates for the strings and numbers of a schema, pleasant ones first; the caller validates them."""
+"""Generate candidates for the strings and numbers of a schema, the most plausible first. The caller validates them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMED = {
     "id": "1",
     "title": "An example",
 }
-#: By kind, as `findings.suited` tells it.
+#: Example values for each kind that `findings.suited` returns.
 OF_KIND = {
     "place": "Oslo",
     "name": "Ada Lovelace",
@@ -41,12 +41,12 @@ _EXAMPLE = re.compile(
 
 #: Maximum number of characters generated for a pattern.
 LONGEST = 1000
-#: So many different candidates are offered, for arrays whose items must differ.
+#: Number of different candidates, for arrays whose items must be unique.
 VARIANTS = 20
 
 
 def strings(node: JSON, name: str) -> Iterator[str]:
-    """Strings for a parameter of this name: by format, by the example in its description, by name, by pattern."""
+    """Yield strings for a parameter: by its format, the example in its description, its name, and its pattern."""
     described = _EXAMPLE.search(str(node.get("description", ""))[:LONGEST])
     kinds = suited(name)
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]", " ", name).lower().strip()
@@ -64,14 +64,14 @@ def strings(node: JSON, name: str) -> Iterator[str]:
 
 
 def integers(node: JSON) -> Iterator[int]:
-    """Integers near what the schema bounds."""
+    """Yield integers near the bounds of the schema."""
     for number in numbers(node):
         yield math.ceil(number)
         yield math.floor(number)
 
 
 def numbers(node: JSON) -> Iterator[float | int]:
-    """Numbers: 1 and 0, the bounds and their neighbours, the middle, multiples."""
+    """Yield numbers: 1 and 0, the bounds and their neighbours, the middle, multiples."""
     low, high = _bound(node, "inimum"), _bound(node, "aximum")
     step = node.get("multipleOf", 1)
     start = low if low is not None else high - VARIANTS * step if high is not None else 1
@@ -96,12 +96,12 @@ def _fitted(text: str, least: int, most: int) -> str:
 def _matching(pattern: str, repeats: int) -> Iterator[str]:
     try:
         yield rstr.Rstr(_Plainest(repeats)).xeger(pattern)
-    except Exception:  # a pattern in another dialect than Python's, or one that asks for too much
+    except Exception:  # an unsupported pattern, or one that requires too long a text
         return
 
 
 class _Plainest(random.Random):
-    """Not random at all: of characters the first letter, of branches the first, repeats as few as may be."""
+    """Deterministic replacement for random: selects the first letter and the first branch, and minimal repetitions."""
 
     def __init__(self, repeats: int) -> None:
         super().__init__(0)

@@ -86,7 +86,7 @@ def _show(stream: RunStream) -> Run:
     """Print a stream's text while it arrives."""
     begun = False
     for text in stream.text_deltas():
-        # What a model writes could be a terminal's escape sequence.
+        # Text from a model could contain escape sequences for the terminal.
         piece = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
         print(piece if begun else f"{_GREEN}assistant{_END}\n{piece}", end="", flush=True)
         begun = True

@@ -1,8 +1,8 @@
-"""Objects as DataFrames, with the same columns and dtypes for no, one and many rows. Pure.
+"""Convert objects to DataFrames. Columns and dtypes don't depend on the rows, even if there are none. No I/O.
 
-COLUMNS is a table for each kind of object: column, dtype, and path in the JSON. A DataFrame is built column by column;
-missing and invalid values become typed missing values, never exceptions. Nested values are dicts and lists in object
-columns, as pandas users expect.
+COLUMNS has a table for each kind of object: column, dtype, and path in the JSON. A DataFrame is built column by
+column. Missing and invalid values become typed missing values and raise no exceptions. Nested values are dicts and
+lists in object columns.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from nbruns.frames.columns import (
 from nbruns.objects import ENDS, TERMINAL_STATUSES, APIObject, Message, RunStep, ToolCall, items_of
 from nbruns.text import JSON, size_of
 
-#: Where a column's values are: paths into the JSON, the first that is there counts; or a function of all payloads.
+#: Source of a column's values: paths in the JSON, of which the first that exists is used; or a function of all
+#: payloads.
 Source = str | Callable[[list[JSON]], list[Any]]
 Columns = dict[str, Column]
 
 #: Number of rows per block: see `columns`.
 _BLOCK = 4000
-#: The same for a list that is being requested: only the JSON of one block is kept.
+#: Number of rows per block of a list that is being requested. Only the JSON of one block is kept in memory.
 _LISTED_BLOCK = 100
-#: Bytes in memory of a row's numbers, times and categories, about.
+#: Approximate size in memory of a row's numbers, times and categories, in bytes.
 _ROW_BYTES = 200
 #: Maximum size in memory of the rows of a list without `limit`, in bytes.
 MAX_LIST_BYTES = 64 * 1024 * 1024
@@ -208,8 +209,8 @@ COLUMNS: dict[str, dict[str, tuple[str, Source]]] = {
     },
 }
 
-#: Per kind of object: duration → when it begins, and the times of which the first that is set is its end. The same
-#: as `Run.duration` and `RunStep.duration`.
+#: For each kind of object: duration → the column of its start, and columns of which the first that is set is its
+#: end. The same definition as `Run.duration` and `RunStep.duration`.
 _DURATIONS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "run": {
         "duration": ("created_at", ENDS),
@@ -220,7 +221,7 @@ _DURATIONS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "tool_call": {"latency": ("created_at", ("completed_at",))},
 }
 
-#: Per kind of object: what its JSON calls it.
+#: For each kind of object: the value of `object` in its JSON.
 OBJECT_NAMES = {
     "run": "thread.run",
     "step": "thread.run.step",
@@ -315,12 +316,12 @@ def tool_calls_frame(steps: Any) -> pd.DataFrame:
 
 
 def assistants_frame(assistants: Any, *, metadata: bool = False) -> pd.DataFrame:
-    """Assistants as a DataFrame, one row each. Columns: see COLUMNS["assistant"]."""
+    """Return assistants as a DataFrame with one row for each. For its columns, see COLUMNS["assistant"]."""
     return _frame("assistant", assistants, metadata)
 
 
 def threads_frame(threads: Any, *, metadata: bool = False) -> pd.DataFrame:
-    """Threads as a DataFrame, one row each. Columns: see COLUMNS["thread"]."""
+    """Return threads as a DataFrame with one row for each. For its columns, see COLUMNS["thread"]."""
     return _frame("thread", threads, metadata)
 
 
@@ -388,13 +389,13 @@ def _frame(kind: str, objects: Any, metadata: bool = False) -> pd.DataFrame:
 
 
 class Budget:
-    """Bytes of memory for the rows of lists that make one frame; a `limit` of one's own lifts it."""
+    """Maximum size in memory of the rows of one frame, over all its lists. A `limit` removes it."""
 
     def __init__(self, limit: int | None = None) -> None:
         self._left = MAX_LIST_BYTES if limit is None else math.inf
 
     def spend(self, size: int) -> None:
-        """Raise LimitError if the budget is exceeded. Concurrent threads make it inexact, not unlimited."""
+        """Subtract `size` bytes. Raises LimitError if the budget is exceeded; with several threads, slightly late."""
         self._left -= size
         if self._left < 0:
             raise LimitError(
@@ -414,7 +415,7 @@ def list_columns(kind: str, objects: Iterable[APIObject], budget: Budget) -> Col
 
 
 def list_frame(kind: str, lists: Iterable[Columns]) -> pd.DataFrame:
-    """The rows of lists, one after the other, as a DataFrame."""
+    """Return the rows of several lists, concatenated, as a DataFrame."""
     columns = list_columns(kind, (), Budget())
     for each in lists:
         for name, column in columns.items():
@@ -455,9 +456,9 @@ def _built(kind: str, columns: Columns) -> pd.DataFrame:
 
 
 def durations(kind: str, columns: JSON | pd.DataFrame) -> JSON:
-    """The columns of durations, made of those of times."""
+    """Return the columns of durations, computed from the columns of times."""
     times = dict(columns.items())
-    if kind == "run":  # which has no such field: see `Run.ended_at_utc`
+    if kind == "run":  # runs have no field expired_at: see `Run.ended_at_utc`
         expired = pd.Series(columns["status"]).isin(["expired"])
         times["expired_at"] = pd.Series(columns["expires_at"]).where(expired)
     made = _DURATIONS.get(kind, {}).items()
@@ -484,7 +485,7 @@ def _at(path: str, read: dict[str, list[JSON]]) -> list[Any]:
 
 
 def _get(name: str, objects: list[JSON]) -> list[Any]:
-    return list(map(dict.get, objects, repeat(name)))  # 100,000 in 5 ms, by a comprehension in 8
+    return list(map(dict.get, objects, repeat(name)))  # 100,000 values in 5 ms; a comprehension takes 8 ms
 
 
 def _metadata(rows: list[JSON]) -> pd.DataFrame:
@@ -526,12 +527,12 @@ def _results(step: JSON) -> Iterator[JSON]:
             yield result | shared | {"call_id": call.id, "queries": queries, "rank": rank}
 
 
-#: Kinds of which a step has any number.
+#: Kinds of rows of which a step can contain several.
 _ROWS: dict[str, Callable[[JSON], Iterator[JSON]]] = {"tool_call": _calls, "search": _results}
 
 
 def _search(call: ToolCall) -> JSON:
-    """What a search has found; nothing for other calls."""
+    """Return the columns of a file_search call; an empty dict for other calls."""
     if call.images:
         return {"files": call.images}
     if (results := call.results) is None:
@@ -548,7 +549,7 @@ def _search(call: ToolCall) -> JSON:
 
 def _parsed(arguments: str) -> Any:
     try:
-        return json.loads(arguments, strict=False)  # some have raw newlines
+        return json.loads(arguments, strict=False)  # some servers send raw newlines in strings
     except (ValueError, RecursionError):
         return None
 
@@ -574,9 +575,9 @@ def _json(rows: list[Any]) -> list[Any]:
 def _searched(kind: str, rows: list[Any]) -> list[JSON]:
     """Return the JSON of each object of the kind, at its first position and in its latest state.
 
-    An ended object doesn't become active again: concurrently read pages can be out of order.
+    Once an object has ended, an active state of it is ignored: pages read concurrently can be out of order.
     """
-    from nbruns.frames.sources import found_in  # what most frames have no need of
+    from nbruns.frames.sources import found_in  # imported late because most frames don't need it
 
     kept: dict[str | int, JSON] = {}
     for row in found_in(rows, OBJECT_NAMES[kind]):

@@ -1,4 +1,4 @@
-"""`df.nbruns`, and `df.runs` for short: questions to a frame of runs, answered in one line each."""
+"""The accessor `df.nbruns`, or `df.runs` for short: usage, costs, plots and scores of a DataFrame of runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TOKENS = ["prompt_tokens", "completion_tokens", "total_tokens"]
 _FAILED = ("failed", "expired", "incomplete")
-#: Short names of columns for `by`.
+#: Short names of columns, for the argument `by`.
 _COLUMN_OF = {"assistant": "assistant_id", "thread": "thread_id"}
 
 
@@ -77,7 +77,7 @@ class RunsAccessor:
         )
 
     def cost(self, prices: Prices | None = None) -> pd.Series[Any]:
-        """Return the cost of each run. `.sum()` is the total of the known ones.
+        """Return the cost of each run. `.sum()` is the total of all known costs.
 
         Args:
             prices: Prices of a million tokens by model, as (input, output), (input, output, cached input) or a
@@ -91,7 +91,7 @@ class RunsAccessor:
 
         Raises:
             SetupError: No `prices` are given, and genai-prices is not installed.
-            ValueError: A price has another form.
+            ValueError: A price doesn't have one of these forms.
             KeyError: The frame lacks a column.
         """
         for name in ("model", "created_at", "prompt_tokens", "completion_tokens", "cached_tokens"):
@@ -167,7 +167,7 @@ class RunsAccessor:
                 or a label. Other rows have missing scores.
 
         Raises:
-            TypeError: A function returns anything else. What a function raises is not caught.
+            TypeError: A function returns anything else. Exceptions of the functions are not caught.
         """
         return scored(self._frame, functions)
 
@@ -182,7 +182,7 @@ class RunsAccessor:
 
         Args:
             by: The column of the variants: `"assistant"`, `"model"`, or any other.
-            scores: Columns of numbers or booleans. Default: all that frames of runs don't have.
+            scores: Columns of numbers or booleans. Default: all such columns that frames of runs don't have.
             on: The columns that identify a prompt. Default: `prompt`, `messages` or `question`.
 
         Returns:
@@ -231,7 +231,7 @@ class RunsAccessor:
         *,
         on: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """Return the rows, sorted by how much the variants disagree at the prompt of the row.
+        """Return the rows, sorted by how much the variants disagree on the prompt of the row.
 
         Args:
             by: The column of the variants, as in `compare`.

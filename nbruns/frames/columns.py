@@ -21,29 +21,29 @@ TEXT, CATEGORY, COUNT, NUMBER, NESTED = "string", "category", "Int64", "Float64"
 TIME = "datetime64[ms, UTC]"
 DURATION = "timedelta64[ms]"
 
-#: What datetimes can be, in seconds: the years 1 to 9999.
+#: Range of datetimes, the years 1 to 9999, as Unix timestamps in seconds.
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Column(Protocol):
-    """What is added to it block by block, as an array of its dtype."""
+    """Collects values block by block, and returns them as an array of its dtype."""
 
     def add(self, values: list[Any]) -> None: ...
 
     def extend(self, other: Self) -> None:
-        """Add what another column of the kind holds."""
+        """Add the values of another column of the same class."""
 
     def array(self) -> Any: ...
 
     def each_once(self) -> bool:
-        """Whether the column names its rows: every value is there and is there once."""
+        """Whether the values are unique and none is missing."""
         return False
 
 
 class Texts(Column):
-    """Texts as they are, of anything else its JSON."""
+    """Texts, unchanged; other values as JSON."""
 
     def __init__(self) -> None:
         self._texts: list[str | None] = []
@@ -56,7 +56,9 @@ class Texts(Column):
 
     def array(self) -> Any:
         texts: Any = np.array(self._texts, dtype=object)
-        if pd.StringDtype().storage == "pyarrow":  # which is there then, and reads a list many times faster
+        if (
+            pd.StringDtype().storage == "pyarrow"
+        ):  # then pyarrow is installed; it converts lists many times faster
             import pyarrow  # type: ignore[import-untyped]
 
             texts = pyarrow.array(self._texts, pyarrow.large_string())
@@ -68,7 +70,7 @@ class Texts(Column):
 
 
 class _Codes(dict[str | None, int]):
-    """Text → its number, new ones get the next."""
+    """Map each text to a number. New texts get the next number."""
 
     def __missing__(self, text: str | None) -> int:
         code = self[text] = len(self)
@@ -88,7 +90,7 @@ class Categories(Column):
             return
         try:
             unknown = set(values) - self._code_of.keys()
-        except TypeError:  # objects or lists
+        except TypeError:  # unhashable: objects or lists
             unknown = {0}
         texts = map(self._code_of.__getitem__, _as_text(values) if unknown else values)
         self._codes.append(np.fromiter(texts, dtype="int32", count=len(values)))
@@ -108,7 +110,7 @@ class Categories(Column):
 
 
 class Counts(Column):
-    """Whole numbers; a number or its text."""
+    """Whole numbers, from numbers or texts."""
 
     def __init__(self) -> None:
         self._numbers: list[Numbers] = []
@@ -126,7 +128,7 @@ class Counts(Column):
 
 
 class Decimals(Counts):
-    """Numbers with a fraction; a number or its text."""
+    """Floats, from numbers or texts."""
 
     def array(self) -> Any:
         numbers = _joined(self._numbers, "float64")
@@ -134,7 +136,7 @@ class Decimals(Counts):
 
 
 class Times(Counts):
-    """Unix timestamps, seconds or milliseconds, a number or its text; or texts of ISO 8601."""
+    """Times, from Unix timestamps in seconds or milliseconds (numbers or texts), or from ISO 8601 texts."""
 
     def add(self, values: list[Any]) -> None:
         if any(isinstance(value, str) and "-" in value[1:] for value in values):
@@ -145,14 +147,14 @@ class Times(Counts):
 
     def array(self) -> Any:
         seconds = _joined(self._numbers, "float64")
-        seconds = np.where(seconds > _LATEST, seconds / 1000, seconds)  # they were milliseconds
+        seconds = np.where(seconds > _LATEST, seconds / 1000, seconds)  # larger values are milliseconds
         known = (seconds >= _EARLIEST) & (seconds <= _LATEST)
         moments = np.rint(np.where(known, seconds, 0) * 1000).astype("datetime64[ms]")
         return pd.DatetimeIndex(np.where(known, moments, np.datetime64("NaT", "ms"))).tz_localize("UTC").array
 
 
 class Nested(Column):
-    """Objects and lists as they are: the objects' own, not copies."""
+    """Objects and lists, unchanged and not copied."""
 
     def __init__(self) -> None:
         self._values: list[Any] = []
@@ -164,10 +166,12 @@ class Nested(Column):
         self._values += other._values
 
     def array(self) -> Any:
-        return pd.Series(self._values, dtype="object")  # pandas would make texts of it where all of them are
+        return pd.Series(
+            self._values, dtype="object"
+        )  # a dtype, because pandas would convert a list of texts
 
 
-#: Per dtype what fills a column of it. Durations come from columns of times, see `elapsed`.
+#: For each dtype: the class that collects its values. Durations are computed from columns of times, see `elapsed`.
 FILLED_BY: dict[str, Callable[[], Column]] = {
     TEXT: Texts,
     CATEGORY: Categories,
@@ -179,14 +183,14 @@ FILLED_BY: dict[str, Callable[[], Column]] = {
 
 
 def typed(values: list[Any], dtype: str) -> Any:
-    """The values as an array of the dtype."""
+    """Return the values as an array of the dtype."""
     column = FILLED_BY[dtype]()
     column.add(values)
     return column.array()
 
 
 def elapsed(start: Any, *ends: Any) -> Any:
-    """From the start to the first of the ends that is there, row by row."""
+    """Return the time from the start to the first of the ends that is set, row by row."""
     ended = pd.Series(ends[0])
     for end in ends[1:]:
         ended = ended.fillna(pd.Series(end))
@@ -203,9 +207,9 @@ def _is_empty(values: list[Any]) -> bool:
 
 def _as_text(values: list[Any]) -> list[str | None]:
     try:
-        if "".join(values).isascii():  # as ids are; one look at all of them together
+        if "".join(values).isascii():  # such as ids; checking all together is faster
             return values
-    except TypeError:  # not texts alone
+    except TypeError:  # not all values are texts
         pass
     if not set(map(type, values)) <= {str, NoneType}:
         values = [v if v is None or isinstance(v, str) else json_text(v) for v in values]
@@ -221,18 +225,18 @@ def json_text(value: Any) -> str | None:
         return None
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
-    except (RecursionError, TypeError, ValueError):  # it has no end, or keys that are no text
+    except (RecursionError, TypeError, ValueError):  # it is recursive, or has keys that aren't texts
         return None
-    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON escapes it
+    return text.encode("utf-8", "backslashreplace").decode()  # escape lone surrogates, as JSON does
 
 
 def _numbers(values: list[Any]) -> Numbers:
     """Return floats, NaN for values that are not numbers."""
-    if _is_empty(values):  # as most columns of ends and errors are; it is faster to see than to convert
+    if _is_empty(values):  # fast path: most columns of end times and errors are empty
         return np.full(len(values), np.nan)
     try:
         numbers = np.array(values, dtype="float64")
-        if numbers.ndim == 1:  # else they are lists
+        if numbers.ndim == 1:  # otherwise the values are lists
             return numbers
     except (TypeError, ValueError, OverflowError):
         pass

@@ -1,6 +1,6 @@
-"""Scores of runs, and what they say about variants: means with confidence intervals, wins, disagreements. Pure.
+"""Scores of runs, and comparisons of variants: means with confidence intervals, win rates, disagreements. No I/O.
 
-Confidence intervals are bootstrapped over prompts: the answers to one prompt are more alike than those to two.
+Confidence intervals are bootstrapped over prompts, because answers to the same prompt are not independent.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pandas.api import types
 
 from nbruns.text import excerpt
 
-#: How often prompts are drawn anew, and how many of them are drawn at once at most, for the memory that it takes.
+#: Number of bootstrap resamples, and the maximum number of prompts drawn at once, which limits memory use.
 RESAMPLES, _DRAWN_AT_ONCE = 2_000, 4_000_000
-#: Parts of the resamples below and above a confidence interval of 95 %.
+#: Percentiles of the resamples that bound a 95 % confidence interval.
 _BOUNDS = (2.5, 97.5)
-#: Columns that identify what was asked, the first that a frame has.
+#: Columns that identify a prompt. The first that a frame has is used.
 PROMPT_COLUMNS = ("prompt", "messages", "question")
-#: Numbers that are no scores.
+#: Columns of numbers that are not scores.
 _NO_SCORES = frozenset({"repeat", "cost"})
 
 Scorer = Callable[[Any], Any]
@@ -38,7 +38,7 @@ def scored(frame: pd.DataFrame, functions: Mapping[str, Scorer]) -> pd.DataFrame
 
 
 def score_array(name: str, values: list[Any]) -> Any:
-    """Scores as booleans, numbers or labels."""
+    """Return scores as an array of booleans, numbers or labels. Raises TypeError for other values."""
     values = [None if value is pd.NA else value for value in values]
     known = [value for value in values if value is not None]
     if all(isinstance(value, (bool, np.bool_)) for value in known):
@@ -56,7 +56,7 @@ def score_array(name: str, values: list[Any]) -> Any:
 
 
 def score_columns(frame: pd.DataFrame, known: Iterable[str]) -> list[str]:
-    """The columns of numbers and booleans beyond those that frames of runs have."""
+    """Return the names of columns of numbers and booleans that frames of runs don't have."""
     others = [name for name in frame.columns if name not in {*known, *_NO_SCORES}]
     return [
         name for name in others if types.is_numeric_dtype(frame[name]) or types.is_bool_dtype(frame[name])
@@ -64,7 +64,7 @@ def score_columns(frame: pd.DataFrame, known: Iterable[str]) -> list[str]:
 
 
 def prompt_keys(frame: pd.DataFrame, on: str | Sequence[str] | None) -> pd.Series[Any]:
-    """What was asked, as a text for each row."""
+    """Return the prompt of each row as a text."""
     if on is None:
         found = next((name for name in PROMPT_COLUMNS if name in frame), None)
         if found is None:
@@ -83,7 +83,7 @@ def compared(
     scores: Sequence[str],
     failed: pd.Series[Any],
 ) -> pd.DataFrame:
-    """One row for each variant: see `RunsAccessor.compare`."""
+    """Return a comparison with one row for each variant: see `RunsAccessor.compare`."""
     groups = by.astype("object").fillna("unknown").astype(str)
     names = list(dict.fromkeys(groups))
     compared: dict[str, Any] = {
@@ -115,14 +115,14 @@ def _floats(values: Iterable[float]) -> Any:
 
 
 def _by_prompt(values: Any, groups: pd.Series[Any], asked: pd.Series[Any], names: list[str]) -> Any:
-    """The mean score of each variant (column) for each prompt (row)."""
+    """Return the mean score of each variant (column) for each prompt (row)."""
     series = pd.Series(values, groups.index)
     table = series.groupby([asked, groups]).mean().unstack()
     return table.reindex(columns=names).to_numpy(dtype="float64")
 
 
 def _wins(table: Any) -> list[float]:
-    """How often each variant beats another one at the same prompt; ties count half. NaN where there is no other."""
+    """Return the win rate of each variant on the same prompts. Ties count half; NaN if there is no other variant."""
     rates = []
     for column in range(table.shape[1]):
         others = np.delete(table, column, axis=1)
@@ -134,16 +134,16 @@ def _wins(table: Any) -> list[float]:
 
 
 def _interval(values: Any, asked: pd.Series[Any]) -> tuple[float, float, float]:
-    """The mean, and the bounds of its confidence interval of 95 %."""
+    """Return the mean, and the bounds of its 95 % confidence interval."""
     known = ~np.isnan(values)
     if not known.any():
         return np.nan, np.nan, np.nan
     grouped = pd.Series(values[known]).groupby(asked.to_numpy()[known])
     sums, counts = grouped.sum().to_numpy(), grouped.count().to_numpy()
     mean = float(sums.sum() / counts.sum())
-    if len(sums) < 2:  # one prompt says nothing about others
+    if len(sums) < 2:  # an interval needs at least two prompts
         return mean, np.nan, np.nan
-    drawn = np.random.default_rng(0)  # the same data has the same interval
+    drawn = np.random.default_rng(0)  # a fixed seed, so that the same data has the same interval
     means: list[Any] = []
     size = max(1, _DRAWN_AT_ONCE // len(sums))
     for start in range(0, RESAMPLES, size):
@@ -156,10 +156,10 @@ def _interval(values: Any, asked: pd.Series[Any]) -> tuple[float, float, float]:
 def disagreeing(
     frame: pd.DataFrame, by: pd.Series[Any], asked: pd.Series[Any], score: str | None
 ) -> pd.DataFrame:
-    """The rows, those of the prompts first at which variants differ most, with the column `disagreement`."""
+    """Return the rows with the column `disagreement`, largest first: see `RunsAccessor.disagreements`."""
     groups = by.astype("object").fillna("unknown").astype(str)
     if score is None:
-        # How many different answers there are, beyond the first.
+        # The number of different answers, minus one.
         spread = frame["answer"].astype("object").groupby(asked).nunique(dropna=False) - 1.0
     elif types.is_numeric_dtype(frame[score]) or types.is_bool_dtype(frame[score]):
         means = frame[score].astype("Float64").groupby([asked, groups]).mean().groupby(level=0)

@@ -1,4 +1,4 @@
-"""What runs cost: their tokens times prices per million, the user's own or those of the package genai-prices."""
+"""Costs of runs, by prices of a million tokens that the user passes or that the package genai-prices contains."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Prices = Mapping[str, Sequence[float] | Mapping[str, float]]
 
 
 class Rates(NamedTuple):
-    """Prices of a million tokens, input, output, and input that the server had cached."""
+    """Prices of a million tokens: input, output, and cached input."""
 
     input: float
     output: float
     cached: float
 
 
-#: Rates of a model at a time; None if unknown, a function if they depend on the amount.
+#: Rates of a model on a day; None if unknown, a function of the token counts if the price depends on them.
 Rated = Rates | Callable[[int, int, int], float] | None
 
 
 def cost_of(frame: pd.DataFrame, prices: Prices | None = None) -> pd.Series[Any]:
-    """The cost of each run, missing where its tokens or its model's prices are."""
+    """Return the cost of each run, missing if its token counts or the prices of its model are unknown."""
     if prices is None:
         moments = frame["created_at"].dt.floor("D")
         rated = _each_once(_rates_known, zip(frame["model"], moments, strict=True))
@@ -49,7 +49,7 @@ def cost_of(frame: pd.DataFrame, prices: Prices | None = None) -> pd.Series[Any]
 
 
 def cost_of_tokens(model: str, prompt: int, completion: int, at: datetime | None) -> float | None:
-    """Return the cost in US dollars by genai-prices; None if the model or the package is not known."""
+    """Return the cost in US dollars by genai-prices; None if it doesn't know the model or is not installed."""
     day: Any = pd.NaT if at is None else pd.Timestamp(at).floor("D")
     try:
         rates = _rates_known(model, day)
@@ -107,7 +107,7 @@ def _rates_known(model: Any, moment: pd.Timestamp) -> Rated:
     except LookupError:
         return None
     flat: list[Any] = [getattr(rates, name) for name in ("input_mtok", "output_mtok", "cache_read_mtok")]
-    if any(hasattr(rate, "tiers") for rate in flat):  # it depends on the number of tokens
+    if any(hasattr(rate, "tiers") for rate in flat):  # the price depends on the number of tokens
         return lambda *tokens: float(price(*tokens).total_price)
     paid, written, cached = flat
     return Rates(float(paid or 0), float(written or 0), float((paid or 0) if cached is None else cached))

@@ -1,8 +1,8 @@
 """Plots of runs: when they ran, and their usage. matplotlib is imported for the first plot.
 
-Plots follow the style set by the user. Without one they have no background, and their text and lines are in a grey that
-is legible on white and black, because a plot can't know the theme of the page. Statuses have the colours of the
-widgets; other groups have colours that can be distinguished with most kinds of colour blindness (Okabe and Ito).
+Plots follow the matplotlib style set by the user. The default style has no background, and text and lines in a
+grey that is readable on white and black, because a plot can't detect the theme of the page. Statuses have the same
+colours as in the widgets. Other groups have a palette for colour-blind readers (Okabe and Ito).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _OTHER = "#999999"
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#8C6BB1")
-#: Colours of the widgets (`--nb-good` etc. in transcript.css); statuses that share one there are shades of it here.
+#: Colours of the widgets (`--nb-good` etc. in transcript.css). Statuses that share a colour there are shades of it
+#: here.
 _STATUS_COLOURS = {
     "completed": "#388e3c",
     "in_progress": "#1976d2",
@@ -34,20 +35,20 @@ _STATUS_COLOURS = {
     "expired": "#8e1f1f",
     "cancelled": _OTHER,
 }
-#: Two greys that look the same: IPython lays a background under pictures whose labels are all light or all dark.
+#: Two greys that look the same. IPython adds a background to plots whose tick labels are all light or all dark.
 _GREY, _LIGHTER = "#7f7f7f", "#808080"
 _STEP_COLOURS = {"tool_calls": "#E69F00", "message_creation": "#56B4E9"}
-#: More runs than this have no line of text of their own.
+#: Maximum number of runs that are drawn with a row and a label each. More are packed into lanes.
 _NAMED = 40
-#: No bar is narrower than this part of the picture, so that a run of seconds is still seen in a month; of many runs
-#: a smaller part, as what is wider than it lasted takes the room of others.
+#: Minimum width of a bar as a fraction of the plot, so that a run of seconds is visible in a month. It is smaller
+#: for many runs, because bars wider than their duration take space from others.
 _NARROWEST, _NARROWEST_OF_MANY = 0.004, 0.002
-#: Time that a picture shows at most → the width of its bars.
+#: Maximum time span of a plot → the time that each bar covers.
 _FREQUENCIES = (("3h", "5min"), ("3D", "h"), ("92D", "D"), ("730D", "W"))
 
 
 def timeline(runs: pd.DataFrame, steps: pd.DataFrame | None, ax: Axes | None) -> Axes:
-    """One bar per run: waiting pale, running in the colour of its status; steps below it."""
+    """Draw one bar per run: queued in a pale colour, running in the colour of its status; steps below it."""
     runs = runs[runs["created_at"].notna()].sort_values("created_at", kind="stable").reset_index(drop=True)
     named = len(runs) <= _NAMED
     ax = ax or _new_axes(height=1.4 + 0.26 * max(len(runs), 2) if named else 4.0)
@@ -65,9 +66,9 @@ def timeline(runs: pd.DataFrame, steps: pd.DataFrame | None, ax: Axes | None) ->
         ax.grid(axis="y", alpha=0.25)
         ax.set_axisbelow(True)
     else:
-        ax.set_yticks([0], [""])  # one that isn't seen: see _LIGHTER
+        ax.set_yticks([0], [""])  # an invisible label: see _LIGHTER
         ax.set_ylabel(f"runs, drawn at least {_roughly(bars['narrowest'].iloc[0])} wide", fontsize="small")
-    ax.set_ylim(max(lanes) + 0.8, -0.8)  # the first on top
+    ax.set_ylim(max(lanes) + 0.8, -0.8)  # the first run on top
     _legend(ax, _named_colours(runs, steps if named else None))
     ax.set_title(f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}", loc="left")
     return _dated(ax, runs["created_at"])
@@ -81,7 +82,7 @@ def usage(
     freq: str | None,
     ax: Axes | None,
 ) -> Axes:
-    """Values added up over time, stacked by group; the largest groups have a colour, the others share one."""
+    """Draw sums of values over time, stacked by group. Groups beyond the largest are drawn as one, "others"."""
     ax = ax or _new_axes(height=3.6)
     known = created.notna() & values.notna()
     if not known.any():
@@ -107,10 +108,10 @@ def usage(
         )
         bottom += amount.to_numpy()
     middle, half = (lefts[0] + lefts[-1] + width) / 2, max(len(lefts), 12) * width / 2
-    ax.set_xlim(middle - half * 1.02, middle + half * 1.02)  # few bars stay narrow
+    ax.set_xlim(middle - half * 1.02, middle + half * 1.02)  # keeps bars narrow if there are few
     sign = "$" if values.name == "cost" else ""
     ax.yaxis.set_major_formatter(lambda value, _: sign + _engineering(value, _))
-    if pd.api.types.is_integer_dtype(values):  # there is no half run
+    if pd.api.types.is_integer_dtype(values):  # whole numbers have no fractional ticks
         ax.yaxis.set_major_locator(_whole_numbers())
     ax.grid(axis="y", alpha=0.25)
     ax.set_axisbelow(True)
@@ -121,7 +122,7 @@ def usage(
 
 
 def comparison(table: pd.DataFrame, scores: Sequence[str], ax: Axes | None) -> Axes:
-    """The mean of each score for each variant, with its confidence interval."""
+    """Draw the mean of each score for each variant, with its confidence interval."""
     ax = ax or _new_axes(height=1.2 + 0.34 * max(1, len(scores) * len(table)))
     if table.empty or not scores:
         return _empty(ax, "no scores")
@@ -156,12 +157,11 @@ def _new_axes(height: float) -> Axes:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise SetupError(f"Pictures need the package matplotlib: {install_command('plot')}") from error
-    if (
-        mpl.rcParams["figure.facecolor"] != mpl.rcParamsDefault["figure.facecolor"]
-    ):  # the user has set a style
+    if mpl.rcParams["figure.facecolor"] != mpl.rcParamsDefault["figure.facecolor"]:  # the user's own style
         return plt.subplots(figsize=(9, height), layout="constrained")[1]
     greys: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), _GREY)
-    # The figure first: with it a backend loads, which may turn interactive mode on, and the context would undo that.
+    # Create the figure first. It loads the backend, which may turn on interactive mode; the context would undo
+    # that.
     figure = plt.figure(figsize=(9, height), layout="constrained")
     with plt.rc_context(greys):
         ax = figure.subplots()
@@ -180,9 +180,9 @@ def _empty(ax: Axes, words: str) -> Axes:
 
 
 def _bars(runs: pd.DataFrame, narrowest_part: float) -> pd.DataFrame:
-    """Return when each run was created, started and ended, in matplotlib's days.
+    """Return the times at which each run was created, started and ended, in matplotlib's days.
 
-    An active run ends at the last time of all.
+    For an active run, the end is the latest time of all runs.
     """
     created = runs["created_at"]
     started = created + runs["queued_time"]
@@ -200,7 +200,7 @@ def _bars(runs: pd.DataFrame, narrowest_part: float) -> pd.DataFrame:
 
 
 def _lanes(bars: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """For each bar the first lane in which nothing is drawn over it."""
+    """Return for each bar the first lane in which it doesn't overlap another bar."""
     free_from: list[float] = []
     lanes = []
     for begin, end in zip(bars["created"].tolist(), bars["ended"].tolist(), strict=True):
@@ -225,7 +225,7 @@ def _draw_steps(ax: Axes, runs: pd.DataFrame, steps: pd.DataFrame | None, narrow
 def _draw(
     ax: Axes, lanes: Any, begun: Any, ended: Any, height: float, colours: list[str], alpha: float = 1.0
 ) -> None:
-    """Bars from begin to end, all in one piece: thousands of patches would take matplotlib many seconds."""
+    """Draw bars as one collection: thousands of separate patches would take matplotlib many seconds."""
     from matplotlib.collections import PolyCollection
 
     low, high = np.asarray(lanes) - height / 2, np.asarray(lanes) + height / 2
@@ -261,7 +261,7 @@ def _legend(ax: Axes, named: dict[str, str] | None = None) -> None:
         "fontsize": "small",
         "labelcolor": ax.title.get_color(),
     }
-    # Bars are stacked from below, so the last is on top.
+    # Bars are stacked from the bottom, so the last group is on top.
     ax.legend(handles=handles, **place) if handles else ax.legend(reverse=True, **place)
 
 
@@ -269,7 +269,7 @@ def _dated(ax: Axes, times: pd.Series[Any]) -> Axes:
     from matplotlib import dates
 
     zone = times.dt.tz
-    in_dates: Any = dates  # untyped
+    in_dates: Any = dates  # matplotlib.dates has no types
     locator = in_dates.AutoDateLocator(tz=zone, maxticks=8)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(in_dates.ConciseDateFormatter(locator, tz=zone))
@@ -281,7 +281,7 @@ def _dated(ax: Axes, times: pd.Series[Any]) -> Axes:
 
 
 def _days(times: Any) -> np.ndarray[Any, Any]:
-    """As matplotlib counts: days since 1970, in UTC."""
+    """Return times in matplotlib's unit: days since 1970, in UTC."""
     return np.asarray((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta("1D"), dtype="float64")
 
 
@@ -295,14 +295,14 @@ def _frequency(times: pd.Series[Any]) -> str:
 
 
 def _largest(groups: pd.Series[Any], values: pd.Series[Any]) -> pd.Series[Any]:
-    """The groups, those that the colours do not suffice for as "others"."""
+    """Return the groups. The smallest are replaced by "others" if there are more groups than colours."""
     sums = values.astype("float64").groupby(groups).sum().nlargest(len(_COLOURS))
     return groups.where(groups.isin(sums.index), "others")
 
 
 def _colours(names: Iterable[Any]) -> dict[Any, str]:
-    """A colour for each: statuses have their own, others get theirs in the order of their names, so that a picture
-    of tokens and one of cost agree."""
+    """Return a colour for each name. Statuses have fixed colours. Other names get colours in the order of their names,
+    so that plots of tokens and of costs use the same ones."""
     given = {name: _STATUS_COLOURS.get(str(name)) for name in names}
     left = (colour for colour in _COLOURS if colour not in given.values())
     ordered = sorted(given, key=str)
@@ -311,7 +311,7 @@ def _colours(names: Iterable[Any]) -> dict[Any, str]:
 
 
 def _roughly(days: float) -> str:
-    """0.0521 as "75 min"."""
+    """Return a number of days as text with a unit: 0.0521 as "75 min"."""
     for unit, name in ((1, "days"), (1 / 24, "h"), (1 / 1440, "min"), (1 / 86_400, "s")):
         if days >= 2 * unit:
             return f"{days / unit:.0f} {name}"
@@ -325,7 +325,7 @@ def _whole_numbers() -> Locator:
 
 
 def _engineering(value: float, _: Any) -> str:
-    """1234567 as 1.2M."""
+    """Return a number as text with a metric prefix: 1234567 as 1.23M."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.3g}{name}"

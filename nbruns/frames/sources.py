@@ -1,7 +1,7 @@
-"""API objects from other libraries' objects, pages, events, recordings and files. Pure.
+"""Read API objects from other libraries' objects, pages, events, recorded exchanges and files.
 
-Objects are found by the value of `object` in their JSON ("thread.run"). Containers are searched. Objects of another
-kind are skipped inside containers, and refused as rows.
+Objects are identified by the value of `object` in their JSON ("thread.run"). Containers are searched. Objects of
+another kind are skipped inside containers, and raise TypeError as rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nbruns.objects import APIObject
 from nbruns.sse import iter_events
 from nbruns.text import JSON, excerpt
 
-#: Methods for the JSON of an object: nbruns and openai-python, azure-ai-agents, pydantic.
+#: Methods that return the JSON of an object: of nbruns and openai-python, azure-ai-agents, and pydantic.
 _GIVES_JSON = ("to_dict", "as_dict", "model_dump")
 _OTHERS = {"thread.run", "thread.run.step", "thread.message", "assistant", "thread"}
 
@@ -72,7 +72,7 @@ def to_jsonl(objects: Iterable[Any], file: str | os.PathLike[str]) -> Path:
 
 
 def _lines(file: Path) -> Iterator[Any]:
-    """The values of a file of JSON lines, which may be packed with gzip; of a file that is one JSON array its items."""
+    """Yield the values of JSON lines, or the items of a JSON array, from a file that can be compressed with gzip."""
     number, line = 0, ""
     try:
         with _opened(file, "rt") as lines:
@@ -92,7 +92,7 @@ def _lines(file: Path) -> Iterator[Any]:
 
 
 def _opened(file: Path, mode: Literal["rt", "wt"]) -> IO[str]:
-    encoding = "utf-8-sig" if mode == "rt" else "utf-8"  # some write a mark first
+    encoding = "utf-8-sig" if mode == "rt" else "utf-8"  # some files begin with a byte order mark
     if file.suffix == ".gz":
         return cast(IO[str], gzip.open(file, mode, encoding=encoding))
     return file.open(mode, encoding=encoding)
@@ -105,7 +105,7 @@ def _json_of(given: Any) -> Any:
     if isinstance(given, dict):
         return given
     _refuse_async(given)
-    if hasattr(given, "__aiter__"):  # a page that openai-python's asynchronous client has awaited
+    if hasattr(given, "__aiter__"):  # a page of openai-python's asynchronous client that was awaited
         return [_json_of(each) for each in given.data]
     if not isinstance(given, type) and not _is_page(given):
         for method in _GIVES_JSON:
@@ -122,7 +122,7 @@ def _json_of(given: Any) -> Any:
 
 
 def _refuse_async(given: Any) -> None:
-    """Say what to do with an asynchronous list: nothing here can wait for its other pages."""
+    """Raise TypeError for an asynchronous list, because its other pages can't be awaited here."""
     if inspect.isawaitable(given):
         if inspect.iscoroutine(given):
             given.close()
@@ -142,9 +142,7 @@ def _refuse_async(given: Any) -> None:
 
 
 def _is_page(given: Any) -> bool:
-    """Whether it is a page of openai-python, which has JSON of its own, but requests the next pages when
-    iterated.
-    """
+    """Whether it is a page of openai-python, which can be dumped as JSON, but requests more pages when iterated."""
     return hasattr(given, "has_next_page")
 
 
@@ -163,7 +161,7 @@ def _rows(value: Any, name: str, otherwise: Callable[[JSON, str], Iterator[JSON]
 
 
 def _held(value: JSON) -> Any:
-    """What a page, an event or a recorded exchange holds; None for anything else."""
+    """Return the contents of a page, an event or a recorded exchange; None for anything else."""
     if "body" in value and ("path" in value or "status" in value):
         return value["body"] or []
     if value.get("object") == "list" or ("event" in value and "data" in value):

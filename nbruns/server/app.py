@@ -1,4 +1,4 @@
-"""The ASGI app around the routes: what every request goes through, and every answer."""
+"""The ASGI app: reads and validates each request, calls the operation, and sends the response."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from nbruns.server.storage.database import encode
 from nbruns.text import JSON
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
-#: Of a form: all fields beside the file, and the lines between them.
+#: Maximum size in bytes of a form without its file: all other fields, and the boundaries.
 MAX_FIELD_BYTES = 64 * 1024
 
 log = logging.getLogger(__name__)
 
 
 def create_app(services: Services, operations: Iterable[Operation]) -> Starlette:
-    """The ASGI app; the engine behind it is started and stopped by the server."""
+    """Return the ASGI app. The server starts and stops the engine behind it."""
     # "{" sorts after all letters, so /threads/runs is matched before /threads/{thread_id}.
     operations = sorted(operations, key=lambda operation: operation.path)
-    # Names of models can have slashes in them.
+    # Model names can contain slashes.
     paths = [each.path.replace("{model}", "{model:path}") for each in operations]
     routes = [
         Route(path, _endpoint(services, each), methods=[each.method])
@@ -139,7 +139,7 @@ def _parse_json(body: bytes) -> Any:
 
 
 def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"JSON has no {constant}.")  # though Python's own reads and writes it
+    raise ValueError(f"JSON has no {constant}.")  # although Python's json module accepts it
 
 
 def _finite_float(digits: str) -> float:

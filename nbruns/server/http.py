@@ -37,9 +37,9 @@ from nbruns.server.storage.database import Database
 from nbruns.server.telemetry import Telemetry, traces
 from nbruns.text import JSON
 
-#: The most bytes of a request's head, and of whatever else is not its body: h11's limit.
+#: Maximum number of bytes of a request's head, and of everything else except its body. The same limit as h11's.
 MAX_HEAD_BYTES = 65_536
-#: So long a head may take from its connection's or its predecessor's end on.
+#: Seconds for a request's head to arrive, from the start of the connection or the end of the previous request.
 HEAD_TIMEOUT = 20.0
 #: Minimum number of bytes of a body in the time that a head may take.
 MIN_BODY_BYTES = 8_192
@@ -58,9 +58,9 @@ if missing := [name for name in _OVERRIDDEN + _CALLBACKS if not hasattr(HttpTool
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with limits. Without them, it accepts heads of any length and never times out."""
 
-    #: Bytes since something of a request was complete: its head, a piece of its body, or all of it.
+    #: Bytes received since a head, a piece of a body, or a request was last complete.
     _pending = 0
-    #: Bytes of the body since the last look at the clock.
+    #: Bytes of the body received since the last check of the time.
     _body_bytes = 0
     _in_head = True
     _clock: asyncio.TimerHandle | None = None
@@ -76,7 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._pending += len(data)
         if self._clock is None:
-            # Blank lines begin no request, but uvicorn stops its own clock for idle connections at any byte.
+            # Blank lines don't begin a request, but any byte stops uvicorn's own timeout for idle connections.
             self._wait()
         super().data_received(data)
         if self._pending > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -92,7 +92,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
             self.transport.close()
-            raise ValueError("too many requests ahead")  # so that the rest of what was read is not parsed
+            raise ValueError(
+                "too many requests ahead"
+            )  # so that the rest of the received bytes is not parsed
         self._in_head, self._pending = False, 0
         super().on_headers_complete()
 
@@ -117,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._clock = None
 
     def _time_is_up(self) -> None:
-        # What comes behind a request may be late until that is answered, and so may a body that we don't read.
+        # No timeout while a request is being answered, for the next request or for a body that isn't read.
         cycle = self.cycle
         is_answering = cycle is not None and not (cycle.more_body or cycle.response_complete)
         is_body_on_time = not self._in_head and (self.flow.read_paused or self._body_bytes >= MIN_BODY_BYTES)
@@ -151,24 +153,24 @@ class Settings:
     database_url: str
     token: str | None
     models: Models
-    #: Seconds without a request and an active run, after which the server stops; None: never.
+    #: Seconds without requests and active runs after which the server stops. None: never.
     idle_timeout: float | None = None
-    #: Seconds after its creation, after which a run expires.
+    #: Seconds from its creation after which a run expires.
     run_lifetime: int = LIFETIME_SECONDS
-    #: Seconds after the end of a run, after which the deltas of its stream are deleted.
+    #: Seconds from the end of a run after which the deltas of its stream are deleted.
     delta_lifetime: int = DELTA_LIFETIME_SECONDS
-    #: Names that requests may come by, besides this machine's own. Without any, a server that is reached from other
-    #: machines answers to every name.
+    #: Host names to accept in addition to this machine's own. Without any, a server that listens for other machines
+    #: accepts all names.
     allowed_hosts: Collection[str] = ()
     #: Origins of web pages that may use the server.
     allowed_origins: Collection[str] = ()
-    #: Folder or fsspec URL for the bytes of files. Default: the folder `files` beside the SQLite file.
+    #: Folder or fsspec URL for the bytes of files. Default: the folder `files` next to the SQLite file.
     blobs: str | Path | None = None
     #: The embedding model of vector stores: see `embeddings.embedder`.
     embedder: Embedder | None = None
-    #: What runs code_interpreter; None: nothing.
+    #: Interpreter for code_interpreter. None: the tool is not available.
     interpreter: Interpreter | None = None
-    #: Hosted tools that are refused, with what to say, by type.
+    #: Error messages for hosted tools that are not available, by type.
     refused_tools: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -234,8 +236,8 @@ class Server(uvicorn.Server):
         hosted.REFUSED.update(settings.refused_tools)
         app = create_app(services, OPERATIONS)
         host, port = listener.getsockname()[:2]
-        # Inherited by its connections. asyncio sets it only on sockets that were made for TCP by number, and without
-        # it each answer waits 40 ms for the acknowledgement of its head.
+        # Connections inherit the option. asyncio only sets it on sockets created with the number of TCP. Without it,
+        # each response waits 40 ms for the acknowledgement of its head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         names = {*LOOPBACK, host, *(name.lower() for name in settings.allowed_hosts)}
@@ -262,7 +264,7 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # Not in the app's lifespan, whose errors uvicorn turns into a traceback in the log.
+        # Not in the app's lifespan, because uvicorn logs errors there as tracebacks.
         self.streams.connect()
         try:
             await self._blobs.check()
@@ -296,7 +298,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """As uvicorn's, but a signal that has stopped the server is not raised again: `serve` just returns."""
+        """Like uvicorn's, but doesn't raise the signal that stopped the server again, so that `serve` just returns."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,4 +1,4 @@
-"""Run functions on hostile input in separate processes, with limits on time and memory.
+"""Run functions on untrusted input in separate processes, with limits on time and memory.
 
 A regular expression holds the interpreter lock, so neither a thread nor a timeout can stop it. A process is started
 when it is first needed, reused for later calls, limited in memory, and killed when a call takes too long.
@@ -17,13 +17,13 @@ from typing import Any
 
 from nbruns.text import JSON
 
-#: Seconds and bytes that a call may take.
+#: Maximum number of seconds and bytes of memory for a call.
 SECONDS = 5.0
 MEMORY_BYTES = 1024**3
-#: So many processes at most; other calls wait for one. The first call may wait for the process to start.
+#: Maximum number of processes. Further calls wait. The first call waits for the process to start.
 PROCESSES = 2
 _START_SECONDS = 30.0
-#: Behind everything else, but not starved: at 19, work in the background stands still on a busy machine.
+#: Low priority, but not the lowest: at 19, background work makes no progress on a busy machine.
 _BACKGROUND_NICE = 5
 
 
@@ -35,10 +35,10 @@ class Processes:
     """The processes of a server. They belong to the event loop that first uses them.
 
     Args:
-        seconds: Time that a call may take. Default: SECONDS.
-        memory_bytes: Memory that a process may have.
+        seconds: Maximum number of seconds for a call. Default: SECONDS.
+        memory_bytes: Maximum memory of a process in bytes.
         count: Maximum number of processes.
-        is_background: Whether the rest of the server goes first.
+        is_background: Whether the processes have a lower priority than the rest of the server.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Processes:
             except TimeoutError:
                 raise LimitExceeded(f"over {self.seconds:g} s") from None
             finally:
-                # On any error, including cancellation: a process that is still busy can't be reused.
+                # After any error, including cancellation, the process may still be busy and can't be reused.
                 if sys.exc_info()[0] is not None:
                     await _killed(process)
             if answer is None:
@@ -84,7 +84,7 @@ class Processes:
             await _killed(self._idle.pop())
 
     async def _started(self, function: str) -> asyncio.subprocess.Process:
-        """Start a process that has imported the module of the function: the import takes longer than most calls."""
+        """Start a process that imports the module of the function, because the import takes longer than most calls."""
         process = await asyncio.create_subprocess_exec(
             *(
                 sys.executable,
@@ -93,7 +93,7 @@ class Processes:
                 str(self.memory_bytes),
                 str(_BACKGROUND_NICE if self.is_background else 0),
             ),
-            # One thread: numerical libraries would take all cores from the server.
+            # One thread, because numerical libraries would otherwise use all cores.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -106,7 +106,7 @@ class Processes:
 
 
 async def _ask(process: asyncio.subprocess.Process, request: JSON) -> JSON | None:
-    """Return the answer, or None if the process has ended."""
+    """Return the response of the process, or None if it has ended."""
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(ConnectionError):
         process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -128,7 +128,7 @@ def _requests() -> Iterator[JSON]:
 
 
 def main() -> None:
-    """Answer requests on stdin until it ends, as it does when the server has."""
+    """Process requests from stdin until the server closes it."""
     with contextlib.suppress(ImportError):
         import resource
 

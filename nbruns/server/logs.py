@@ -1,4 +1,4 @@
-"""The server's log on stderr: a line for each request and for what goes wrong, to be read by people or by programs."""
+"""The server's log on stderr: one line for each request and each error, as text or JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 from nbruns.text import JSON
 
-#: By the names that `nbruns serve --log-level` takes.
+#: Log levels, by their names in `nbruns serve --log-level`.
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-#: What is put in the place of a secret.
+#: Replacement for secrets.
 HIDDEN = "[hidden]"
-# Replacing a secret as short as a word would garble the log.
+# Shorter secrets are not replaced, because replacing ordinary words would make the log unreadable.
 _SHORTEST_SECRET = 8
 
 
@@ -41,7 +41,7 @@ class Text(logging.Formatter):
         return line if error is None else f"{line}\n{error}"
 
     def said(self, record: logging.LogRecord) -> tuple[str, str | None]:
-        """The message and the error of a record, without secrets."""
+        """Return the message and the traceback of a record, without secrets."""
         error = self.formatException(record.exc_info) if record.exc_info else None
         return self._hide(record.getMessage()), error and self._hide(error)
 
@@ -69,7 +69,7 @@ class Json(Text):
 
 
 FORMATS = {"text": Text, "json": Json}
-# In a line for people, the rest is in the message already.
+# Fields added to text lines. The message already contains the others.
 _SHOWN = ("run_id", "request_id")
 
 

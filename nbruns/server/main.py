@@ -1,4 +1,4 @@
-"""The server as a process: a socket, a database, and the end of both."""
+"""Run the server in this process: open the port and the database, serve, and close them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nbruns.server.retrieval.embeddings import Embedder
 
 DEFAULT_PORT = 8765
-#: Objects made, and then collections, before Python looks for circles of them among ever older ones. By its own
-#: measure it would do so all the time while hundreds of runs stream, and each look halts them all.
+#: Thresholds of Python's cyclic garbage collector: new objects, then collections of the younger generation. With the
+#: defaults, it would run constantly while hundreds of runs stream, and each collection pauses them all.
 _GC_THRESHOLDS = (100_000, 50, 100)
 
 
@@ -57,7 +57,7 @@ def serve(
         allowed_hosts: Host names to accept in addition to this machine's own, such as the public name of a proxy.
         allowed_origins: Origins of web pages that may use the server, such as https://app.example.org.
         blobs: Folder, or URL of fsspec such as s3://bucket/prefix, for the bytes of files. Default: the folder `files`
-            beside the SQLite file.
+            next to the SQLite file.
         embedder: Embedding model of vector stores. Default: all-MiniLM-L6-v2, if it is installed.
         code_interpreter: What runs the Python of code_interpreter: `bwrap`, `unsandboxed`, `off`, or the URL of a
             Jupyter server or kernel gateway. Default: `bwrap` if it works here, otherwise `off`.
@@ -101,7 +101,7 @@ def serve(
 
 
 def _refused(interpreter: Interpreter | None, mode: str | None) -> dict[str, str]:
-    """Return what is said of hosted tools that can't run, by type."""
+    """Return the error messages for hosted tools that are not available, by type."""
     from nbruns.server.interpreter import modes
 
     if interpreter is not None:
@@ -131,13 +131,13 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def _only_server_of(file: str | None) -> Iterator[None]:
-    """Hold a SQLite file against a second server, which would work on the same runs."""
+    """Lock a SQLite file, so that no second server executes the same runs."""
     if file is None:
         yield
         return
     try:
         path = Path(file).resolve()  # a symbolic link names the same file
-        if not path.parent.is_dir():  # FileLock would make it: a slip of the pen would serve
+        if not path.parent.is_dir():  # FileLock would create the folder, so a typo would go unnoticed
             raise NotADirectoryError(errno.ENOENT, "no such folder")
         if path.exists() and path.stat().st_nlink > 1:
             raise SetupError(

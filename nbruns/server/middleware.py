@@ -1,4 +1,4 @@
-"""Who may ask: the token, the Host and the Origin of a request, and how much it may send."""
+"""Access control by the token, Host and Origin of a request; its log line and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nbruns.server.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-#: The words that paths are made of. Whatever else is in one may be a secret at the wrong place.
+#: Words in the paths of operations. Anything else in a path could be a misplaced secret.
 _WORDS = {
     *("v1", "health", "metrics", "openapi.json", "assistants", "threads", "messages", "runs", "steps"),
     *(
@@ -42,13 +42,13 @@ _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
 
 
 class RequestContext:
-    """One request and what becomes of it. It is in the request's scope, as `context`."""
+    """A request and its result, for logs and metrics. Stored in the request's scope as `context`."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.id = objects.new_id("req")
         #: Id of the run that the request is about, if known.
         self.run_id: str | None = None
-        #: Path of its operation, with the names of its ids; None as long as it has not been admitted.
+        #: Path of the operation, with placeholders for ids; None until the request is admitted.
         self.route: str | None = None
         self._scope, self._send = scope, send
         self._began = time.perf_counter()
@@ -56,7 +56,7 @@ class RequestContext:
         scope["context"] = self
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer."""
+        """Send a part of the response."""
         if message["type"] == "http.response.start":
             self._status, self._answered = message["status"], time.perf_counter()
             message["headers"] = [
@@ -68,7 +68,7 @@ class RequestContext:
         await self._send(message)
 
     def count(self, telemetry: Telemetry) -> None:
-        """Count the request, and the time until its answer began."""
+        """Count the request, and record the time until its response began."""
         answered = self._answered or time.perf_counter()
         telemetry.request(self._method, self.route or "other", self._status or 499, answered - self._began)
 
@@ -90,7 +90,7 @@ class RequestContext:
         return {
             "method": self._method,
             "path": "/".join(map(_shown, self._scope["path"].split("/")[:10])),
-            "status": self._status or 499,  # the client was gone before there was an answer
+            "status": self._status or 499,  # the client disconnected before the response
             "ms": self._milliseconds(),
             **ids,
             **({"run_id": self.run_id} if self.run_id else {}),
@@ -111,7 +111,7 @@ PUBLIC = ("/health", "/openapi.json")
 
 
 class AccessMiddleware:
-    """Lets requests through to `app`, and knows when the last one was (`idle_since`)."""
+    """Passes admitted requests on to `app`, and records the time of the last one (`idle_seconds`)."""
 
     def __init__(
         self,
@@ -137,17 +137,17 @@ class AccessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        # Azure's clients ask under /openai, with and without the version.
+        # Azure's clients use the prefix /openai, with or without the version.
         scope["path"] = re.sub(r"^/openai(/v1)?(?=/)", "/v1", scope["path"])
         context = RequestContext(scope, send)
         self._open += 1
         try:
             headers = Headers(scope=scope)
-            # A browser asks whether it may ask, without the token.
+            # Browsers send CORS preflight requests without the token.
             is_preflight = scope["method"] == "OPTIONS" and headers.get("origin") in self._origins
             self._check(scope["path"], headers, is_preflight=is_preflight)
         except Refused as refusal:
-            # A page of an allowed origin can read why.
+            # Pages of allowed origins can read the error.
             is_allowed = Headers(scope=scope).get("origin") in self._origins
             refuse = _refusing(refusal)
             await (self._for_pages(refuse) if is_allowed else refuse)(scope, receive, context.send)
@@ -188,7 +188,7 @@ class AccessMiddleware:
         return bool(given) and hmac.compare_digest(given.encode(), str(self._token).encode())
 
 
-#: What web pages of allowed origins may send and read.
+#: Methods and headers that web pages of allowed origins can use.
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
     "allow_headers": ["*"],
@@ -205,7 +205,7 @@ def _name(host: str) -> str:
 
 
 def _refusing(refusal: Refused) -> ASGIApp:
-    """Return an app that answers with a refusal."""
+    """Return an app that responds with this error."""
     body = encode(refusal.body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if refusal.status == 401:

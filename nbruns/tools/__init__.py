@@ -1,4 +1,4 @@
-"""A Python function as a function tool: its schema, the validation of arguments, the call."""
+"""Function tools from Python functions: derive the schema, validate the arguments, call the function."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Tool:
 
     @functools.cached_property
     def _told(self) -> tuple[str, dict[str, str]]:
-        """Descriptions in the docstring: of the function, and of each parameter."""
+        """The descriptions in the docstring: of the function, and of each parameter."""
         from nbruns.tools.docstring import read_docstring
 
         return read_docstring(self.function.__doc__, self._signature.parameters)
@@ -80,7 +80,7 @@ class Tool:
 
     @functools.cached_property
     def _arguments(self) -> Any:
-        """A pydantic model with a field per parameter, in their order."""
+        """A pydantic model with one field for each parameter, in order."""
         from pydantic import ConfigDict, create_model
         from pydantic.errors import PydanticUserError
 
@@ -154,7 +154,9 @@ class Tool:
             raise
         except (ToolError, NoText) as error:
             raise ToolError(f"{self.name}: {error}") from error
-        except BaseException as error:  # whatever a user's function raises, sys.exit() too, is an output
+        except (
+            BaseException
+        ) as error:  # any exception of the function, even SystemExit, becomes the tool output
             raise ToolError(f"{self.name} raised {raised_words(error)}") from error
 
     def _validated(self, arguments: str | Mapping[str, Any]) -> JSON:
@@ -189,7 +191,7 @@ class Tool:
 
 
 def _hints(function: Callable[..., Any], name: str) -> JSON:
-    """The type hints of a function, a partial, or of what makes another object callable."""
+    """Return the type hints of a function, a partial, or the `__call__` of another object."""
     annotated: Any = function.func if isinstance(function, functools.partial) else function
     if not inspect.isroutine(annotated):
         annotated = annotated.__init__ if inspect.isclass(annotated) else type(annotated).__call__
@@ -262,10 +264,10 @@ def tool(
 
 
 def as_tool(function: Tool | Callable[..., Any]) -> Tool:
-    """The function as a Tool; a Tool as it is."""
+    """Return a function as a Tool. A Tool is returned unchanged."""
     return function if isinstance(function, Tool) else Tool(function)
 
 
 def tool_json(tool: Tool | Callable[..., Any] | Mapping[str, Any]) -> JSON:
-    """A tool as the API takes it: from a function, a Tool, or its JSON."""
+    """Return a function, a Tool or the JSON of a tool as the API's JSON."""
     return dict(tool) if isinstance(tool, Mapping) else as_tool(tool).to_dict()

@@ -1,4 +1,4 @@
-"""Tool outputs: call the registered function and turn its result or error into text."""
+"""Tool outputs: call the registered function, and convert its result or error to text."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from nbruns.text import excerpt
 
 T = TypeVar("T")
 
-#: Seconds that an async function has for its own clean-up when it is cancelled.
+#: Seconds that an async function has for cleanup after it is cancelled.
 GRACE = 0.5
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -43,7 +43,7 @@ async def _awaited(result: Any, timeout: float | None) -> Any:
         async with asyncio.timeout(timeout) as limit:
             return await result
     except TimeoutError:
-        if not limit.expired():  # it is the function's own
+        if not limit.expired():  # the function itself raised it
             raise
     raise ToolError(f"it took longer than {timeout:g} s and was cancelled.")
 
@@ -58,7 +58,7 @@ def _in_thread(call: Callable[[], T], timeout: float | None = None) -> T:
         except BaseException as error:  # the caller raises it
             future.set_exception(error)
 
-    context = contextvars.copy_context()  # what the function prints belongs to the same cell
+    context = contextvars.copy_context()  # so that prints of the function appear in the same cell
     thread = threading.Thread(target=context.run, args=(run,), name="nbruns-tool", daemon=True)
     thread.start()
     thread.join(None if timeout is None else timeout + GRACE)
@@ -71,8 +71,8 @@ def _in_thread(call: Callable[[], T], timeout: float | None = None) -> T:
 
 
 def raised_words(error: BaseException) -> str:
-    """An exception for the model to read, which is a reader outside: no traceback, the home folder as ~, no
-    passwords of URLs. What else its message holds is the function's own words."""
+    """Return an exception as text for the model. The text is sent to a server, so it contains no traceback, no
+    passwords of URLs, and ~ instead of the home folder. Otherwise the message is unchanged."""
     parts = [f"{type(error).__name__}: {_private(error)}" if str(error) else type(error).__name__]
     parts += [raised_words(inner) for inner in getattr(error, "exceptions", ())[:3]]
     return excerpt(" | ".join(parts), 500)

@@ -14,9 +14,9 @@ _PARAMETERS = re.compile(
 
 
 def read_docstring(docstring: str | None, parameters: Collection[str]) -> tuple[str, dict[str, str]]:
-    """The description without the parameters, and the words for each parameter that is described.
+    """Return the description without the parameters, and the description of each documented parameter.
 
-    A docstring that describes none of them is taken as it is.
+    A docstring that describes no parameter is returned unchanged.
     """
     text = inspect.cleandoc(docstring or "")
     if not _PARAMETERS.search(text):

@@ -32,7 +32,7 @@ class McpTools(Sequence[Tool]):
         from nbruns.mcp_connection import OPEN_SECONDS, Connection
 
         self._name = server.url.partition("?")[0] or shlex.join(server.command)
-        # Of its own: in a notebook, the running cell occupies the kernel's loop.
+        # A separate event loop, because in a notebook, the running cell occupies the kernel's loop.
         self._loop = asyncio.new_event_loop()
         self._closed = False
         threading.Thread(target=self._loop.run_forever, name="nbruns-mcp", daemon=True).start()
@@ -84,7 +84,7 @@ class McpTools(Sequence[Tool]):
             said = f" Its program wrote: {wrote}" if wrote else ""
             raise ToolError(f"The MCP server {excerpt(self._name)} failed. {error}{said}") from None
         finally:
-            future.cancel()  # if it was interrupted
+            future.cancel()  # if the wait was interrupted
 
     def _as_tools(self, remote: Sequence[RemoteTool]) -> list[Tool]:
         names: list[str] = []
@@ -158,7 +158,7 @@ def server_words(server: str | Sequence[str]) -> str | list[str]:
 
 
 def _free_name(name: str, taken: Collection[str]) -> str:
-    """Return a name that the API allows. Those of MCP can have dots and slashes, and be longer."""
+    """Return a name that the API allows and that is not taken. Names in MCP can be longer and contain . and /."""
     base = re.sub("[^A-Za-z0-9_-]", "_", name)
     free, count = base[:64], 1
     while free in taken:

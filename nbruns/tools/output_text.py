@@ -1,4 +1,4 @@
-"""A function's result as the text of a tool output: strings as they are, tables as CSV, anything else as JSON."""
+"""Convert a function's result to a tool output: texts are unchanged, tables become CSV, anything else JSON."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-#: Maximum number of characters of an output; longer ones are truncated with a note. A submission can have 512 KB.
+#: Maximum number of characters of an output. Longer ones are truncated, with a note. The API allows 512 KB per
+#: request.
 MAX_OUTPUT = 100_000
-#: Packages whose objects are images: as text they would be a name and a size.
+#: Packages whose objects are images. Their text would only be a name and a size.
 PICTURES = {"PIL", "altair", "bokeh", "matplotlib", "plotly", "seaborn"}
-#: Maximum depth of values that are not JSON.
+#: Maximum nesting depth of values that are not JSON.
 _DEEPEST = 50
 
 
@@ -28,7 +29,7 @@ def as_text(value: Any) -> str:
         text = _table(value)
     else:
         text = _cut(value if isinstance(value, str) else _json(value))
-    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair could not be sent
+    return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate can't be sent
 
 
 def _cut(text: str) -> str:
@@ -48,7 +49,7 @@ def _table(value: Any) -> str:
     if hasattr(rows, "write_csv"):  # Polars
         text = str(rows.write_csv())
     else:
-        index = rows.index  # pandas; its row numbers, where there is nothing else, say nothing
+        index = rows.index  # pandas: a default index contains only row numbers
         numbered = type(index).__name__ == "RangeIndex" and index.name is None and index.start == 0
         text = str(rows.to_csv(index=not numbered))
     if len(text) <= MAX_OUTPUT and len(rows) == len(value):
@@ -64,7 +65,7 @@ def _json(value: Any) -> str:
         return _decoded(bytes(value))
     try:
         return to_json(value, fallback=_plain, inf_nan_mode="strings").decode()
-    except PydanticSerializationError as error:  # something in it is hard to say: piece by piece
+    except PydanticSerializationError as error:  # convert each item separately
         if "Circular reference" in str(error):
             return repr(value)
         return json.dumps(_pieces(value), ensure_ascii=False, separators=(",", ":"))
@@ -104,12 +105,12 @@ def _piece(value: Any, depth: int) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    """pandas' NA and NaT."""
+    """Whether a value is pandas' NA or NaT."""
     return type(value).__name__ in ("NAType", "NaTType")
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON; as text if nothing else fits."""
+    """Return a value as JSON, or as text if it has no JSON. Raises NoText for images."""
     kind = type(value)
     if kind.__module__.split(".")[0] in PICTURES:
         raise NoText(
@@ -121,7 +122,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, memoryview):
         return bytes(value)
     kind_of_numbers = getattr(getattr(value, "dtype", None), "kind", "")
-    if kind_of_numbers in tuple("mM"):  # NumPy's times: not as nanoseconds
+    if kind_of_numbers in tuple("mM"):  # NumPy's times would become nanoseconds
         return value.astype(str).tolist()
     if hasattr(value, "tolist"):  # NumPy's arrays and numbers
         return value.tolist()
@@ -129,5 +130,5 @@ def _plain(value: Any) -> Any:
         return dict(value) if isinstance(value, Mapping) else list(value)
     if _is_missing(value):
         return None
-    says_nothing = object.__repr__(value) == str(value)  # it would be an address in memory
+    says_nothing = object.__repr__(value) == str(value)  # such a text only contains a memory address
     return dict(vars(value)) if says_nothing and hasattr(value, "__dict__") else str(value)

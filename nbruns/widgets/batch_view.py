@@ -1,4 +1,4 @@
-"""A batch in a notebook: its latest rows, and one form for the tool calls that nobody has answered."""
+"""Display of a batch in a notebook: its latest rows, and forms for tool calls without a registered function."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from nbruns.client.batch import Unanswered
 
-#: Rows that are shown.
+#: Number of rows to show.
 _LATEST = 5
 _COLUMNS = ("assistant", "status", "answer", "error")
 
 
 class UnansweredCalls(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
-    """The tool calls of all runs that wait for a person, below one another."""
+    """The forms of all runs that wait for the user's tool outputs."""
 
     def __init__(self) -> None:
         self._parts: dict[str, ipywidgets.VBox] = {}
@@ -41,13 +41,13 @@ class UnansweredCalls(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is n
         self.children = tuple(self._parts.values())
 
     def remove(self, run_id: str) -> None:
-        """Show the calls of a run no longer."""
+        """Remove the calls of a run."""
         if self._parts.pop(run_id, None) is not None:
             self.children = tuple(self._parts.values())
 
 
 class BatchView:
-    """What a cell shows while a batch runs in it."""
+    """The output of a cell while it runs a batch."""
 
     def __init__(self, turn: Callable[[], object]) -> None:
         self.wait = turn
@@ -57,11 +57,11 @@ class BatchView:
         self._rows: pd.DataFrame | None = None
 
     def unanswered(self, unanswered: Unanswered) -> None:
-        """Show the calls of a run that waits for a person."""
+        """Show the calls of a run that waits for the user's tool outputs."""
         self._calls.add(unanswered)
 
     def answered(self, run_id: str) -> None:
-        """A run waits no longer."""
+        """Remove the calls of a run that no longer waits."""
         self._calls.remove(run_id)
 
     def rows(self, new: pd.DataFrame) -> None:
@@ -73,7 +73,7 @@ class BatchView:
 
             shown = pd.concat([self._rows, shown]).tail(_LATEST)
         self._rows = shown
-        told = shown.loc[:, (shown != "").any()]  # most batches have no errors
+        told = shown.loc[:, (shown != "").any()]  # leave out empty columns, such as errors in most batches
         self._latest.value = told.to_html(index=False, escape=True, border=0, justify="left")
 
 
@@ -83,7 +83,7 @@ def _in_short(value: Any) -> str:
 
 @contextmanager
 def batch_view() -> Iterator[BatchView | None]:
-    """Show a batch in the running cell until the block ends. Yields None if there is no notebook."""
+    """Show a batch in the running cell until the block ends. Yields None outside a notebook."""
     with usable_widgets() as pump:
         if pump is None:
             yield None
@@ -96,6 +96,6 @@ def batch_view() -> Iterator[BatchView | None]:
         try:
             yield view
         finally:
-            # Widgets that are closed would leave their place.
+            # Closed widgets leave an empty output otherwise.
             shown.update({}, raw=True)
             view.box.close()

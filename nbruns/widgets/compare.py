@@ -1,4 +1,4 @@
-"""Runs side by side: their transcripts, aligned, with the differences marked, and what they took."""
+"""Show runs side by side: aligned transcripts with marked differences, durations, tokens and costs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from nbruns.widgets.run_view.view import RunView
 _SHEET = files("nbruns.widgets").joinpath("static/compare.css").read_text(encoding="utf-8")
 _STYLE = f"{STYLE} {' '.join(re.sub(r'/[*].*?[*]/', '', _SHEET, flags=re.DOTALL).split())}"
 
-#: What can be compared: a run, a pair of the ids of a run and its thread, a snapshot, or a view.
+#: A run to compare: a run, a pair (run id, thread id), a snapshot, or a view.
 Comparable = Run | tuple[str, str] | RunSnapshot | RunView
 
 
 class Part(NamedTuple):
-    """One part of a transcript: a question, a call, a message, or how the run has ended."""
+    """One part of a transcript: a question, a call, a message, or the end of the run."""
 
-    kind: str  # what is aligned: parts of the same kind, and calls of the same tool
+    kind: str  # only parts of the same kind are aligned; for calls, it contains the name of the tool
     text: str
     html: str
 
@@ -123,7 +123,7 @@ class Comparison:
     ) -> None:
         self._labels = list(labels)
         self._snapshots = [details.snapshot for details in all_details]
-        #: The runs as a DataFrame, indexed by label, with the column `cost` where prices are known.
+        #: The runs as a DataFrame, indexed by label, with the column `cost`.
         self.frame: pd.DataFrame = _frame(all_details, labels, prices)
         parts = [
             _parts(details, snapshot) for details, snapshot in zip(all_details, self._snapshots, strict=True)
@@ -168,7 +168,7 @@ class Comparison:
         )
 
     def _facts(self) -> list[tuple[str, list[float | None], list[str]]]:
-        """Each measure that a run has: its name, a share of the largest for each run, and the values as text."""
+        """Return each measure: its name, each run's share of the largest value, and the values as text."""
         found = []
         for name, column, text in _MEASURES:
             series = self.frame.get(column)
@@ -214,7 +214,7 @@ def _frame(
     try:
         frame["cost"] = cost.cost_of(frame, prices)
     except SetupError:
-        pass  # without prices, costs are unknown
+        pass  # without prices, costs are missing
     frame.index = pd.Index(labels)
     return frame
 
@@ -237,7 +237,7 @@ def _bar_html(share: float | None, text: str) -> str:
 
 
 def _parts(details: RunDetails, snapshot: RunSnapshot) -> list[Part]:
-    """The parts of a transcript, from the blocks of the view: a message has several."""
+    """Return the parts of a transcript. Messages consist of several blocks, which are joined."""
     found = [Part("question", f"user: {each.text}", question_html(each)) for each in details.questions]
     calls = {f"call/{call.id}": call for call in snapshot.tool_calls}
     messages = {str(message.id): message for message in snapshot.messages}
@@ -260,7 +260,7 @@ def _part_of(block: Block, messages: Iterable[str]) -> str:
 
 
 def _aligned(transcripts: Sequence[Sequence[Part]]) -> list[list[Part | None]]:
-    """Rows with a part of each transcript, or None: each transcript is aligned to those before it."""
+    """Return rows with one part of each transcript, or None. Each transcript is aligned to those before it."""
     rows: list[list[Part | None]] = []
     kinds: list[str] = []
     for number, parts in enumerate(transcripts):
@@ -278,7 +278,7 @@ def _aligned(transcripts: Sequence[Sequence[Part]]) -> list[list[Part | None]]:
 
 
 def _marked_row(texts: Sequence[str | None], first: Any, others: Any) -> list[str | None]:
-    """Mark what differs: in the first text what no other has, in the others what the first doesn't have."""
+    """Mark differing words: in the first text, those that no other has; in the others, those that the first lacks."""
     words = [None if text is None else words_of(text) for text in texts]
     base = next((i for i, each in enumerate(words) if each is not None), 0)
     kept = words[base]

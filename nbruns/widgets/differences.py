@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
-#: Longest list of words that difflib compares; it takes quadratic time. What is equal at the ends doesn't count.
+#: Maximum number of words that difflib compares, without those equal at both ends, because it takes quadratic time.
 MAX_WORDS = 3_000
-#: Tags, whose attributes may contain anything in quotes; formulas and times of calls as a whole; words; space.
+#: Tags, whose attributes can contain anything in quotes; whole formulas and whole times of calls; words; spaces.
 _TOKEN = re.compile(
     r"<math\b.*?</math>"
     r'|<span class="nbruns-state">[^<]*+</span>'
@@ -19,12 +19,12 @@ _TOKEN = re.compile(
 
 
 def words_of(html: str) -> list[str]:
-    """Split HTML into tags, words, space and signs. Joined, they are the HTML again."""
+    """Split HTML into tags, words, spaces and punctuation. Joining them returns the same HTML."""
     return _TOKEN.findall(html)
 
 
 def is_marked(word: str) -> bool:
-    """Whether differences in this are marked: not in tags, nor in space."""
+    """Whether differences in this token are marked: not in tags or spaces."""
     return not word.isspace() and (not word.startswith("<") or word.startswith("<math"))
 
 
@@ -38,13 +38,13 @@ def same_words(one: Sequence[str], other: Sequence[str]) -> set[int]:
     middle_a, middle_b = a[start : len(a) - end], b[start : len(b) - end]
     if max(len(middle_a), len(middle_b)) <= MAX_WORDS:
         for at, _, size in SequenceMatcher(None, middle_a, middle_b, autojunk=False).get_matching_blocks():
-            if size > 1:  # a single word between differences is chance
+            if size > 1:  # a single equal word between differences is usually a coincidence
                 same.update(range(start + at, start + at + size))
     return {mine[i] for i in same}
 
 
 def marked(words: Sequence[str], same: set[int], mark: Callable[[str], str]) -> str:
-    """Return the text with what is not the same marked; words in a row are marked together."""
+    """Return the text with all words outside `same` marked. Adjacent words get one mark."""
     parts: list[str] = []
     run: list[str] = []
 

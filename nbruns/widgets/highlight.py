@@ -1,4 +1,4 @@
-"""Syntax highlighting as marks, separate from the code.
+"""Syntax highlighting, encoded as marks that are separate from the code.
 
 Highlighted code as HTML is three to five times as long as the code. `marks` encodes the colors in about half the
 length of the code, as pairs of a letter and a character count ("k3_1f4_2": a keyword of 3 characters, 1 plain, a name

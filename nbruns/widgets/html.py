@@ -28,7 +28,7 @@ def plain_label(text: str) -> str:
 
 
 def money(dollars: float) -> str:
-    """Format an amount in US dollars, with two digits that say something below a cent."""
+    """Format an amount in US dollars, with two significant digits below a cent."""
     return (
         f"${dollars:,.2f}"
         if dollars >= 0.1 or not dollars

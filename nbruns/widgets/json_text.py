@@ -30,7 +30,7 @@ MAX_VALUE, MAX_ARGUMENTS = 80, 300
 def arguments_line(arguments: str) -> str:
     """Return the arguments of a call on one line, as Python writes them: `city="Oslo", days=3`.
 
-    Long ones are cut off. Arguments that are not a JSON object are returned as they are.
+    Long arguments are truncated. Arguments that are not a JSON object are returned unchanged.
     """
     try:
         given = json.loads(arguments or "{}", strict=False)

@@ -49,11 +49,11 @@ MAX_FORMULA_LENGTH = 2_000
 THROTTLED_LENGTH = 2_000
 #: Maximum length of a rendered block; longer ones are shown as plain text.
 MAX_BLOCK_LENGTH = 200_000
-#: How file_search cites a passage, such as 【4:0†guide.md】: call, result, and name of the file.
+#: Citation of a passage by file_search, such as 【4:0†guide.md】: call, result, and name of the file.
 MARK = re.compile(r"【(\d{1,6}):(\d{1,6})(?:†([^】\n]{0,300}))?】")
-#: How code_interpreter links to a file that it has written: `[Download](sandbox:/mnt/data/a.csv)`.
+#: Link to a file that code_interpreter has written: `[Download](sandbox:/mnt/data/a.csv)`.
 _WRITTEN = re.compile(r"\]\((?P<path>sandbox:[^)\s]{1,1000})\)")
-#: Maximum number of different footnotes of a text; more citations are plain text.
+#: Maximum number of different footnotes of a text. Citations beyond it stay plain text.
 MAX_FOOTNOTES = 200
 MATH = {
     *(
@@ -169,11 +169,11 @@ def _pre(code: str, language: str) -> str:
 def _named_image(
     renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
 ) -> str:
-    """Render a link to the image: loading it would reveal the reader to a third party."""
+    """Render a link to the image, because loading it would reveal the reader to a third party."""
     token, url = tokens[index], str(tokens[index].attrGet("src") or "")
     name = (renderer.renderInlineAsText(token.children, options, env) or url)[:200]
     links = [other.type for other in tokens[:index] if other.type in ("link_open", "link_close")]
-    is_linked = links[-1:] == ["link_open"]  # already: links can't be nested
+    is_linked = links[-1:] == ["link_open"]  # the image is inside a link, and links can't be nested
     shown = escape(name) if is_linked or not is_link(url) else link_html(url, name)
     return f'<span class="nbruns-file">[image: {shown}]</span>'
 
@@ -182,7 +182,7 @@ def _link_open(
     renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
 ) -> str:
     if _is_sandbox(str(tokens[index].attrGet("href"))):
-        return ""  # the footnote behind it is the link
+        return ""  # the footnote after it is the link
     tokens[index].attrSet("target", "_blank")
     return renderer.renderToken(tokens, index, options, env)
 
@@ -206,7 +206,7 @@ def _is_sandbox(url: str) -> bool:
 
 def cited_in(text: str) -> dict[str, int]:
     """Return the citations in a text, each once, with their numbers: 1, 2, … in order of appearance."""
-    # Each pattern begins with a literal: a search for both at once takes ten times as long.
+    # Two searches, because each pattern begins with a literal: a combined search takes ten times as long.
     marks = [(mark.start(), mark[0]) for mark in MARK.finditer(text)]
     written = [(link.start(), link["path"]) for link in _WRITTEN.finditer(text)]
     cited = dict.fromkeys(citation for _, citation in sorted(marks + written))
@@ -214,7 +214,7 @@ def cited_in(text: str) -> dict[str, int]:
 
 
 def footnote_id(anchor: str, number: int) -> str:
-    """Return the id of the element that a footnote leads to. `anchor` identifies the text."""
+    """Return the id of the element that a footnote links to. `anchor` identifies the text."""
     return f"nbruns-{re.sub(r'[^A-Za-z0-9]', '-', anchor)[:80]}-{number}"
 
 
@@ -382,7 +382,7 @@ class MarkdownBlocks:
         self._text = ""
         self._start = 0  # of the open block
         self._finished: list[Block] = []
-        #: For later blocks: link definitions, [name]: url, as "references"; numbers of "footnotes".
+        #: State for later blocks: "references" has the link definitions ([name]: url), "footnotes" the numbers.
         self._known: JSON = {"anchor": anchor}
         self._code: GrowingMarks | None = None
         #: The last rendering of the open block: start, length, blocks.

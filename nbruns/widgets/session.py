@@ -1,4 +1,4 @@
-"""Follow a run to its end, over as many streams as it takes, and answer its tool calls. No widgets, no rendering."""
+"""Follow a run to its end over several streams, and answer its tool calls. No widgets, no rendering."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from nbruns.client.runs import Runs
     from nbruns.client.stream import RunStream
 
-#: Seconds between two changes that are reported, at least; more where handling one takes longer. A report has a
-#: cost of its own, so slow text waits for ENOUGH_EVENTS: briefly at first, later for up to LONGEST seconds.
+#: PACE is the minimum number of seconds between two reports of changes; they are rarer if handling one takes longer.
+#: Because each report has a cost, slow text waits for ENOUGH_EVENTS: briefly at first, later up to LONGEST seconds.
 PACE, ENOUGH_EVENTS, LONGEST = 0.05, 12, 0.9
-#: Seconds between two polls for whether the run was answered elsewhere, and at most.
+#: Seconds between two polls for whether the run was answered elsewhere: initially, and at most.
 POLL_FIRST, POLL_MAX = 2.0, 10.0
-#: Why a run that required action needs no outputs any more, by its new status.
+#: Why a run that required action no longer needs outputs, by its new status.
 CLOSED = {
     "cancelling": "The run was cancelled elsewhere.",
     "cancelled": "The run was cancelled elsewhere.",
@@ -41,7 +41,7 @@ class Action:
     """The tool calls of a run that requires action, while it waits for their outputs."""
 
     run: Run
-    #: One for each call, in order: the output of its function, or None where a person has to answer.
+    #: For each call, in order: the output of its function, or None if the user has to answer.
     answers: list[Answer | None]
     #: Why the outputs of the functions could not be submitted.
     problem: str = ""
@@ -50,14 +50,14 @@ class Action:
 
 
 class RunSession:
-    """A run that is followed in a background thread, from `start()` until it ends.
+    """Follows a run in a background thread, from `start()` until it ends.
 
-    The stream folds each event into its snapshot once; the session reads the stream, reports changes, and submits
-    answers. With `auto=True` the `tools` answer calls, at most `max_rounds` times and `max_calls` calls.
+    The stream updates its snapshot with each event. The session reads the stream, reports changes, and submits
+    outputs. With `auto=True` the `tools` answer calls, at most `max_rounds` times and `max_calls` calls.
 
-    `on_change` is called without arguments when there is something new, in the session's thread and at a limited
-    rate; `on_end` once, behind the last change. Read `snapshot` (under `snapshot.lock` where several of its values
-    have to agree), `action` and `error` there.
+    `on_change` is called without arguments after changes, in the session's thread and at a limited rate. `on_end` is
+    called once, after the last change. In these callbacks, read `snapshot`, `action` and `error`. Hold
+    `snapshot.lock` to read several values consistently.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class RunSession:
         if not all(isinstance(limit, int) and limit > 0 for limit in self._limits.values()):
             raise ValueError(f"max_rounds and max_calls are whole numbers above 0, not {self._limits}.")
         self.tools = tools_by_name(tools)
-        #: The state of the run: every stream of the session continues it.
+        #: The state of the run, which each stream of the session continues.
         self.snapshot: RunSnapshot = stream.snapshot
-        #: The tool calls that the run waits for; None while it waits for none.
+        #: The tool calls that the run waits for; None if it doesn't wait.
         self.action: Action | None = None
-        #: What ended the session before the run ended.
+        #: The error that ended the session before the run ended; otherwise None.
         self.error: BaseException | None = None
         self.ended = threading.Event()
         self._runs, self._stream, self._auto = runs, stream, auto
@@ -88,26 +88,26 @@ class RunSession:
         self._used = dict.fromkeys(self._limits, 0)
         self._submitted: queue.SimpleQueue[RunStream] = queue.SimpleQueue()
         self._submitting = 0
-        self._searches: set[str] = set()  # steps whose passages have been asked for
+        self._searches: set[str] = set()  # ids of steps whose passages have been requested
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], object]] = []
 
     @property
     def run(self) -> Run | None:
-        """The run as last reported; None until the stream has named it."""
+        """The run as last reported; None until the first event of the stream."""
         return self.snapshot.run
 
     @property
     def unused(self) -> Sequence[ToolCall]:
-        """The calls of a forked run whose output was changed, and that the new run has not made."""
+        """For a fork: the calls with a changed output that the new run has not made."""
         return self._stream.unused if isinstance(self._stream, ForkStream) else ()
 
     def start(self) -> None:
-        """Follow the run from now on."""
+        """Start following the run."""
         start_thread("nbruns-session", self._follow_all)
 
     def submit(self, outputs: Any) -> None:
-        """Submit outputs or approvals for `action`, and follow what comes next. Raises what submitting raises."""
+        """Submit outputs or approvals for `action`, and follow the run. Errors of the request propagate."""
         action = self.action
         if action is None:
             raise NbrunsError("The run doesn't wait for tool outputs.")
@@ -128,7 +128,7 @@ class RunSession:
             self._submitted.put(self._runs.retrieve_stream(self.run, snapshot=self.snapshot))
 
     def when_ended(self, callback: Callable[[], object]) -> None:
-        """Call `callback()` when the session has ended, or at once if it has."""
+        """Call `callback()` when the session has ended, or immediately if it already has."""
         with self._lock:
             if not self.ended.is_set():
                 self._callbacks.append(callback)
@@ -141,18 +141,20 @@ class RunSession:
             while stream is not None:
                 self._follow(stream)
                 stream = self._next_stream()
-        except Exception as error:  # kept for whoever displays the session, instead of lost in a thread
+        except Exception as error:  # stored in `error`, because an exception in a thread would be lost
             self.error = error
         try:
             self._on_end()
         finally:
-            with self._lock:  # a callback that is added now is called: here, or by who adds it
+            with (
+                self._lock
+            ):  # a callback added at the same time is called exactly once: here, or in when_ended()
                 self.ended.set()
         for callback in self._callbacks:
             callback()
 
     def _follow(self, stream: RunStream) -> None:
-        """Report changes while a thread reads the stream. Raises what broke the stream, behind its last change."""
+        """Report changes while a thread reads the stream. Raises the stream's error after its last change."""
         reader, patience = _Reader(stream), PACE
         try:
             while reader.wait():
@@ -166,7 +168,7 @@ class RunSession:
             reader.close()
 
     def _add_passages(self) -> None:
-        """Ask for the passages that file_search has found: streams have them only if the run was created for it."""
+        """Request the passages that file_search found. Streams contain them only if `include` asked for them."""
         for step in self.snapshot.steps:
             if step.status == "completed" and step.id not in self._searches and lacks_passages(step):
                 self._searches.add(step.id)
@@ -190,13 +192,13 @@ class RunSession:
         action = Action(run, self._automatic(run) if self._auto and not recorded else [])
         outputs = recorded or [
             {"tool_call_id": call.id or "", "output": answer.output}
-            for call, answer in zip(run.tool_calls, action.answers, strict=False)  # empty without auto
+            for call, answer in zip(run.tool_calls, action.answers, strict=False)  # no answers without auto
             if answer is not None
         ]
         if len(outputs) == len(run.tool_calls):
             try:
                 return self._submission(run, outputs)
-            except NbrunsError as error:  # the outputs are kept, and can be submitted again by hand
+            except NbrunsError as error:  # the outputs are kept, and the user can submit them again
                 action.problem = error_text(error)
         self.action = action
         try:
@@ -207,7 +209,7 @@ class RunSession:
             self._on_change()
 
     def _automatic(self, run: Run) -> list[Answer | None]:
-        """Return the outputs of functions. Raises LimitError instead of calling one too many."""
+        """Return the outputs of functions. Raises LimitError before a limit is exceeded."""
         calls = sum(tool_of(call, self.tools) is not None for call in run.tool_calls)
         used = {"max_rounds": min(calls, 1), "max_calls": calls}
         for name, limit in self._limits.items():
@@ -229,7 +231,7 @@ class RunSession:
         return submit(run, outputs, snapshot=self.snapshot)
 
     def _answered(self, action: Action) -> RunStream:
-        """Wait for the stream of a submission; poll for whether the run was answered or ended elsewhere."""
+        """Return the stream of a submission. While waiting, poll for whether the run was answered or ended elsewhere."""
         pause = POLL_FIRST
         while True:
             try:
@@ -242,34 +244,34 @@ class RunSession:
                 return self._runs.retrieve_stream(action.run, snapshot=self.snapshot)
 
     def _closed_elsewhere(self, run: Run) -> str:
-        """Why the run no longer waits for outputs; empty while it does, and while some are being submitted."""
+        """Return why the run no longer waits for outputs. Empty while it waits, or outputs are being submitted."""
         if self._submitting:
             return ""
         try:
             now = self._runs.retrieve(run)
         except NbrunsError:
-            return ""  # submitting will report what is wrong
+            return ""  # submitting will report the error
         if self._submitting or not self._submitted.empty():
-            return ""  # it may be that submission
+            return ""  # it may have changed because of the submission in progress
         if now.status == "requires_action" and now.tool_calls == run.tool_calls:
             return ""
         return CLOSED.get(now.status, "The tool calls were answered elsewhere.")
 
 
 class _Reader:
-    """Reads a stream in a thread, which folds its events into the snapshot, and counts them."""
+    """Reads a stream in a thread, which updates the snapshot, and counts its events."""
 
     def __init__(self, stream: RunStream) -> None:
         self._changed = threading.Condition()
         self._events = 0
-        self._urgent = False  # something other than text has come
+        self._urgent = False  # an event other than a text delta has arrived
         self._over = False
         self._closed = False
         self._error: BaseException | None = None
         start_thread("nbruns-reader", lambda: self._read(stream))
 
     def wait(self) -> bool:
-        """Wait for events; False at the end of the stream. Raises what broke it."""
+        """Wait for events. Return False at the end of the stream. Raises the error that ended it."""
         with self._changed:
             self._changed.wait_for(lambda: self._events or self._over)
             events, self._events, self._urgent = self._events, 0, False
@@ -278,12 +280,12 @@ class _Reader:
         return events > 0
 
     def gather(self, enough: int, seconds: float) -> None:
-        """Wait until `enough` deltas or something more urgent has come, for at most `seconds`."""
+        """Wait for `enough` deltas or another event, for at most `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: self._urgent or self._over or self._events >= enough, seconds)
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._closed = True
 
     def _read(self, stream: RunStream) -> None:

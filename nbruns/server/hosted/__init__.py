@@ -64,11 +64,11 @@ TOOLS: dict[str, HostedTool] = {
     "file_search": FileSearch(),
     "mcp": Mcp(),
 }
-#: The most characters of a function's name.
+#: Maximum number of characters of a function's name.
 _MAX_NAME = 64
-#: Those of them that can't run as this server was started: what whoever runs it can do. Filled at the start.
+#: Tools that this server can't run with its current settings, with instructions for its operator. Set at startup.
 REFUSED: dict[str, str] = {}
-#: The tools that files are given to, where they are offered.
+#: The tools that use files, if the server offers them.
 FILE_TOOLS = ("file_search", "code_interpreter")
 
 
@@ -80,7 +80,7 @@ def offered(type: str) -> bool:
 def explanation(type: str) -> str:
     """Return why this server doesn't run the hosted tool `type`, and what to do instead.
 
-    The same wherever a tool is named: in assistants, runs, tool choices and attachments."""
+    Used wherever a request names a tool: in assistants, runs, tool choices and attachments."""
     others = sorted(filter(offered, TOOLS))
     runs = f" (it runs {', '.join(others)})" if others else ""
     ways = f" {REFUSED[type]}" if type in REFUSED else ""
@@ -92,21 +92,21 @@ def explanation(type: str) -> str:
 
 @dataclass(frozen=True)
 class Declared:
-    """A run's tools, as the model sees them."""
+    """The tools of a run, declared as functions for the model."""
 
-    #: Functions, the user's own and those of hosted tools.
+    #: The functions of the user and of hosted tools.
     functions: list[JSON]
-    #: The type of each hosted tool's function, and what entries of its calls show from the start, by name.
+    #: For each function of a hosted tool, by name: the type of the tool, and the initial details of its calls.
     hosted: dict[str, tuple[str, JSON]]
-    #: What the model is told of tools that can't be used.
+    #: Notes for the model about tools that are not available.
     notes: list[str]
 
 
 async def declared(run: JSON, files: Mapping[str, Sequence[str]]) -> Declared:
     """Return a run's tools as functions for the model.
 
-    A function of the user's keeps its name; one of a hosted tool that has the same name gets another. `files` are the
-    names of the files in the `tool_resources`, by the tool's type."""
+    Functions of the user keep their names. A hosted tool's function with the same name is renamed. `files` contains the
+    names of the files in the `tool_resources`, by type of tool."""
     functions = [tool for tool in run["tools"] if tool["type"] == "function"]
     taken = {tool["function"]["name"] for tool in functions}
     found = Declared(functions, {}, [])
@@ -132,12 +132,12 @@ def _free_name(name: str, taken: Collection[str]) -> str:
 
 
 def entry(id: str, type: str, details: JSON) -> JSON:
-    """Return the step's entry of a call of a hosted tool."""
+    """Return the entry of a hosted tool's call in a run step."""
     return {"id": id, "type": type, **({type: details} if TOOLS[type].nested else details)}
 
 
 def details_of(call: JSON) -> JSON:
-    """Return the details in the step's entry of a call of a hosted tool."""
+    """Return the details in the entry of a hosted tool's call."""
     if TOOLS[call["type"]].nested:
         details: JSON = call[call["type"]]
         return details
@@ -145,47 +145,47 @@ def details_of(call: JSON) -> JSON:
 
 
 def needs_approval(run: JSON, call: JSON) -> bool:
-    """Whether a user has to approve the call of a step's entry before it is executed."""
+    """Whether the user has to approve a call before it is executed."""
     return TOOLS[call["type"]].needs_approval(run, details_of(call))
 
 
 def asked_for(call: JSON) -> JSON:
-    """Return a call as a required action asks for its approval."""
+    """Return a call in the form in which a required action asks for its approval."""
     shown = {name: value for name, value in details_of(call).items() if name != "output"}
     return entry(call["id"], call["type"], shown)
 
 
 def keep_secrets(run: JSON, resources: JSON) -> None:
-    """Remember the secrets in the `tool_resources` that a run was given."""
+    """Keep the secrets in the `tool_resources` of a run in memory."""
     for type in resources.keys() & TOOLS.keys():
         TOOLS[type].keep_secrets(run, resources[type])
 
 
 def keep_headers(run: JSON, call: JSON, headers: Any) -> None:
-    """Remember the headers that came with the approval of a call."""
+    """Keep the headers in the approval of a call in memory."""
     TOOLS[call["type"]].keep_headers(run, details_of(call), headers)
 
 
 def forget(run_id: str) -> None:
-    """Forget the secrets of a run, which has ended."""
+    """Delete the secrets of a run that has ended."""
     for tool in TOOLS.values():
         tool.forget(run_id)
 
 
 async def leave(run_id: str) -> None:
-    """End what is open for a run: it has ended, or waits."""
+    """Close the resources that are open for a run, because it has ended or requires action."""
     for tool in list(TOOLS.values()):
         await tool.leave(run_id)
 
 
 async def close() -> None:
-    """End what is open for any run: the server stops."""
+    """Close the resources of all runs, because the server stops."""
     for tool in list(TOOLS.values()):
         await tool.close()
 
 
 def up_front(type: str, question: str) -> str | None:
-    """Return the arguments with which a hosted tool is called for a model that can't call tools; None if only a model
+    """Return the arguments for calling a hosted tool on behalf of a model that can't call tools; None if only a model
     can write them."""
     return TOOLS[type].ask(question)
 
@@ -193,8 +193,8 @@ def up_front(type: str, question: str) -> str | None:
 def citations(
     text: str, details: Mapping[str, Sequence[JSON]], paths: Mapping[str, Mapping[str, str]]
 ) -> list[JSON]:
-    """Return the annotations that the tools make to a message's text; `details` are the run's results, `paths` the
-    files that were made in the thread, both by type."""
+    """Return the annotations of a message's text. `details` contains the results of the run's calls, and `paths` the
+    files created in the thread, both by type of tool."""
     return [
         mark
         for type in {**details, **paths}
@@ -204,7 +204,7 @@ def citations(
 
 
 def images(step: JSON) -> list[str]:
-    """Return the ids of the images that the hosted calls of a step have made."""
+    """Return the ids of the images that the hosted calls of a step created."""
     return [
         image
         for call in step["step_details"].get("tool_calls") or ()
@@ -214,7 +214,7 @@ def images(step: JSON) -> list[str]:
 
 
 def without_content(step: JSON) -> JSON:
-    """Return a step without the content of hosted tools' results, as it is shown unless `include` asks for it."""
+    """Return a step without the content of hosted tools' results, which is only sent if `include` asks for it."""
     calls = step["step_details"].get("tool_calls")
     if not calls or all(call["type"] not in TOOLS for call in calls):
         return step

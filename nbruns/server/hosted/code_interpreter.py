@@ -1,7 +1,7 @@
 """`code_interpreter`: the model writes Python, which runs in a session of its thread and assistant.
 
-The step shows the code and what it gave: logs and images. Files that the code writes become Files; where the message
-links to one (`sandbox:/mnt/data/…`), it has a `file_path` annotation.
+The step contains the code and its outputs: logs and images. Files that the code writes become File objects. Links to
+them in the message (`sandbox:/mnt/data/…`) get a `file_path` annotation.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from urllib.parse import quote
 from nbruns.server.hosted.protocol import Context, HostedTool, Result, ToolSchema
 from nbruns.text import JSON, excerpt
 
-#: Where the code finds its files.
+#: Folder of the files in the session.
 FOLDER = "/mnt/data"
-#: The most characters of code, of its output that the model reads, and of names of files that it is told.
+#: Maximum number of characters of code, of its output for the model, and of file names in the declaration.
 MAX_CODE, MAX_READ, MAX_NAMES = 100_000, 20_000, 2_000
-#: The most links of a message that become annotations.
+#: Maximum number of links in a message that become annotations.
 MAX_LINKS = 1_000
 
 _CODE = re.compile(r'\s*\{\s*"code"\s*:\s*"((?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+)')
 _BLOCK = re.compile(r"^```(?:python|py|Python)[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(rf"sandbox:(?={FOLDER}/)")
-#: What follows a path is not more of it: a letter, or a point before one.
+#: The end of a path: not followed by a letter, or by a dot and a letter.
 _ENDS = re.compile(r"(?![\w/-]|\.\w)")
 
 
@@ -87,7 +87,7 @@ class CodeInterpreter(HostedTool):
         return Result(output, {**details, "outputs": outputs}, executed.files, executed.paths)
 
     def cite(self, text: str, details: Sequence[JSON], paths: Mapping[str, str]) -> list[JSON]:
-        """Return the annotations of a message: of its links to files that were written."""
+        """Return the annotations of the links in a message to files that the code has written."""
         marks: list[JSON] = []
         known = {written: id for path, id in paths.items() for written in (path, quote(path))}
         for link in islice(_LINK.finditer(text), MAX_LINKS):
@@ -118,11 +118,11 @@ class CodeInterpreter(HostedTool):
 
 
 def _code(arguments: str) -> str:
-    """Return the code of a call; small models don't always keep to the declaration."""
+    """Return the code of a call. Small models don't always follow the declaration."""
     try:
         given: Any = json.loads(arguments, strict=False)
     except (ValueError, RecursionError):
-        # A call that was cut off, or code instead of JSON.
+        # Either a truncated call, or code instead of JSON.
         return "" if arguments.lstrip().startswith("{") else arguments
     if isinstance(given, Mapping):
         given = given.get("code") or next((each for each in given.values() if isinstance(each, str)), "")
@@ -130,17 +130,17 @@ def _code(arguments: str) -> str:
 
 
 def _code_so_far(arguments: str) -> str:
-    """Return the code in the arguments as far as they have come."""
+    """Return the code in arguments that may be incomplete."""
     found = _CODE.match(arguments[: 2 * MAX_CODE])
     if found is None:
         return ""
     text: str = json.loads(f'"{found[1]}"', strict=False)
-    # Half of a character that is written as two comes with the other half.
+    # Hold back the first half of a surrogate pair until the other half arrives.
     return text[:-1] if text and "\ud800" <= text[-1] <= "\udbff" else text
 
 
 def _shortened(text: str) -> str:
-    """Return a text as the model reads it: of a long one, its beginning and its end."""
+    """Return the text for the model. From long texts, the middle is left out."""
     if len(text) <= MAX_READ:
         return text
     half = MAX_READ // 2

@@ -16,21 +16,21 @@ from pydantic import Field
 from nbruns.server.hosted.protocol import Context, HostedTool, Result, ToolSchema
 from nbruns.text import JSON, excerpt
 
-#: What the model gets, as in the original, and a small model whose context is short.
+#: Number of results for the model, as in OpenAI's API, and for small models with a short context.
 RESULTS, FEW_RESULTS = 20, 2
 MAX_RESULTS = 50
-#: The most queries of one call, and characters of a query.
+#: Maximum number of queries of a call, and of characters of a query.
 MAX_QUERIES, MAX_QUERY = 5, 1000
-#: Characters of a passage that a citation quotes.
+#: Maximum number of characters of the quote in a citation.
 MAX_QUOTE = 300
 RANKING: JSON = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
-#: What a prompt says of attachments, on lines of their own.
+#: Notes about attachments in a prompt, each on its own line.
 _ATTACHED = re.compile(r"\n?\[attached file [^\n]*\]")
 _MARK = re.compile(r"【(\d{1,6}):(\d{1,6})(?:†[^】]{0,300})?】")
 
 
 class HybridSearch(ToolSchema):
-    """How much similar meaning and equal words count."""
+    """Weights of similar meaning and of equal words."""
 
     embedding_weight: Annotated[float, Field(ge=0, le=100)]
     text_weight: Annotated[float, Field(ge=0, le=100)]
@@ -58,7 +58,7 @@ class FileSearch(HostedTool):
     schema = FileSearchTool
 
     def complete(self, tool: JSON) -> JSON:
-        """Return an entry of `tools` as the API shows it, with the defaults."""
+        """Return an entry of `tools` with the defaults filled in."""
         settings = tool.get("file_search") or {}
         ranking = RANKING | (settings.get("ranking_options") or {})
         return {"type": "file_search", "file_search": {**settings, "ranking_options": ranking}}
@@ -87,7 +87,9 @@ class FileSearch(HostedTool):
         }
 
     def ask(self, question: str) -> str:
-        """Search for the question itself. Models that can't call tools are small: they get few passages."""
+        """Return arguments that search for the question itself. Models that can't call tools are small, so they get few
+        passages.
+        """
         words = _ATTACHED.sub("", question)[:MAX_QUERY]
         return json.dumps({"queries": [words or question[:MAX_QUERY]], "limit": FEW_RESULTS})
 
@@ -123,18 +125,18 @@ class FileSearch(HostedTool):
             }
             for each in found
         ]
-        # Beyond the original: what the model has searched for.
+        # An extension of OpenAI's API: the queries.
         return Result(
             _output(results, context.number),
             {"queries": queries, "ranking_options": shown, "results": results},
         )
 
     def cite(self, text: str, details: Sequence[JSON], paths: Mapping[str, str]) -> list[JSON]:
-        """Return the citations of a message: those marks that name a result."""
+        """Return the citations of a message, for the marks that refer to a result."""
         return list(_citations(text, details))
 
     def without_content(self, details: JSON) -> JSON:
-        """Return the details as they are shown unless their content is asked for."""
+        """Return the details without the content of the results."""
         bare = [
             {name: value for name, value in each.items() if name != "content"}
             for each in details.get("results", [])
@@ -143,7 +145,7 @@ class FileSearch(HostedTool):
 
 
 def _queries(arguments: str) -> list[str]:
-    """Return the queries of a call; small models don't always keep to the declaration."""
+    """Return the queries of a call. Small models don't always follow the declaration."""
     try:
         given: Any = json.loads(arguments)
     except (ValueError, RecursionError):
@@ -160,7 +162,7 @@ def _queries(arguments: str) -> list[str]:
 
 
 def _limit(arguments: str) -> int:
-    """Return how many results a call made up front asks for."""
+    """Return the number of results that the arguments of `ask` request."""
     try:
         limit = json.loads(arguments).get("limit")
     except (ValueError, RecursionError, AttributeError):
@@ -174,7 +176,7 @@ def _output(results: Sequence[JSON], number: int) -> str:
     parts = []
     for at, each in enumerate(results):
         name = re.sub(r"[【】†]", " ", excerpt(each["file_name"], 100))
-        # A passage can't make marks of its own, and so cite what it is not.
+        # Replace the brackets of citation marks, so that a passage can't contain false citations.
         text = each["content"][0]["text"].replace("【", "[").replace("】", "]")
         parts.append(f"【{number}:{at}†{name}】\n{text}")
     return "\n\n".join(parts)
@@ -190,7 +192,7 @@ def _citations(text: str, details: Sequence[JSON]) -> Iterator[JSON]:
                 "text": mark[0],
                 "start_index": mark.start(),
                 "end_index": mark.end(),
-                # Current descriptions of messages have no quote, but those of their deltas do, and older clients and
+                # The current API description has a quote in message deltas, but not in messages. Older clients and
                 # programs read it.
                 "file_citation": {
                     "file_id": results[at]["file_id"],

@@ -1,11 +1,11 @@
 """`mcp`: the model calls tools of MCP servers.
 
-An assistant names a server by its label. Which servers there are says the operator, in a file in the form that MCP
-clients share: `{"mcpServers": {label: {"command": …, "args": […], "env": {…}} or {"url": …, "headers": {…}}}}`. A
-request can also give a `server_url`, on the origin of a URL in that file: otherwise, whoever may create a run could
-make this server send requests to any address that it reaches.
+An assistant names a server by its label. The operator configures the servers in a file, in the common format of MCP
+clients: `{"mcpServers": {label: {"command": …, "args": […], "env": {…}} or {"url": …, "headers": {…}}}}`. A request can
+also contain a `server_url`, but only on the origin of a URL in that file. Otherwise anyone who can create a run could
+make this server send requests to any address in its network.
 
-Headers that a run brings are kept in memory, until the run has ended. They are neither stored nor shown.
+Headers in requests are kept in memory until the run has ended. They are neither stored nor returned.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from nbruns.text import JSON, excerpt
 if TYPE_CHECKING:
     from nbruns.mcp_connection import Connection
 
-#: Connections at a time. One to a program is a process.
+#: Maximum number of open connections. Each connection to a program is a process.
 MAX_CONNECTIONS = 64
-#: So long a connection stays open while its run waits for a user: a server may know things by it, and a program takes
-#: a second or more to start.
+#: Seconds that a connection stays open while its run waits for the user. The server may have state in it, and programs
+#: can take seconds to start.
 LINGER_SECONDS = 60.0
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
-#: Of URLs, what all who read them read alike: no user, no backslash, no blank.
+#: URLs that all parsers read in the same way: without user, backslash or space.
 _URL = re.compile(
     r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?(?:[/?][!-\[\]-~]*)?"
 )
@@ -71,7 +71,7 @@ def _checked_label(label: str) -> str:
 
 
 def _checked_policy(policy: Any) -> Any:
-    """Return `require_approval`, if it is one: "always", "never", or an object of names."""
+    """Validate `require_approval`: "always", "never", or an object with names of tools."""
     if policy in (None, "always", "never"):
         return policy
     is_object = isinstance(policy, dict) and policy.keys() <= {"always", "never"}
@@ -88,7 +88,7 @@ def _is_tool_list(value: Any) -> bool:
 
 
 def _checked_headers(headers: dict[str, str]) -> dict[str, str]:
-    # The values are not in any message.
+    # Error messages must not contain the values.
     wrong = [
         name
         for name, value in headers.items()
@@ -117,7 +117,7 @@ class McpTool(ToolSchema):
 
 
 class McpResource(ToolSchema):
-    """What a run brings for a server, in `tool_resources`."""
+    """The settings of a run for a server, in `tool_resources`."""
 
     server_label: Label
     headers: Headers | None = None
@@ -125,7 +125,7 @@ class McpResource(ToolSchema):
 
 
 class Mcp(HostedTool):
-    """The tool. `file` is the operator's; it is read anew each time, so a change holds at once."""
+    """The tool `mcp`. `file` is the operator's file. It is read for each run, so changes take effect immediately."""
 
     nested = False
     schema = McpTool
@@ -135,11 +135,11 @@ class Mcp(HostedTool):
     ) -> None:
         self._file = file
         self._limits = {"open_seconds": open_seconds, "call_seconds": call_seconds}
-        #: By run and label.
+        #: Open connections, by run and label.
         self._open: dict[tuple[str, str], Connection] = {}
         self._lingering: dict[str, asyncio.TimerHandle] = {}
         self._ended: set[str] = set()
-        #: By run: when it expires, and its headers by label.
+        #: For each run: its expiry time in seconds since 1970, and its headers by label.
         self._secrets: dict[str, tuple[int, dict[str, JSON]]] = {}
         self._lock = threading.Lock()
 
@@ -185,7 +185,7 @@ class Mcp(HostedTool):
             [
                 Function(
                     {
-                        # With the label, no tool passes for one of another server, or for a function of the user's.
+                        # The label keeps a tool from posing as one of another server, or as a function of the user.
                         "name": f"{label}_{re.sub('[^A-Za-z0-9_-]', '_', each.name)}",
                         "description": each.description,
                         "parameters": each.parameters,
@@ -232,7 +232,7 @@ class Mcp(HostedTool):
         return details
 
     def stored(self, resources: Any) -> Any:
-        """Of the headers, the names alone are stored: so it is known later that there were some."""
+        """Return the resources with only the names of headers, to detect later that headers are missing."""
         return [{**each, "headers": dict.fromkeys(each.get("headers") or {}, "")} for each in resources]
 
     def keep_secrets(self, run: JSON, resources: Any) -> None:
@@ -288,9 +288,9 @@ class Mcp(HostedTool):
             server = self._server(tool, self._headers(run, tool["server_label"]))
             if len(self._open) >= MAX_CONNECTIONS:
                 raise ToolError("This server has too many connections to MCP servers. Try again later.")
-            # It takes over a second to import.
+            # In a thread, because the import takes over a second.
             module = await asyncio.to_thread(importlib.import_module, "nbruns.mcp_connection")
-            # What servers send is in none of the package's log lines, or a server could fill the log.
+            # The package logs what servers send, so a server could fill the log.
             logging.getLogger("mcp").setLevel(logging.CRITICAL)
             self._open[key] = module.Connection(module.Server(**server), **self._limits)
         return self._open[key]
@@ -391,7 +391,7 @@ def _entry(run: JSON, label: str) -> JSON | None:
 
 
 def _resource(run: JSON, label: str) -> JSON:
-    """Return what a run has brought for a server."""
+    """Return the settings of a run for a server."""
     resources = run["tool_resources"].get("mcp") or []
     return next((each for each in resources if each["server_label"] == label), {})
 

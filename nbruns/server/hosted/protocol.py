@@ -16,24 +16,24 @@ DENIED = "Error: the user did not approve this call. Do not repeat it; answer wi
 
 
 class ToolSchema(BaseModel):
-    """An entry of `tools`, or a part of one. Unknown fields are refused, no type is converted into another."""
+    """An entry of `tools`, or a part of one. Unknown fields are refused, and types are not converted."""
 
     model_config = ConfigDict(strict=True, extra="forbid", defer_build=True)
 
 
 def refused(message: str, code: str | None, within: str = "") -> PydanticCustomError:
-    """An error in our own words. Raise it in a validator; `{name}` in it becomes the name of the parameter, to which
-    `within` is added."""
+    """Return a validation error with this message, to raise in a validator. `{name}` is replaced by the name of the
+    parameter, followed by `within`."""
     return PydanticCustomError("refused", "", {"message": message, "code": code, "within": within})
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function that a model sees for a hosted tool."""
+    """A function that represents a hosted tool for the model."""
 
     #: Its name, description and parameters.
     definition: JSON
-    #: What the step's entry of a call shows from the start.
+    #: Initial details of a call in the run step.
     details: JSON = field(default_factory=dict)
 
 
@@ -42,37 +42,37 @@ class Functions:
     """The functions of one entry of `tools`."""
 
     functions: Sequence[Function]
-    #: What the model is told if there are not as many as there should be.
+    #: Note for the model if some functions are missing.
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a call of a hosted tool: `output` is the text for the model, `details` is shown in the run
-    step's entry of the call, under the tool's type.
+    """Result of a call of a hosted tool. `output` is the text for the model. `details` is the part of the call in the run
+    step that is named after the tool's type.
     """
 
     output: str
     details: JSON
-    #: Files that the call has made, as the API shows them, and what the tool calls them, by id. They are stored with
-    #: the result, so that a call that is executed again leaves no second one.
+    #: Files that the call created, as the API's JSON, and the tool's names for them, by id. They are stored together
+    #: with the result, so that a call that is executed again doesn't leave duplicates.
     files: Sequence[JSON] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Executed:
-    """What Python code gave: its texts, and the ids of its images, in their order."""
+    """The outputs of Python code: texts and ids of images, in order."""
 
     outputs: Sequence[JSON]
-    #: What the model is to know besides: limits, files that were written, sessions that began anew.
+    #: Further notes for the model: limits, written files, restarted sessions.
     notes: Sequence[str]
     files: Sequence[JSON] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
 
 
 class Found(Protocol):
-    """A passage that a search has found."""
+    """A passage that a search found."""
 
     @property
     def file_id(self) -> str: ...
@@ -87,78 +87,79 @@ class Found(Protocol):
 
 
 class Context(Protocol):
-    """What a call of a hosted tool may use of the server."""
+    """The part of the server that calls of hosted tools can use."""
 
     @property
     def number(self) -> int:
-        """How many calls of the tool have been answered in this run before."""
+        """Number of earlier calls of the tool in this run."""
 
     @property
     def details(self) -> JSON:
-        """What the step's entry of the call shows."""
+        """The details of the call in the run step."""
 
     async def search(self, queries: Sequence[str], limit: int, ranking: JSON) -> Sequence[Found]:
-        """Search the vector stores of the run. Raises ValueError with words for the model."""
+        """Search the vector stores of the run. Raises ValueError with a message for the model."""
 
     async def execute(self, code: str) -> Executed:
-        """Execute Python in the session of the run's thread and assistant. Raises ValueError with words for the model.
+        """Execute Python in the session of the run's thread and assistant.
 
-        What goes wrong in the code is in the outputs and notes."""
+        Errors of the code are in the outputs and notes. Raises ValueError with a message for the model if the code could
+        not be executed."""
 
     def warm(self) -> None:
-        """Prepare for code to be executed soon."""
+        """Prepare a session for code that will be executed soon."""
 
 
 class HostedTool(Protocol):
-    """A tool that the server runs. Inherit from it: what has a body here is the default."""
+    """A tool that the server runs. Subclasses inherit the methods with a body as defaults."""
 
-    #: Whether the step's entry has the details under the tool's type, or beside `id` and `type`, as some of Azure's.
+    #: Whether a call in a step has its details under the tool's type, or next to `id` and `type`, as some of Azure's do.
     nested: bool = True
 
     @property
     def schema(self) -> type[ToolSchema]:
-        """What an entry of `tools` may be."""
+        """The schema of an entry of `tools`."""
 
     def complete(self, tool: JSON) -> JSON:
-        """Return an entry of `tools` as it is stored and shown, with defaults. Raises what `refused` makes."""
+        """Return an entry of `tools` with defaults, as it is stored and returned. Raises the errors of `refused`."""
         return tool
 
     def declare(self, tool: JSON, files: Sequence[str]) -> JSON:
-        """Return the function that the model sees for an entry of `tools`: name, description, parameters. `files` are
-        the names of those in the `tool_resources` for the tool."""
+        """Return the function for an entry of `tools`: name, description and parameters. `files` contains the names of
+        the tool's files in the `tool_resources`."""
         return {}
 
     async def functions(self, tool: JSON, run: JSON, files: Sequence[str]) -> Functions:
-        """Return the functions of an entry of `tools`, for tools that have other than one."""
+        """Return the functions for an entry of `tools`. Override it for tools that don't have exactly one."""
         return Functions([Function(self.declare(tool, files))])
 
     def prepare(self, context: Context) -> None:
-        """Get ready for calls: a model is being asked that may call the tool."""
+        """Prepare for calls. Called when a model that can call the tool is asked."""
         return
 
     def describe(self, arguments: str) -> JSON:
-        """Return what the step's entry shows under the tool's type while the model writes the arguments; `arguments`
-        is the JSON text as far as it has come."""
+        """Return the details of a call while the model writes its arguments. `arguments` is JSON text that may be
+        incomplete."""
         ...
 
     def needs_approval(self, run: JSON, details: JSON) -> bool:
-        """Whether a user has to approve a call before it is executed; `details` is what its entry shows."""
+        """Whether the user has to approve a call with these details before it is executed."""
         return False
 
     def deny(self, details: JSON) -> Result:
-        """Return the result of a call that the user has not approved."""
+        """Return the result of a call that the user denied."""
         return Result(DENIED, details)
 
     async def run(self, run: JSON, arguments: str, context: Context) -> Result:
-        """Execute a call. What goes wrong within the call is a Result that the model can read, not an exception.
+        """Execute a call. Errors of the call are returned as a Result for the model, not raised.
 
-        A call that a kill has cut off is executed again; one whose result was stored is not. Cancelling the coroutine
-        stops the call."""
+        If the server is killed during a call, the call is executed again, unless its result was stored. Cancelling the
+        coroutine stops the call."""
         ...
 
     def cite(self, text: str, details: Sequence[JSON], paths: Mapping[str, str]) -> list[JSON]:
-        """Return the annotations of a message of the run; `details` are those of the tool's results in it, `paths` what
-        the tool calls the files that it has made in the thread so far, with their ids."""
+        """Return the annotations of a message of the run. `details` contains the tool's results in the run, and `paths`
+        the ids of files that it created in the thread, by the tool's names for them."""
         return []
 
     def images(self, details: JSON) -> list[str]:
@@ -166,43 +167,43 @@ class HostedTool(Protocol):
         return []
 
     def without_content(self, details: JSON) -> JSON:
-        """Return the details without what is only shown to those who ask for it with `include`."""
+        """Return the details without the content that is only sent if `include` asks for it."""
         return details
 
     def instructions(self) -> str | None:
-        """Return how a model that can't call tools uses this one in its text; None if it can't."""
+        """Return instructions by which a model that can't call tools uses this one in its text; None if it can't."""
         return None
 
     def from_text(self, text: str) -> str | None:
-        """Return the arguments of the call that is in a text, if there is one."""
+        """Return the arguments of the call in a text; None if it contains no call."""
         return None
 
     def ask(self, question: str) -> str | None:
-        """Return the arguments of a call that comes before a model is asked that can't call tools; None if only a model
+        """Return the arguments of a call to execute before a model that can't call tools is asked; None if only a model
         can write them. `question` is the user's last message.
         """
         return None
 
     def stored(self, resources: Any) -> Any:
-        """Return the tool's part of `tool_resources` as it is stored and shown: without its secrets."""
+        """Return the tool's part of `tool_resources` without secrets, as it is stored and returned."""
         return resources
 
     def keep_secrets(self, run: JSON, resources: Any) -> None:
-        """Remember the secrets that a run was given in `tool_resources`, in memory alone. Called in any thread."""
+        """Keep the secrets in the `tool_resources` of a run, in memory only. Called in any thread."""
         return None
 
     def keep_headers(self, run: JSON, details: JSON, headers: JSON) -> None:
-        """Remember the headers that came with the approval of a call, in memory alone. Called in any thread."""
+        """Keep the headers in the approval of a call, in memory only. Called in any thread."""
         return None
 
     def forget(self, run_id: str) -> None:
-        """Forget the secrets of a run, which has ended. Called in any thread."""
+        """Delete the secrets of a run that has ended. Called in any thread."""
         return None
 
     async def leave(self, run_id: str) -> None:
-        """End what is open for a run: it has ended, or waits."""
+        """Close the resources that are open for a run, because it has ended or requires action."""
         return None
 
     async def close(self) -> None:
-        """End what is open for any run: the server stops."""
+        """Close the resources of all runs, because the server stops."""
         return None

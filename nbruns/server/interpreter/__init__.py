@@ -1,1 +1,1 @@
-"""What runs the Python of code_interpreter: kernels in a sandbox or elsewhere, and the sessions that have them."""
+"""Execution of Python for code_interpreter: kernels, in a sandbox or elsewhere, and sessions."""

@@ -1,6 +1,6 @@
-"""What the server asks of a kernel: this file is executed in it, and becomes its module `_nbruns`.
+"""Functions that the server calls in a kernel. This file is executed there as the module `_nbruns`.
 
-Code of a session can change anything here, and so whatever comes back is as trustworthy as its other output.
+Code in a session can change everything here, so the results are as untrusted as any other output.
 """
 
 import base64
@@ -14,7 +14,7 @@ import types
 
 import IPython
 
-#: The most files that are looked at for changes.
+#: Maximum number of files that are checked for changes.
 MAX_FILES = 2_000
 
 folder = ""
@@ -22,9 +22,9 @@ seen: "dict[str, tuple[int, int, int]]" = {}
 
 
 def start(data: str, max_text: int) -> str:
-    """Begin to work in a folder, or in a new temporary one where none is named; return its name in base64.
+    """Change to a folder, or to a new temporary one if `data` is empty. Return its name in base64.
 
-    Of each cell's text, `max_text` characters leave the kernel."""
+    At most `max_text` characters of each cell's text leave the kernel."""
     global folder
     folder = data or tempfile.mkdtemp(prefix="nbruns-")
     os.chdir(folder)
@@ -35,7 +35,7 @@ def start(data: str, max_text: int) -> str:
 
 
 def limit_text(shell: object, stream: object, most: int) -> None:
-    """Let only so much text of each cell leave the kernel."""
+    """Limit the number of characters of each cell's text that leave the kernel."""
     write, left = stream.write, [most]  # type: ignore[attr-defined]
 
     def limited(text: str) -> int:
@@ -49,7 +49,7 @@ def limit_text(shell: object, stream: object, most: int) -> None:
 
 
 def encoded(value: bytes) -> str:
-    """Return what the server can read without a parser."""
+    """Return bytes as base64, which the server can decode without a parser."""
     return base64.b64encode(value).decode()
 
 
@@ -69,7 +69,7 @@ def link(name: str, target: str) -> None:
 
 
 def changed() -> str:
-    """Return the files that are new or different since the last time: their names and sizes, as JSON in base64."""
+    """Return the names and sizes of files that are new or changed since the last call, as JSON in base64."""
     found = {}
     for path in _files():
         about = os.lstat(path)
@@ -90,7 +90,7 @@ def get(name: str, start: int, size: int) -> str:
 
 
 def remove() -> None:
-    """Remove the folder, where it was made for this session."""
+    """Remove the folder, if it was created for this session."""
     os.chdir("/")
     shutil.rmtree(folder, ignore_errors=True)
 

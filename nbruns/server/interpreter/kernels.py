@@ -1,7 +1,7 @@
-"""Kernels: of this machine, in the sandbox or not, and of a Jupyter server or kernel gateway.
+"""Kernels on this machine, in the sandbox or without it, and on a Jupyter server or kernel gateway.
 
-A kernel takes messages of the Jupyter protocol and sends others. What comes from it is hostile: sizes are bounded, and
-nothing in it is a path, a format or code on this side.
+Kernels receive and send messages of the Jupyter protocol. Their messages are untrusted: sizes are limited, and no part
+of them is used as a path, a format or code.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from nbruns.text import JSON, TooManyValues, excerpt, parse_json
 if TYPE_CHECKING:
     from tornado.websocket import WebSocketClientConnection
 
-#: Bytes of one message from a kernel, and how many are kept until they are read.
+#: Maximum number of bytes of a message from a kernel, and of messages that are kept until they are read.
 MAX_MESSAGE, MAX_WAITING = 32 << 20, 4
 _START_SECONDS = 60.0
-#: What is kept of what a kernel's process writes itself, in bytes: errors of its start.
+#: Number of bytes of the process's own output that are kept, for errors at startup.
 _KEPT_ERRORS = 4_000
 #: Environment variable with the token of a Jupyter server.
 TOKEN_VARIABLE = "NBRUNS_JUPYTER_TOKEN"
 
 
 class KernelEnded(Exception):
-    """A kernel has ended; the message says why, for the model to read."""
+    """A kernel has ended. The message says why, and can be sent to the model."""
 
 
 class KernelUnavailable(Exception):
-    """No kernel could be started; the message says why."""
+    """No kernel could be started. The message says why."""
 
 
 class Kernel(Protocol):
-    """A kernel that runs."""
+    """A running kernel."""
 
-    #: The folder of its files; empty for one that is made when the kernel is asked to start in it.
+    #: The folder of its files. Empty if the kernel creates a folder when it starts.
     data: str
 
     async def send(self, channel: str, type: str, content: JSON) -> str:
@@ -56,11 +56,11 @@ class Kernel(Protocol):
         ...
 
     async def receive(self) -> JSON:
-        """Return the next message of any channel. Raises KernelEnded."""
+        """Return the next message from any channel. Raises KernelEnded."""
         ...
 
     async def interrupt(self) -> None:
-        """Interrupt what the kernel executes."""
+        """Interrupt the execution of code."""
         ...
 
     async def close(self) -> None:
@@ -90,7 +90,7 @@ _WHY = {code: _WORDS[what] for what, code in ENDED_BY.items()}
 
 
 class LocalKernel:
-    """A kernel in a process of this machine. Use `LocalKernel.start`."""
+    """A kernel in a process on this machine. Create it with `LocalKernel.start`."""
 
     def __init__(self, process: asyncio.subprocess.Process, session: Any, sockets: Mapping[str, Any]) -> None:
         self.data = ""
@@ -102,17 +102,17 @@ class LocalKernel:
 
     @classmethod
     async def start(cls, context: Any, *, is_sandboxed: bool) -> LocalKernel:
-        """Start a kernel, and return it when it answers. Raises KernelUnavailable.
+        """Start a kernel, and return it when it responds. Raises KernelUnavailable.
 
-        `context` is of zmq.asyncio; its sockets take the limits on messages from it."""
+        `context` is a context of zmq.asyncio with limits on messages, which its sockets inherit."""
         import zmq
         from jupyter_client.session import Session
 
         key = secrets.token_hex(32)
         session = Session(key=key.encode(), signature_scheme="hmac-sha256")
         with contextlib.ExitStack() as stack:
-            # Sockets of the file system, but only until they are connected: the kernel inherits the listening ends, so
-            # that its sandbox needs no folder that it can write to.
+            # Unix sockets, whose files are only needed until they are connected. The kernel inherits the listening ends,
+            # so that its sandbox needs no writable folder for them.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nbruns-"))
             listening = [stack.enter_context(_listener(f"{folder}/k-{port}")) for port in range(1, 5)]
             fds = tuple(each.fileno() for each in listening)
@@ -125,7 +125,7 @@ class LocalKernel:
                 "limits": sandbox.LIMITS if is_sandboxed else None,
             }
             if is_sandboxed:
-                # Isolated, and without the modules of the folder where the code's files are.
+                # -P: don't import modules from the folder with the session's files.
                 program = sandbox.command([sandbox.python(), "-P", sandbox.LAUNCH], filters)
             else:
                 program = [sys.executable, "-P", str(Path(__file__).with_name("launch.py"))]
@@ -184,7 +184,7 @@ class LocalKernel:
                 raise KernelEnded(self._ended.result())
 
     def _read(self, channel: str, frames: list[bytes]) -> JSON | None:
-        """Return a message, or None for one that is not of the protocol."""
+        """Return a message; None if it doesn't follow the protocol."""
         try:
             *_, signature, header, parent, metadata, content = frames[: frames.index(b"<IDS|MSG>") + 6]
             if not secrets.compare_digest(signature, self._session.sign([header, parent, metadata, content])):
@@ -201,7 +201,7 @@ class LocalKernel:
 
     async def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()  # process 1 of a sandbox ends with it, and ends all others
+        self._process.stdin.close()  # then process 1 of the sandbox ends, and with it all others
         with contextlib.suppress(OSError):
             if self.data:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -213,7 +213,7 @@ class LocalKernel:
         await asyncio.wait([self._draining], timeout=1)
         self._draining.cancel()
         await asyncio.gather(self._draining, *self._receiving.values(), return_exceptions=True)
-        self._process._transport.close()  # type: ignore[attr-defined]  # pipes that descendants have kept
+        self._process._transport.close()  # type: ignore[attr-defined]  # descendants can keep the pipes open
 
     async def _drain(self) -> None:
         assert self._process.stdout is not None
@@ -231,12 +231,12 @@ def _listener(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen(8)
-    # Inherited by an open number only; the flag of this process is of no consequence to it.
+    # Only passed by its file descriptor; the flag in this process has no effect on the kernel.
     return listener
 
 
 def new_context() -> Any:
-    """Return a context of zmq whose sockets take no more than a kernel may send."""
+    """Return a zmq context whose sockets limit the messages of kernels."""
     import zmq.asyncio
 
     context = zmq.asyncio.Context(io_threads=1)
@@ -247,10 +247,10 @@ def new_context() -> Any:
 
 
 async def _ready(kernel: Kernel) -> None:
-    """Wait until a kernel answers, and its outputs come too."""
+    """Wait until a kernel responds, and its outputs arrive."""
     try:
         async with asyncio.timeout(_START_SECONDS):
-            # The kernel publishes only to those who have subscribed, which it learns a moment later.
+            # The kernel only publishes outputs to subscribers, and learns of the subscription a moment later.
             answered = published = False
             while not (answered and published):
                 id = await kernel.send("shell", "kernel_info_request", {})
@@ -268,7 +268,7 @@ async def _ready(kernel: Kernel) -> None:
 
 
 class GatewayKernel:
-    """A kernel of a Jupyter server or kernel gateway. Use `GatewayKernel.start`."""
+    """A kernel on a Jupyter server or kernel gateway. Create it with `GatewayKernel.start`."""
 
     def __init__(self, url: str, id: str, connection: WebSocketClientConnection) -> None:
         self.data = ""
@@ -277,7 +277,7 @@ class GatewayKernel:
 
     @classmethod
     async def start(cls, url: str) -> GatewayKernel:
-        """Start a kernel at a server, and return it when it answers. Raises KernelUnavailable."""
+        """Start a kernel on a server, and return it when it responds. Raises KernelUnavailable."""
         from tornado.httpclient import HTTPRequest
         from tornado.websocket import websocket_connect
 
@@ -285,7 +285,7 @@ class GatewayKernel:
         id = made.get("id") if isinstance(made, dict) else None
         if not isinstance(id, str):
             raise KernelUnavailable(f"{_shown(url)} is no Jupyter server: it returned no kernel.")
-        kernel = cls(url, id, None)  # type: ignore[arg-type]  # follows
+        kernel = cls(url, id, None)  # type: ignore[arg-type]  # connected below
         address = f"{url.replace('http', 'ws', 1).rstrip('/')}/api/kernels/{quote(id, safe='')}/channels"
         request = HTTPRequest(address, headers=_headers(), connect_timeout=_START_SECONDS)
         try:
@@ -315,7 +315,7 @@ class GatewayKernel:
             try:
                 message = parse_json(text)
                 parts = {name: message[name] for name in ("channel", "header", "parent_header", "content")}
-            except (ValueError, TypeError, KeyError):  # binary ones too, which are of widgets
+            except (ValueError, TypeError, KeyError):  # includes binary messages, which belong to widgets
                 continue
             if all(isinstance(part, dict) for name, part in parts.items() if name != "channel"):
                 if parts["content"].get("execution_state") in ("restarting", "dead"):
@@ -358,6 +358,6 @@ async def _request(url: str, method: str, path: str, body: JSON | None = None) -
 
 
 def _shown(url: str) -> str:
-    """Return a URL without what could be a password."""
+    """Return the host and port of a URL, without any password."""
     parts = urlsplit(url)
     return f"The Jupyter server at {parts.hostname}" + (f":{parts.port}" if parts.port else "")

@@ -1,9 +1,9 @@
-"""A program: the first process of a sandbox, which starts a kernel and watches over its limits.
+"""The first process in a sandbox: a program that starts a kernel and monitors its limits.
 
-It runs inside the sandbox, as process 1, from this file alone: nothing of nbruns is there. No process of a sandbox can
-end or trace its process 1, and when that ends, all the others do. Its exit code says why (see ENDED_BY).
+It runs in the sandbox as process 1, from this file alone, because nbruns isn't available there. No other process in the
+sandbox can end or trace process 1, and when it ends, all others end too. Its exit code says why (see ENDED_BY).
 
-The first line on stdin has the settings, and the end of stdin means that the server is gone.
+The first line on stdin contains the settings. The end of stdin means that the server has ended.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import signal
 import sys
 from typing import Any
 
-#: Exit codes by what has ended the kernel.
+#: Exit codes, by the reason why the kernel ended.
 ENDED_BY = {"kernel": 40, "memory": 41, "processes": 42, "files": 43}
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
-#: Seconds between two looks at what the sandbox uses.
+#: Seconds between two checks of the resources that the sandbox uses.
 _LOOK_SECONDS = 0.1
 
 
 def main() -> None:
-    """Run a kernel until it ends, exceeds a limit, or the server is gone."""
+    """Run a kernel until it ends or exceeds a limit, or the server ends."""
     settings = json.loads(_line())
     limits = settings["limits"]
     if limits:
-        # Not traceable, and its memory not readable, for processes of the same user.
+        # Keep processes of the same user from tracing it and reading its memory.
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kernel = os.fork()
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         why = _watch(kernel, limits)
     finally:
-        for kill in (os.killpg, os.kill):  # before it has made its group, there is only itself
+        for kill in (os.killpg, os.kill):  # its group may not exist yet
             try:
                 kill(kernel, signal.SIGKILL)
             except OSError:
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _line() -> bytes:
-    # Unbuffered: what follows is for the select below.
+    # Unbuffered, because the rest of stdin is read with select below.
     line = b""
     while not line.endswith(b"\n"):
         piece = os.read(0, 1 << 16)
@@ -61,7 +61,7 @@ def _line() -> bytes:
 
 
 def _watch(kernel: int, limits: dict[str, int] | None) -> str:
-    """Return what ends the kernel, when it has ended or has to."""
+    """Wait until the kernel has ended or must be ended, and return the reason."""
     while True:
         readable = select.select([0], [], [], _LOOK_SECONDS)[0]
         if readable and not os.read(0, 1 << 16):
@@ -83,7 +83,7 @@ def _exceeded(limits: dict[str, int]) -> str | None:
     pids = [name for name in os.listdir("/proc") if name.isdigit()]
     if len(pids) > limits["processes"]:
         return "processes"
-    # Resident pages count memory twice that processes share, but cost little to look at.
+    # Resident pages are quick to read, but count shared memory for each process.
     if sum(map(_resident, pids)) > limits["memory"] and sum(map(_proportional, pids)) > limits["memory"]:
         return "memory"
     disk = os.statvfs("/mnt")
@@ -94,7 +94,7 @@ def _resident(pid: str) -> int:
     try:
         with open(f"/proc/{pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):  # it has ended
+    except (OSError, IndexError):  # the process has ended
         return 0
 
 
@@ -102,12 +102,12 @@ def _proportional(pid: str) -> int:
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
-    except (OSError, StopIteration):  # ended, or hidden on purpose
+    except (OSError, StopIteration):  # the process has ended, or hides its memory
         return _resident(pid)
 
 
 def _run_kernel(settings: dict[str, Any]) -> None:
-    if sys.platform == "linux":  # where there is no sandbox that ends with its first process
+    if sys.platform == "linux":  # without a sandbox, end with the parent process
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -132,10 +132,10 @@ def _limit(limits: dict[str, int]) -> None:
     limit(resource.RLIMIT_FSIZE, limits["disk"])
     limit(resource.RLIMIT_NOFILE, limits["open_files"])
     limit(resource.RLIMIT_CORE, 0)
-    # Counted for each user namespace since Linux 5.14; before, the server's own processes would count too.
+    # Counted per user namespace since Linux 5.14. Before that, the server's own processes would count too.
     if tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14):
         limit(resource.RLIMIT_NPROC, limits["threads"])
-    try:  # where the machine runs out of memory, this goes first
+    try:  # if the machine runs out of memory, this process is killed first
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
     except OSError:
@@ -150,7 +150,7 @@ def _kernel_app(settings: dict[str, Any]) -> None:
     fds: list[int] = settings["fds"]
 
     class KernelApp(IPKernelApp):
-        """A kernel on sockets that the server has opened for it: it needs no folder that it could write to."""
+        """A kernel on sockets that the server opened for it, so that it needs no writable folder."""
 
         def _try_bind_socket(self, s: Any, port: int) -> int:
             if port > len(fds):
@@ -160,11 +160,11 @@ def _kernel_app(settings: dict[str, Any]) -> None:
             return port
 
         def init_heartbeat(self) -> None:
-            """There is none: the server sees when this process ends."""
+            """Do nothing: the server notices the end of this process."""
             self.heartbeat = None
 
         def init_crash_handler(self) -> None:
-            """Reports would be files that nobody reads."""
+            """Do nothing: crash reports would be files that nobody reads."""
 
     app = KernelApp.instance()
     app.connection_file = settings["connection_file"]

@@ -1,4 +1,4 @@
-"""How the server runs Python: in the sandbox, at a Jupyter server, without a sandbox, or not at all."""
+"""Modes of code_interpreter: in the sandbox, on a Jupyter server, without a sandbox, or off."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from nbruns.errors import SetupError, install_command
 from nbruns.server.interpreter import sandbox
 from nbruns.server.interpreter.sessions import Interpreter
 
-#: What kernels of this machine need, and what a Jupyter server does.
+#: Packages that kernels on this machine need, and packages for kernels on a Jupyter server.
 _LOCAL, _REMOTE = ("ipykernel", "jupyter_client", "zmq"), ("tornado",)
 
 
 def interpreter(mode: str | None) -> Interpreter | None:
-    """Return what runs Python, or None where nothing does.
+    """Return the interpreter for a mode, or None if code_interpreter is off.
 
     Args:
         mode: `bwrap`, `off`, `unsandboxed`, or the URL of a Jupyter server or kernel gateway. None: `bwrap` if it works
             here, otherwise `off`.
 
     Raises:
-        SetupError: What `mode` names doesn't work here.
+        SetupError: The mode doesn't work on this machine.
     """
     if mode is None:
         return Interpreter("bwrap") if why_no_sandbox() is None else None
@@ -39,15 +39,15 @@ def interpreter(mode: str | None) -> Interpreter | None:
 
 
 def why_no_sandbox() -> str | None:
-    """Return why this machine has no sandbox, or None if it has one."""
+    """Return why the sandbox doesn't work on this machine, or None if it works."""
     if _missing(_LOCAL):
         return f"packages are missing; run `{install_command('code-interpreter')}`"
     return sandbox.why_not()
 
 
 def ways_out(why: str | None) -> str:
-    """Return what whoever runs the server can do to offer code_interpreter, where nothing runs it; `why` is the reason,
-    if known."""
+    """Return instructions for the operator to make code_interpreter available. `why` is the reason why it is not, if
+    known."""
     return (
         f"{f'The reason: {why}. ' if why else ''}Whoever runs the server has three ways to offer it: a sandbox, which "
         "needs Linux, bubblewrap and the packages of the extra code-interpreter; --code-interpreter URL of a Jupyter "

@@ -1,7 +1,7 @@
-"""The sandbox on Linux: bubblewrap, with an empty network, a read-only system and its own small disk.
+"""The sandbox on Linux: bubblewrap, without a network, with a read-only system and its own small disk.
 
-A process in it sees the system's programs and the Python that the server runs with, `/mnt` (a disk in memory, of
-limited size), its own processes, and a few devices. Everything else isn't there.
+Processes in it can access the system's programs and the server's Python, `/mnt` (a disk in memory, of limited size),
+their own processes, and a few devices. Nothing else is visible.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nbruns.text import excerpt
 
-#: Limits of a session: bytes of memory and of disk, processes, threads of them all, files, and open files of a process.
+#: Limits of a session: bytes of memory and of disk, processes, threads in total, files, and open files per process.
 LIMITS = {
     "memory": 1 << 30,
     "disk": 1 << 30,
@@ -27,11 +27,11 @@ LIMITS = {
     "files": 50_000,
     "open_files": 512,
 }
-#: Where a session's files are, and what is temporary.
+#: Folders in the sandbox of a session's files and of temporary files.
 DATA, TEMPORARY = "/mnt/data", "/mnt/tmp"
-#: Where `launch.py` is inside.
+#: Path of `launch.py` in the sandbox.
 LAUNCH, _LAUNCHER = "/run/nbruns/launch.py", Path(__file__).with_name("launch.py")
-#: User and group inside. A server that runs as root starts its sandboxes as nobody.
+#: User and group in the sandbox. A server that runs as root starts sandboxes as nobody.
 _USER, _NOBODY = "1000", "65534"
 _CHECK_SECONDS = 20.0
 
@@ -46,15 +46,15 @@ ENVIRONMENT = {
     "JUPYTER_PLATFORM_DIRS": "1",
     "PYTHONNOUSERSITE": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
-    # Threads of libraries would only wait for one another's turn, and each reserves memory.
+    # More threads of numerical libraries would not be faster, and each reserves memory.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
 
-#: System calls that are refused, by the machine: memory that no limit counts, other processes' memory, keys of the
-#: kernel, and parts of the kernel that programs for data don't need and exploits like.
+#: System calls that are refused, by machine type: they use memory that no limit counts, access other processes' memory
+#: or the kernel's keys, or are common targets of exploits that data analysis doesn't need.
 _REFUSED: dict[str, tuple[int, tuple[int, ...]]] = {
     # ptrace, shmget, msgget, add_key, request_key, keyctl, perf_event_open, memfd_create, bpf, userfaultfd,
     # memfd_secret, io_uring_setup, unshare, setns, process_vm_readv, process_vm_writev, mount, open_by_handle_at
@@ -70,7 +70,7 @@ _REFUSED: dict[str, tuple[int, tuple[int, ...]]] = {
 
 
 def why_not() -> str | None:
-    """Return what keeps the sandbox from working on this machine, or None. Starts one to find out."""
+    """Return why the sandbox doesn't work on this machine, or None if it works. Starts one to find out."""
     if sys.platform != "linux":
         return "bubblewrap is for Linux only"
     if shutil.which("bwrap") is None:
@@ -95,7 +95,7 @@ def why_not() -> str | None:
 
 
 def python() -> str:
-    """Return the name of this Python inside."""
+    """Return the path of this Python in the sandbox."""
     return os.path.join(os.path.realpath(sys.prefix), os.path.relpath(sys.executable, sys.prefix))
 
 
@@ -103,8 +103,8 @@ def command(program: list[str], filter_fds: tuple[int, ...] = ()) -> list[str]:
     """Return the command that runs a program in a new sandbox.
 
     Args:
-        program: What to run, as process 1; it keeps the open files that it is started with.
-        filter_fds: What `filter_file` gave.
+        program: The command to run as process 1. It inherits open file descriptors.
+        filter_fds: The file descriptors from `filter_file`.
     """
     bwrap = shutil.which("bwrap") or "bwrap"
     is_root = os.geteuid() == 0
@@ -119,15 +119,15 @@ def command(program: list[str], filter_fds: tuple[int, ...] = ()) -> list[str]:
         *_devices(),
         *("--size", str(LIMITS["disk"]), "--tmpfs", "/mnt"),
         *(part for name in ("data", "tmp", "shm") for part in ("--dir", f"/mnt/{name}")),
-        # A Python somewhere in /tmp has to stay where it is.
+        # If Python itself is somewhere in /tmp, keep /tmp.
         *(() if "/tmp" in visible else ("--symlink", TEMPORARY, "/tmp")),
         *("--remount-ro", "/", "--chdir", DATA),
         *(part for fd in filter_fds for part in ("--seccomp", str(fd))),
     ]
     if not is_root:
         return [*inner, "--", *program]
-    # Root without any capability may still write to much of /proc, so that the sandbox is nobody's. Nobody can't see
-    # a Python in a folder of root's, so that what is visible is put together by root first.
+    # Root without capabilities can still write to much of /proc, so the sandbox runs as nobody. Because nobody can't
+    # access a Python in root's folders, root mounts the visible folders first.
     setpriv = shutil.which("setpriv") or "setpriv"
     nobody = (setpriv, "--reuid", _NOBODY, "--regid", _NOBODY, "--clear-groups", "--")
     outer = (bwrap, "--die-with-parent", *_visible(str(_LAUNCHER)), "--bind", "/proc", "/proc")
@@ -135,7 +135,7 @@ def command(program: list[str], filter_fds: tuple[int, ...] = ()) -> list[str]:
 
 
 def _visible(launcher: str) -> list[str]:
-    """Return the options for what of this machine is visible, for reading."""
+    """Return the options that make parts of this machine visible, read-only."""
     options: list[str] = []
     for folder in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         if os.path.islink(folder):
@@ -143,11 +143,11 @@ def _visible(launcher: str) -> list[str]:
         elif os.path.isdir(folder):
             options += ("--ro-bind", folder, folder)
     paths = ["/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/localtime", "/etc/mime.types"]
-    # Of a virtual environment, also the Python that it was made with; its own name for that may be a link.
+    # For a virtual environment, include the Python that it was created with, whose recorded path may be a link.
     prefixes = {os.path.realpath(sys.prefix), sys.base_prefix, os.path.realpath(sys.base_prefix)}
     paths += sorted(path for path in prefixes if not f"{path}/".startswith("/usr/"))
     binds = {path: path for path in paths if os.path.exists(path)} | {LAUNCH: launcher}
-    # bubblewrap would make the folders on the way itself, for nobody but its own user.
+    # Create parent folders explicitly. bubblewrap would create them accessible to its own user only.
     for folder in sorted({str(parent) for path in binds for parent in Path(path).parents[:-1]}):
         options += ("--dir", folder)
     for path, source in binds.items():
@@ -172,14 +172,14 @@ def _devices() -> Iterator[str]:
 
 
 class filter_file:
-    """A context: the file descriptors to pass with the filter of system calls, none on machines without one."""
+    """A context manager that returns the file descriptors with the system call filter; none on other machine types."""
 
     def __enter__(self) -> tuple[int, ...]:
         self._fds: tuple[int, ...] = ()
         program = _filter(platform.machine())
         if program:
             reading, writing = os.pipe()
-            os.write(writing, program)  # shorter than a pipe is
+            os.write(writing, program)  # fits into the buffer of a pipe
             os.close(writing)
             self._fds = (reading,)
         return self._fds
@@ -190,7 +190,7 @@ class filter_file:
 
 
 def _filter(machine: str) -> bytes:
-    """Return a program for the kernel's filter (classic BPF) that refuses those calls and allows all others."""
+    """Return a program for the kernel's filter (classic BPF) that refuses the calls in _REFUSED and allows others."""
     if machine not in _REFUSED:
         return b""
     architecture, calls = _REFUSED[machine]

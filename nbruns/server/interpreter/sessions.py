@@ -1,4 +1,4 @@
-"""Sessions: one kernel for each thread and assistant, with its files, kept until it is idle for long."""
+"""Sessions of code_interpreter: one kernel with files for each thread and assistant, ended after a time without calls."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from nbruns.server.interpreter.kernels import (
 )
 from nbruns.text import JSON, excerpt, parse_json
 
-#: Seconds that a cell may take; then, that it may take to stop when it is interrupted.
+#: Maximum number of seconds for a cell, and for it to stop after an interrupt.
 CELL_SECONDS, STOP_SECONDS = 120.0, 5.0
-#: Seconds after its last call that a session is ended.
+#: Seconds after its last call after which a session is ended.
 IDLE_SECONDS = 20 * 60.0
-#: So many sessions at most. One more ends the one that has been idle for longest.
+#: Maximum number of sessions. If there are more, the one that has been idle longest is ended.
 MAX_SESSIONS = 20
-#: The most characters of a cell's text that are kept.
+#: Maximum number of characters of a cell's text that are kept.
 MAX_TEXT = 1_000_000
-#: The most messages and bytes that a cell may send, images included; honest code stays far below.
+#: Maximum number of messages and bytes that a cell can send, including images. Ordinary code stays far below.
 MAX_MESSAGES, MAX_SENT = 20_000, 64 << 20
-#: The most images and written files of a cell that are kept, and bytes of one image, of one file, and of all files.
+#: Maximum number of a cell's images and written files that are kept, and of bytes of an image, a file, and all files.
 MAX_IMAGES, MAX_FILES = 20, 20
 MAX_IMAGE, MAX_FILE, MAX_ALL_FILES = 20 << 20, 128 << 20, 256 << 20
-#: Bytes of a file in one message.
+#: Number of bytes of a file in one message.
 _PIECE = 3 << 20
-#: Seconds that a kernel may take to answer questions about its files.
+#: Maximum number of seconds for a kernel to respond to requests about its files.
 _ANSWER_SECONDS = 60.0
-#: Seconds that outputs may come after the end of their cell.
+#: Maximum number of seconds that outputs can arrive after the end of their cell.
 _LATE_SECONDS = 2.0
 _INSIDE = Path(__file__).with_name("inside.py")
 _ANSI = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")
@@ -61,7 +61,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Input:
-    """A file that a session is to have: `path` is relative to its folder, and the file is linked as `id` too."""
+    """A file to provide in a session. `path` is relative to its folder. The file is also available under its id."""
 
     id: str
     path: str
@@ -73,7 +73,7 @@ _Files = tuple[Sequence[Input], Sequence[Input]]
 
 @dataclass(frozen=True)
 class Written:
-    """A file that a cell has written or changed; `path` is absolute, as the code knows it."""
+    """A file that a cell wrote or changed. `path` is its absolute path in the session."""
 
     path: str
     size: int
@@ -82,9 +82,9 @@ class Written:
 
 @dataclass
 class Execution:
-    """What a cell gave: its texts and images in their order, the files it has written, and notes for the model."""
+    """The result of a cell: texts and images in order, written files, and notes for the model."""
 
-    #: Whether the session began with this cell, so that nothing of earlier ones is known in it.
+    #: Whether this is the first cell of the session, so that variables of earlier cells don't exist.
     is_new: bool
     outputs: list[str | Image] = field(default_factory=list)
     files: list[Written] = field(default_factory=list)
@@ -96,9 +96,9 @@ class Interpreter:
 
     Args:
         mode: `bwrap`, `unsandboxed`, or the URL of a Jupyter server or kernel gateway.
-        cell_seconds: Seconds that a cell may take.
+        cell_seconds: Maximum number of seconds for a cell.
         idle_seconds: Seconds after which an idle session is ended.
-        max_sessions: How many sessions there are at most.
+        max_sessions: Maximum number of sessions.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Interpreter:
         self._sweeping: asyncio.Task[None] | None = None
 
     def warm(self, key: Key | None = None) -> None:
-        """Have a kernel ready for a session: it starts while the model still writes."""
+        """Start a kernel for a session in advance, while the model is still writing."""
         self._warmed_at = time.monotonic()
         if key not in self._slots and self._spare is None and len(self._slots) < self.max_sessions:
             self._spare = asyncio.create_task(self._started())
@@ -131,10 +131,10 @@ class Interpreter:
     async def execute(
         self, key: Key, code: str, inputs: Sequence[Input] = (), again: Sequence[Input] = ()
     ) -> Execution:
-        """Execute a cell in the session of a thread and assistant, which has the files `inputs`. A new session also has
-        those of `again`, which an earlier one has written.
+        """Execute a cell in the session of a thread and assistant, with the files `inputs`. A new session also gets the
+        files `again`, which an earlier session wrote.
 
-        What goes wrong in it is in the notes. Cancelling stops the cell; the session stays, if the cell does stop.
+        Errors are in the notes. Cancelling stops the cell. If the cell stops in time, the session is kept.
         """
         stop = asyncio.Event()
         work = asyncio.create_task(self._execute(key, code, (inputs, again), stop))
@@ -148,7 +148,7 @@ class Interpreter:
             raise
 
     async def end_thread(self, thread_id: str) -> None:
-        """End the sessions of a thread that is gone."""
+        """End the sessions of a deleted thread."""
         for key in [key for key in self._slots if key[0] == thread_id]:
             await self._end(key)
 
@@ -198,7 +198,9 @@ class Interpreter:
         return done
 
     async def _make_room(self) -> None:
-        """End the longest idle session where there are too many. One is idle: no more than that many execute."""
+        """End the longest idle session if there are too many. At least one is idle, because the number of executing
+        sessions is limited to the same maximum.
+        """
         while len(self._slots) > self.max_sessions:
             idle = [key for key, slot in self._slots.items() if not slot.users]
             await self._end(min(idle, key=lambda key: self._slots[key].last_used))
@@ -211,7 +213,7 @@ class Interpreter:
             try:
                 session = await spare
             except KernelUnavailable:
-                pass  # perhaps it goes better now
+                pass  # retry below
         if session is None or not await session.is_alive():
             session = await self._started()
         self.warm()
@@ -266,23 +268,23 @@ class Interpreter:
 
 
 class _Slot:
-    """The place of a session: of one kernel after another, one call at a time."""
+    """The place of a session, which executes one call at a time. It can have several kernels in succession."""
 
     def __init__(self) -> None:
         self.session: _Session | None = None
         self.lock = asyncio.Lock()
-        #: Calls that are executed or wait.
+        #: Number of calls that are executing or waiting.
         self.users = 0
         self.last_used = time.monotonic()
 
 
 class _Session:
-    """A kernel and what is known of its files."""
+    """A kernel and the state of its files."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self._folder = sandbox.DATA
-        #: Paths of the files that were brought, by id.
+        #: Paths of the files that were copied into the session, by id.
         self._brought: dict[str, str] = {}
 
     async def begin(self) -> None:
@@ -293,7 +295,7 @@ class _Session:
         self._folder = folder.decode(errors="replace") or sandbox.DATA
 
     async def is_alive(self) -> bool:
-        """Whether the kernel still answers. If not, it is ended."""
+        """Whether the kernel still responds. If not, it is ended."""
         try:
             await self._ask("''")
         except KernelEnded:
@@ -304,7 +306,7 @@ class _Session:
         return True
 
     async def end(self) -> None:
-        """End the kernel; a folder that was made for it goes."""
+        """End the kernel, and remove a folder that was created for it."""
         if not self.kernel.data:
             try:
                 async with asyncio.timeout(2):
@@ -314,7 +316,7 @@ class _Session:
         await self.kernel.close()
 
     async def bring(self, inputs: Sequence[Input], again: Sequence[Input], done: Execution) -> None:
-        """Bring the files that are not there yet, each under its id too, and then those that were written before."""
+        """Copy missing files into the session, also under their ids, then files that an earlier session wrote."""
         new = [each for each in inputs if each.id not in self._brought]
         for each in new:
             path = each.path if each.path not in self._brought.values() else f"{each.id}-{each.path}"
@@ -338,7 +340,7 @@ class _Session:
             done.notes.append(f"The file {excerpt(path)} is not available: {excerpt(error)}")
 
     async def run(self, code: str, seconds: float, stop: asyncio.Event, done: Execution) -> None:
-        """Execute a cell. It is interrupted when its time is up, or when it is to stop."""
+        """Execute a cell. It is interrupted after `seconds`, or when `stop` is set."""
         collected = _Outputs(done, self._shown)
         if self._folder != sandbox.DATA:
             code = code.replace(sandbox.DATA, self._folder)
@@ -363,7 +365,7 @@ class _Session:
             collected.close()
 
     async def collect(self, done: Execution) -> None:
-        """Read the files that the cell has written."""
+        """Read the files that the cell wrote."""
         try:
             found = await self._changed()
             left = MAX_ALL_FILES
@@ -410,7 +412,7 @@ class _Session:
         ]
 
     async def _ask(self, expression: str) -> bytes:
-        """Return the bytes that an expression of the kernel gives, in base64. Raises _Failed, KernelEnded."""
+        """Evaluate an expression in the kernel, and decode its base64 result. Raises _Failed, KernelEnded."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 reply = await _request(self.kernel, "", {"it": expression}, lambda type, content: 0)
@@ -432,11 +434,11 @@ class _Session:
 
 
 class _Failed(Exception):
-    """A question to a kernel had no good answer; the message says why."""
+    """A request to a kernel failed. The message says why."""
 
 
 class _Flood(Exception):
-    """A cell sends more than any honest one."""
+    """A cell sent more than the limit."""
 
 
 async def _request(
@@ -456,7 +458,7 @@ async def _request(
     messages = sent = 0
     while True:
         try:
-            # Outputs come behind the reply, but where the kernel had to drop messages, their end may be missing.
+            # Outputs can arrive after the reply. If the kernel had to drop messages, their end may be missing.
             async with asyncio.timeout(None if reply is None else _LATE_SECONDS):
                 message = await kernel.receive()
         except TimeoutError:
@@ -480,7 +482,7 @@ async def _request(
 
 
 async def _reply(kernel: Kernel, id: str) -> JSON:
-    """Return the reply to a request whose outputs have come."""
+    """Return the reply to a request after its outputs have arrived."""
     while True:
         message = await kernel.receive()
         if message["channel"] == "shell" and message["parent_header"].get("msg_id") == id:
@@ -498,7 +500,7 @@ class _Outputs:
         self._is_cut = False
 
     def take(self, type: str, content: JSON) -> int:
-        """Take an output, and return its size."""
+        """Add an output, and return its size in bytes."""
         data = content.get("data")
         if type == "stream":
             return self._add_text(content.get("text"))
@@ -519,7 +521,7 @@ class _Outputs:
         return 1_000
 
     def close(self) -> None:
-        """Close the last text."""
+        """Complete the last text."""
         if self._text:
             self._done.outputs.append(self._shown(_ANSI.sub("", "".join(self._text))))
             self._text = []
@@ -556,7 +558,7 @@ class _Outputs:
 
 
 async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the bytes of a file in pieces that fit into a message; at least one, so that empty files come too."""
+    """Yield the bytes of a file in pieces that fit into a message. Yields at least one piece, also for empty files."""
     kept, is_empty = bytearray(), True
     async for more in stream:
         kept += more

@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 class UnknownModelError(LookupError):
-    """No model has this name. The message lists the known ones and explains how to add others."""
+    """No model has this name. The message lists the known models and explains how to add others."""
 
 
 class Models:
@@ -69,7 +69,7 @@ class Models:
         upstream: Base URL of an endpoint that serves all other names.
         upstream_api: API of the upstream: "chat" (Chat Completions) or "responses". Default: detected for each
             model.
-        aliases: Names of models by the name or pattern (`gpt-*`) that programs ask for. The first that fits counts.
+        aliases: Names of models, by the name or pattern (`gpt-*`) that programs request. The first match is used.
     """
 
     def __init__(
@@ -90,16 +90,16 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """The names known here, besides what the upstream has."""
+        """The names of models, without those of the upstream."""
         return sorted(self._builders.keys() | self._built.keys())
 
     def add(self, name: str, model: Model) -> None:
-        """Let `model` answer to `name`."""
+        """Add a model with this name."""
         with self._lock:
             self._built[name] = model
 
     def real_name(self, name: str) -> str:
-        """Return the name of the model that answers to `name`: another one if that is an alias."""
+        """Return the name of the model for `name`, which can be an alias."""
         if name in self._aliases:
             return self._aliases[name]
         if name in self._builders or name in self._built:
@@ -107,12 +107,12 @@ class Models:
         return next((real for alias, real in self._aliases.items() if fnmatchcase(name, alias)), name)
 
     def knows(self, name: str) -> bool:
-        """Tell whether a model answers to `name`, without building it."""
+        """Whether a model for `name` exists, without building it."""
         name = self.real_name(name)
         return bool(self._upstream_url) or name in self._builders or name in self._built
 
     async def check_name(self, name: str) -> None:
-        """Raise UnknownModelError if no model answers to `name`, or the upstream says that it has none."""
+        """Raise UnknownModelError if there is no model for `name`, here or at the upstream."""
         if not self.knows(name):
             raise UnknownModelError(self._unknown(name))
         real = self.real_name(name)
@@ -126,7 +126,7 @@ class Models:
         return "" if real == name else f"{excerpt(repr(name))} stands for {excerpt(repr(real))} here. "
 
     async def listed(self) -> list[tuple[str, str]]:
-        """Return the names that runs can use, each with who provides it: `nbruns`, `alias` or `upstream`."""
+        """Return the names that runs can use, each with its source: `nbruns`, `alias` or `upstream`."""
         found = dict.fromkeys(self.names, "nbruns")
         found |= {alias: "alias" for alias in self._aliases if not set(alias) & set("*?[")}
         if self._upstream_url:
@@ -143,7 +143,7 @@ class Models:
         return self._built[name] if name in self._built else self._upstream_for(name)
 
     def check(self) -> None:
-        """Create the upstream now, so that errors in its settings appear at the start (SetupError)."""
+        """Create the upstream now, so that errors in its settings raise SetupError at startup."""
         if self._upstream_url:
             self._upstream_for("")
         for alias, name in self._aliases.items():

@@ -39,10 +39,10 @@ class CallCard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not type
         self._place = place
         self._tool = tool
         self._is_empty_output = False  # the function returned an empty string, which is a valid output
-        self._arguments_are_edited = False  # since the line last showed them
+        self._arguments_are_edited = False  # since the head line was last updated
         #: The thread of the current or last run started by a click.
         self.thread: threading.Thread | None = None
-        #: Waits until everything that a page has sent has arrived.
+        #: Waits until all changes that the page has sent have arrived.
         self.settle: Callable[[], object] = lambda: None
         self._editor = None if tool is None else _arguments_editor(call, tool)
         self._answer = OutputEditor(call.name, None if tool is None else tool.output_schema)

@@ -37,7 +37,7 @@ class CallLine(ipywidgets.HTML):  # type: ignore[misc]  # ipywidgets is not type
         self.show(call.arguments)
 
     def show(self, arguments: str) -> None:
-        """Show these arguments, closed."""
+        """Show these arguments, with the line closed."""
         name = escape(excerpt(sendable(self._call.name)))
         self.value = (
             f'<details class="mathjax_ignore tex2jax_ignore"><summary title="{self._title}"><span class="nbruns-code">'

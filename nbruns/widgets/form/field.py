@@ -44,7 +44,7 @@ MAX_FIELDS, MAX_DEPTH = 60, 5
 
 @dataclass
 class FormContext:
-    """What the fields of one form share: the root schema for references, and the number of fields left."""
+    """Context shared by the fields of a form: the root schema for references, and the number of fields left."""
 
     root: Mapping[str, Any]
     make: Callable[[FieldSpec], Field]
@@ -78,7 +78,7 @@ class FieldSpec:
 
     @property
     def given_title(self) -> str:
-        """The title of a property in its schema; empty if there is none, or one that pydantic made of the name."""
+        """The title of a property in its schema; empty if there is none, or if pydantic derived it from the name."""
         title = self.whole.get("title") if self.is_property and isinstance(self.whole, Mapping) else None
         made = self.label.title().replace("_", " ").strip()
         return title if isinstance(title, str) and title.strip() and title != made else ""

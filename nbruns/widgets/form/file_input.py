@@ -27,7 +27,7 @@ class FileInput(anywidget.AnyWidget):
     label = traitlets.Unicode().tag(sync=True)
     limit = traitlets.Int(MAX_FILE).tag(sync=True)
     disabled = traitlets.Bool(False).tag(sync=True)
-    #: The messages for an accepted file and for a rejected one.
+    #: Messages about an accepted file and about a rejected one.
     told = traitlets.Unicode().tag(sync=True)
     problem = traitlets.Unicode().tag(sync=True)
 

@@ -30,7 +30,7 @@ State = Literal["open", "submitting", "submitted", "expired", "closed"]
 
 
 class FormStatus(anywidget.AnyWidget):
-    """How many calls are left, and the time that is left for them. This widget also loads the style sheet."""
+    """The number of unanswered calls, and the time until the run expires. This widget also loads the style sheet."""
 
     _esm = STATIC / "form_status.js"
     _css = STATIC / "form.css"
@@ -52,11 +52,11 @@ class FormStatus(anywidget.AnyWidget):
         self.on_msg(self._receive)
 
     def settle(self, seconds: float = 5.0) -> None:
-        """Wait until the kernel has what was typed before now, for at most `seconds`.
+        """Wait until the kernel has received all input typed so far, for at most `seconds`.
 
-        A page holds back what is typed into a control while the kernel handles what was typed before, but not a
-        click: without this, the last letters would arrive after a click on Submit. Also, JupyterLab sends messages to
-        several threads of the kernel. Only the page knows what is under way.
+        While the kernel handles a change, the page delays further changes of the same control, but not clicks.
+        Without this wait, the last letters could arrive after a click on Submit. JupyterLab also sends messages to
+        several threads of the kernel. Only the page knows which messages are pending.
         """
         if not self._is_shown:
             return

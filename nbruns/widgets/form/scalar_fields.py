@@ -183,12 +183,12 @@ class JSONField(Field):
             raise ValueError(f"Not valid JSON: {error}.") from error
 
 
-#: What a schema of any value may still say.
+#: Keywords that a schema for any value can contain.
 _ANNOTATIONS = {"title", "description", "default", "examples", "deprecated"}
 
 
 class AnyField(JSONField):
-    """A value of any kind inside a list or an object, entered as it would be said: JSON, or else text."""
+    """A value of any kind inside a list or an object. Input that is not JSON is taken as text."""
 
     @classmethod
     def knows(cls, spec: FieldSpec) -> bool:
@@ -214,7 +214,7 @@ class AnyField(JSONField):
             return shown
 
     def _written(self, value: Any) -> str:
-        """Return the value as one would enter it: text that can't be confused with JSON needs no quotes."""
+        """Return the value as the user would enter it. Text that can't be confused with JSON has no quotes."""
         if isinstance(value, str) and value.strip() and sendable(value) == value:
             try:
                 if self.parse(value) == value:

@@ -1,1 +1,1 @@
-"""What widgets need of the notebook: saved outputs, threads, and waiting in a cell."""
+"""Interaction of widgets with the notebook: saved outputs, threads, and waiting in a cell."""

@@ -1,4 +1,4 @@
-"""Static HTML for the saved notebook: a copy beside the live widget."""
+"""Static HTML for the saved notebook: a copy next to the live widget."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from nbruns.text import JSON
 
-#: HTML hides the output above or below it if that has no live view: JupyterLab shows "Error displaying widget" there
-#: once the kernel has stopped.
+#: Style sheets that hide the output above or below if it has no live view. There, JupyterLab shows "Error displaying
+#: widget" after the kernel has stopped.
 _HIDE_WIDGET_ABOVE = (
     "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .nbruns-copy):not(:has(.nbruns-view))"
     " { display: none; }</style>"
@@ -24,12 +24,12 @@ _HIDE_WIDGET_BELOW = (
 
 
 class SavedDisplays:
-    """The outputs that display a view: each is a pair of outputs, which can be updated from any thread.
+    """The cell outputs that display a view. Each display is a pair of outputs that any thread can update.
 
     In a notebook opened without its kernel, JupyterLab shows "Error displaying widget" for every output that
-    contains a widget, even if the output also has HTML. So at first the widget is in the upper output, and HTML in the
-    lower one, which the live view hides; it remains if the kernel goes. From `replace` on, the HTML is in the upper
-    output and what is left of the widget in the lower one.
+    contains a widget, even if the output also has HTML. So at first the upper output contains the widget, and the lower
+    one contains HTML. The live view hides the HTML, which appears if the kernel stops. After `replace`, the upper
+    output contains the HTML and the lower one the rest of the widget.
     """
 
     def __init__(self) -> None:
@@ -94,12 +94,12 @@ def _update(display_ids: list[str], bundle: dict[str, str]) -> None:
 
 
 def updates_outputs() -> bool:
-    """Whether outputs can change after their cell has run. In Voilà only widgets do: it runs all cells first."""
+    """Whether outputs can change after their cell has run. Voilà runs all cells first, and then only updates widgets."""
     return "VOILA_PREHEAT" not in os.environ
 
 
 def marimo_notebook() -> Any:
-    """Return marimo if code runs in one of its notebooks, else None. Only the kernel's own thread can tell."""
+    """Return the module marimo if code runs in a marimo notebook, else None. Works only in the kernel's main thread."""
     marimo: Any = sys.modules.get("marimo")
     return marimo if marimo is not None and marimo.running_in_notebook() else None
 

@@ -15,8 +15,8 @@ def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
     ipykernel 7.0 stores the current cell in a context variable and rejects widget messages without it. Threads do
     not inherit context variables before Python 3.14. ipykernel 7.1 and later have a fallback.
 
-    marimo has threads of its own for that: version 0.20 drops messages of others, and what others print appears
-    below any cell.
+    marimo provides its own thread class. Version 0.20 drops messages from other threads, and shows what they print
+    below an arbitrary cell.
     """
     context = contextvars.copy_context()
     marimo = marimo_notebook()

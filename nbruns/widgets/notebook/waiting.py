@@ -25,7 +25,7 @@ from typing import Any
 POLL_INTERVAL = 0.05
 #: Message types to handle while blocked: widget messages, and the first request of a reloaded page.
 HANDLED_TYPES = ("comm_", "kernel_info_request")
-#: What is used of ipykernel's kernel and of its stream. Some of it is private, so it is checked before it is used.
+#: Attributes of ipykernel's kernel and stream that are used here. Some are private, so they are checked before use.
 KERNEL = ("session", "set_parent", "get_parent", "_parent_ident", "_publish_status", "shell_handlers")
 STREAM = ("on_recv", "flush", "io_loop", "_recv_callback", "_recv_copy")
 
@@ -73,9 +73,9 @@ def _kernel() -> Any:
 
 @cache
 def _is_known(kernel: Any) -> bool:
-    """Whether the kernel is one that this module can take messages from. Warns once if it is not."""
+    """Whether this module can take messages from the kernel. Warns once if an ipykernel version is not supported."""
     if "ipykernel" not in sys.modules:
-        return False  # a kernel of another kind
+        return False  # not an ipykernel
     stream = _stream(kernel)
     missing = [f"kernel.{name}" for name in KERNEL if not hasattr(kernel, name)]
     missing += [f"stream.{name}" for name in STREAM if not hasattr(stream, name)]
@@ -165,14 +165,14 @@ class _Pump:
             self._others.append(message)
 
     def _is_needed(self, frames: list[Any]) -> bool:
-        if len(frames) < 2:  # the kernel's word to itself that cells may run again
+        if len(frames) < 2:  # an internal message of the kernel that cells can run again
             return False
         session = self._kernel.session
         _, (_signature, header, *_) = session.feed_identities(frames, copy=False)
         return str(session.unpack(header.bytes)["msg_type"]).startswith(HANDLED_TYPES)
 
     def _handle(self, frames: list[Any]) -> None:
-        """What the kernel does with a message, but at once; then the waiting cell's output is its own again."""
+        """Handle a message immediately, as the kernel would, then direct output to the waiting cell again."""
         kernel = self._kernel
         idents, frames = kernel.session.feed_identities(frames, copy=False)
         message = kernel.session.deserialize(frames, content=True, copy=False)
@@ -205,7 +205,7 @@ def _read_ahead(kernel: Any, wanted: Callable[[list[Any]], bool]) -> list[list[A
 
 
 def _queued(messages: Any, wanted: Callable[[list[Any]], bool]) -> list[list[Any]]:
-    """Before ipykernel 7: messages are in a queue, as (number, handler, arguments)."""
+    """Remove and return messages before ipykernel 7: they are in a queue, as (number, handler, arguments)."""
     entries = [messages.get_nowait() for _ in range(messages.qsize())]
     is_wanted = [bool(arguments) and wanted(arguments[-1]) for _, _, arguments in entries]
     for entry, taken in zip(entries, is_wanted, strict=True):
@@ -215,7 +215,7 @@ def _queued(messages: Any, wanted: Callable[[list[Any]], bool]) -> list[list[Any
 
 
 def _frames_of(task: asyncio.Task[Any]) -> list[Any] | None:
-    """Since ipykernel 7: each message is an argument of a pending task; the tasks are in order of arrival."""
+    """Return the message of a task. Since ipykernel 7, each message is an argument of a pending task."""
     frame = getattr(task.get_coro(), "cr_frame", None)
     if frame is None or frame.f_code.co_name != "run_in_context":
         return None

@@ -15,45 +15,46 @@ import traitlets
 from nbruns.text import JSON, excerpt
 
 STATIC = Path(__file__).parent.parent / "static"
-#: Bytes of the files of one message that pass through the notebook. Larger files: `client.files.create(path)`.
+#: Maximum size in bytes of all files of a message. Upload larger files with `client.files.create(path)`.
 MAX_BYTES = 64 * 1024**2
-#: Bytes of a file that a page saves. Larger ones: `client.files.download(file, path)`.
+#: Maximum size in bytes of a file to download in the page. For larger ones, use `client.files.download(file, path)`.
 MAX_DOWNLOAD = 16 * 1024**2
-#: Bytes that are sent at once, and seconds between: Jupyter's server drops what is over 1 MB a second.
+#: Bytes of a message to the page, and seconds between two: Jupyter's server drops messages above 1 MB per second.
 _SLICE, _BETWEEN = 256 * 1024, 0.3
-#: Files of one message.
+#: Maximum number of files of a message.
 MAX_FILES = 10
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a page sends: a message, what is to be done with it, and the model to ask, if another one is chosen."""
+    """A message from the page, with its files, the object that it edits, and the model if the user chose one."""
 
     text: str
     files: list[tuple[str, bytes]] = field(default_factory=list)
-    #: The id of what this text replaces in a fork: a question, or the output of a call.
+    #: Id of the question or the call whose text or output this text replaces in a fork.
     edits: str | None = None
     model: str | None = None
 
 
 class Composer(anywidget.AnyWidget):
-    """Takes a message from the page. What is refused stays in the page, with the reason."""
+    """The input for messages. A message that is refused stays in the page, with the reason."""
 
     _esm = STATIC / "composer.js"
     _css = STATIC / "composer.css"
 
-    #: Whether a run is active, so that nothing can be sent but Stop.
+    #: Whether a run is active. Then only Stop is available.
     busy = traitlets.Bool(False).tag(sync=True)
-    #: Whether the view's form takes the place of the composer.
+    #: Whether the composer is hidden, because the view shows a form.
     hidden = traitlets.Bool(False).tag(sync=True)
     #: Why the last message was not sent.
     problem = traitlets.Unicode().tag(sync=True)
-    #: How many messages have been sent: the page empties its field.
+    #: Number of messages sent. When it changes, the page clears its input.
     sent = traitlets.Int(0).tag(sync=True)
-    #: Models to choose from, filled when the page asks, and the one that answers unless another is chosen.
+    #: The models to choose from, loaded when the page requests them, and the default model.
     models = traitlets.List(traitlets.Unicode()).tag(sync=True)
     model = traitlets.Unicode().tag(sync=True)
-    #: What the transcript of the same view has as `copies`: some hosts render the two apart.
+    #: The value of `copies` of the same view's transcript, by which the page matches the two if the host renders them
+    #: separately.
     view = traitlets.Unicode().tag(sync=True)
 
     def __init__(
@@ -91,11 +92,11 @@ class Composer(anywidget.AnyWidget):
             self._on_output(id)
 
     def _take(self, key: str, piece: bytes) -> None:
-        """Append a piece of a file: the page sends large ones in several messages."""
+        """Append a piece of a file. The page sends large files in several messages."""
         with self._lock:
             if sum(map(len, self._files.values())) + len(piece) <= MAX_BYTES:
                 self._files.setdefault(key, bytearray()).extend(piece)
-            else:  # the page knows the limit, so this is not one of ours
+            else:  # our page checks the limit itself, so ignore this message
                 self._files.pop(key, None)
 
     def _draft(self, sent: JSON) -> Draft:
@@ -112,7 +113,7 @@ class Composer(anywidget.AnyWidget):
         )
 
     def accept(self) -> None:
-        """The message has been sent: the page empties its field."""
+        """Report that the message was sent. The page clears its input."""
         with self._lock:
             self._files.clear()
         self.problem = ""
@@ -123,7 +124,7 @@ class Composer(anywidget.AnyWidget):
         self.send({"edit": id, "text": text, "name": name})
 
     def save(self, id: str, name: str, data: bytes) -> None:
-        """Send a file to the page that has asked for it, which saves it under this name."""
+        """Send a file to the page that requested it, which saves it under this name."""
         for at in range(0, max(len(data), 1), _SLICE):
             ended = at + _SLICE >= len(data)
             self.send({"slice": id, "ended": ended, "name": name}, [data[at : at + _SLICE]])
@@ -131,11 +132,11 @@ class Composer(anywidget.AnyWidget):
                 time.sleep(_BETWEEN)
 
     def refuse_download(self, id: str, problem: str) -> None:
-        """Show why a file is not saved."""
+        """Show why a file can't be downloaded."""
         self.send({"slice": id, "ended": True})
         self.refuse(problem)
 
     def refuse(self, problem: str) -> None:
         """Show why a message was not sent. The page keeps it."""
-        self.problem = ""  # said again if it is the same
+        self.problem = ""  # so that the same text is a change again
         self.problem = excerpt(problem, 1000)

@@ -1,4 +1,4 @@
-"""A run with its steps, its messages and its question: fetched whole, and written as Markdown or JSON."""
+"""Fetch a run with its steps, messages and question, and export it as Markdown or JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Maximum number of earlier messages to search for the user's question.
 _MAX_EARLIER_MESSAGES = 20
-#: What Markdown would take for something else at the start of a line.
+#: Backticks that could close a code fence.
 _BACKTICKS = re.compile(r"`{3,}")
 
 
@@ -37,7 +37,7 @@ class RunDetails:
 
     @property
     def snapshot(self) -> RunSnapshot:
-        """The run as the events of its stream would have described it."""
+        """Return the snapshot that the events of the run would have resulted in."""
         snapshot = RunSnapshot()
         for step in self.steps:
             snapshot.apply(f"thread.run.step.{step.status}", step.to_dict())
@@ -58,7 +58,7 @@ def fetch_details(runs: Runs, transport: Transport, run_id: str, thread_id: str)
 
 
 def fetch_questions(transport: Transport, run: Run, own: Sequence[Message]) -> list[Message]:
-    """Fetch the user messages that a run responds to. `own` are the messages that it has written."""
+    """Fetch the user messages that a run responds to. `own` are the messages that the run wrote."""
     path = path_of("threads", run.thread_id, "messages")
     query = {"order": "desc"} | ({"after": own[0].id} if own else {})
     before = [Message(m) for m in iter_pages(transport, path, query, _MAX_EARLIER_MESSAGES)]
@@ -67,7 +67,7 @@ def fetch_questions(transport: Transport, run: Run, own: Sequence[Message]) -> l
 
 
 def details_of(snapshot: RunSnapshot, questions: Sequence[Message] = ()) -> RunDetails:
-    """Return what a stream has reported so far. Raises ValueError if it has not named the run yet."""
+    """Return the details in a snapshot. Raises ValueError if it has no run yet."""
     with snapshot.lock:
         if snapshot.run is None:
             raise ValueError("The snapshot has no run yet: the stream has not named it.")
@@ -75,16 +75,16 @@ def details_of(snapshot: RunSnapshot, questions: Sequence[Message] = ()) -> RunD
 
 
 def question_html(message: Message) -> str:
-    """A message of the user as HTML."""
+    """Return a message of the user as HTML."""
     blocks = MarkdownBlocks(f"{message.id}/").update(message.text, complete=True)
     text = "".join(block.to_html() for block in blocks)
     return f'<div class="nbruns-asked"><p class="nbruns-label">user</p>{text}</div>'
 
 
 def to_markdown(all_details: Iterable[RunDetails], assistant: str = "") -> str:
-    """Return a conversation as Markdown: questions, tool calls with their outputs, and answers, a heading each.
+    """Return a conversation as Markdown: questions, tool calls with their outputs, and answers, each with a heading.
 
-    Texts are Markdown already and stay as they are. Arguments and outputs are in code fences that they can't close.
+    Texts are Markdown already, and are unchanged. Arguments and outputs are in code fences that they can't close.
     """
     return "\n\n".join(part for details in all_details for part in _markdown(details, assistant)) + "\n"
 
@@ -155,7 +155,7 @@ def _fenced(text: str, language: str = "") -> str:
 
 
 def _facts(run: Run) -> str:
-    """The last line: what became of the run."""
+    """Return the last line of a run: its status, model, duration and tokens."""
     took, total = run.duration, run.usage and run.usage.total_tokens
     facts = [
         _line(str(run.status).replace("_", " ")),
@@ -168,5 +168,5 @@ def _facts(run: Run) -> str:
 
 
 def _line(text: Any) -> str:
-    """Text of the server within a line of Markdown: without line ends, and without what would be markup there."""
+    """Return a server's text for use within a line of Markdown: on one line, and with markup escaped."""
     return re.sub(r"([`*_\[\]<>\\])", r"\\\1", " ".join(str(text).split())).replace("\\_", "_")

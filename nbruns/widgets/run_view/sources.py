@@ -1,6 +1,6 @@
-"""What an answer cites: the files, passages and pages behind its footnotes, and how they are shown.
+"""The sources of an answer: files, passages and pages that its footnotes cite, as HTML and text.
 
-Names and passages come from outside: they are escaped and bounded here.
+Names and passages are untrusted. They are escaped and truncated here.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from nbruns.widgets.markdown import MARK, cited_in, footnote_id, is_link, link_h
 
 #: Maximum number of characters shown of a passage and of a file's name, and of results of a search.
 MAX_PASSAGE, MAX_NAME, MAX_RESULTS = 5_000, 200, 100
-#: Maximum number of characters of a folded passage, and of one where there is only plain text.
+#: Maximum number of characters of a collapsed passage, and of a passage in plain text.
 MAX_EXCERPT, MAX_PLAIN_PASSAGE = 160, 300
 
 
 @dataclass(frozen=True)
 class Source:
-    """A passage, a file or a page that an answer cites, or that a search has found."""
+    """A passage, a file or a page that an answer cites, or that a search found."""
 
     name: str
-    #: Of the footnote, and what stands in the text for it; 0 and "" without one.
+    #: Number of the footnote, and the citation in the text; 0 and "" without a footnote.
     number: int = 0
     cited: str = ""
     passage: str = ""
     score: float | None = None
     url: str = ""
-    #: The id of a file that the run has written, so that it can be downloaded.
+    #: Id of a file that the run wrote and that can be downloaded; otherwise "".
     written: str = ""
     #: Whether the server names the source, in an annotation or among the results.
     is_known: bool = True
 
     def to_html(self, id: str = "") -> str:
-        """Return the source as a line that unfolds to its passage, if there is one."""
+        """Return the source as a line that expands to its passage, if there is one."""
         number = f'<span class="nbruns-number">[{self.number}]</span>' if self.number else ""
         name = escape(show_controls(sendable(excerpt(self.name, MAX_NAME))))
         title = link_html(self.url, self.name) if is_link(self.url) else name
@@ -53,7 +53,8 @@ class Source:
         summary = (
             f'{head}<span class="nbruns-excerpt" dir="auto">{begin}</span>{note}{_score_html(self.score)}'
         )
-        # Browsers unfold what a link leads into, so the id is inside. JupyterLab only scrolls, to its own attribute.
+        # Browsers expand <details> that contain the target of a link, so the id is inside. JupyterLab only scrolls, to
+        # the element with its own attribute.
         inner, outer = (f' id="{escape(id)}"', f' data-jupyter-id="{escape(id)}"') if id else ("", "")
         return (
             f'<details class="nbruns-source"{outer}><summary>{summary}</summary>'
@@ -68,7 +69,7 @@ class Source:
 
 
 def download_button(id: str, name: str) -> str:
-    """Return a button that saves a file. It is shown where a composer listens to it."""
+    """Return a button that downloads a file. It is only visible next to a composer, which handles it."""
     label = escape(show_controls(f"Download {excerpt(name, MAX_NAME)}"))
     return (
         f'<button type="button" class="nbruns-act" data-nbruns-file="{escape(id)}" aria-label="{label}">'
@@ -77,7 +78,7 @@ def download_button(id: str, name: str) -> str:
 
 
 def results_html(call: ToolCall) -> str:
-    """Return the results of a file_search call, the best first."""
+    """Return the results of a file_search call as HTML, best first."""
     results = call.results or []
     shown = "".join(_found(result).to_html() for result in results[:MAX_RESULTS])
     left = len(results) - MAX_RESULTS
@@ -98,7 +99,7 @@ def footnotes(message: Message, searches: Iterable[ToolCall]) -> list[Source]:
 
 
 def sources_html(sources: list[Source], anchor: str) -> str:
-    """Return the list of sources below an answer, where its footnotes lead."""
+    """Return the list of sources below an answer, to which its footnotes link."""
     lines = "".join(source.to_html(footnote_id(anchor, source.number)) for source in sources)
     return f'<p class="nbruns-label">Sources</p>{lines}'
 
@@ -123,13 +124,13 @@ def annotations_of(message: Message) -> Iterator[Mapping[str, Any]]:
 
 
 def annotated(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what an annotation says of its source."""
+    """Return the part of an annotation that describes its source."""
     detail = annotation.get(str(annotation.get("type")))
     return detail if isinstance(detail, Mapping) else {}
 
 
 class _Found:
-    """The results of searches, by their place, their file's id and its name."""
+    """The results of searches, by position, by file id and by file name."""
 
     def __init__(self, searches: Iterable[ToolCall]) -> None:
         self._by_call = [call.results or [] for call in searches]
@@ -142,7 +143,9 @@ class _Found:
                     self._first.setdefault((f"{field} {at}", value), result)
 
     def of(self, mark: str, file_id: str) -> JSON | None:
-        """Return the result that a mark names. A server may count something else than calls, so the file decides."""
+        """Return the result that a citation refers to, or None. If the position doesn't match the file, the file is
+        used, because servers number results differently.
+        """
         parts = MARK.fullmatch(mark)
         if parts is None:
             return None

@@ -1,6 +1,6 @@
-"""A run as a list of keyed HTML blocks: the same rendering for the live view, `to_html()` and the saved notebook.
+"""Render a run as a list of keyed HTML blocks, for the live view, `to_html()` and the saved notebook.
 
-Everything in a run except its numbers comes from outside, and is escaped or sanitised here.
+All text in a run is untrusted. It is escaped or sanitised here.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from nbruns.widgets.run_view.sources import (
     with_footnotes,
 )
 
-#: What a terminal takes for a command, or for a change of the direction in which it writes.
+#: Control characters of terminals, including those that change the direction of text.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _SHEET = package_files("nbruns.widgets").joinpath("static/transcript.css").read_text(encoding="utf-8")
-#: The style sheet as every saved transcript carries it: without comments and line ends.
+#: The style sheet that saved transcripts contain, without comments and line breaks.
 STYLE = " ".join(re.sub(r"/\*.*?\*/", "", _SHEET, flags=re.DOTALL).split())
 
-#: What a call is that nobody has answered; while the form shows the whole of it, this line is enough.
+#: State of a call that waits for its output.
 WAITS = "awaiting output"
-#: What a call is that the model writes, or that a hosted tool works on.
+#: State of a call that the model is writing, or that a hosted tool is executing.
 CALLED = "called"
-#: Why an answer is incomplete, in plain words.
+#: Messages for the reasons why a run is incomplete.
 INCOMPLETE = {
     "max_completion_tokens": "The answer was cut off: the run reached max_completion_tokens.",
     "max_prompt_tokens": "The run stopped: its prompt would exceed max_prompt_tokens.",
     "content_filter": "The answer was cut off by the content filter.",
 }
-#: What became of a run that did not complete, in plain words.
+#: Messages for the statuses of runs that did not complete.
 ENDINGS = {
     "cancelled": "The run was cancelled.",
     "expired": "The run expired before it was completed: runs expire after 10 minutes, including time spent "
@@ -60,7 +60,7 @@ ENDINGS = {
 }
 
 
-#: Characters of the arguments, and of the output, in the line of a folded call.
+#: Maximum number of characters of the arguments, and of the output, in the line of a collapsed call.
 _LINE_CHARS = 160
 
 
@@ -69,7 +69,7 @@ def _copies(what: str) -> str:
     return f"navigator.clipboard.writeText({what}).then(()=>{{{done}}})"
 
 
-#: The scripts of buttons, and the only ones. They work in saved HTML too, where no other script is.
+#: Scripts of buttons. They are inline, so that they work in saved HTML too, which contains no other scripts.
 COPY_NEXT = _copies("this.parentNode.nextElementSibling.innerText")
 COPY_ANSWER = _copies(
     "(()=>{const t=[];let b=this.closest('.nbruns-block');"
@@ -83,12 +83,12 @@ def copy_button(script: str, label: str = "Copy") -> str:
     return f'<button type="button" class="nbruns-act" onclick="{script}">{label}</button>'
 
 
-#: How the id of a message begins that has been sent, but whose own id the server has not told yet.
+#: Prefix of the temporary id of a message that has been sent, but whose id is not known yet.
 UNSTORED = "sent/"
 
 
 class FileShown(NamedTuple):
-    """What is known of a file: its name, and its content as a data URL if it is an image."""
+    """The name of a file, and its content as a data URL if it is an image."""
 
     name: str
     image: str = ""
@@ -99,12 +99,12 @@ _IMAGE_DATA = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=
 
 
 def is_image_data(url: str) -> bool:
-    """Whether an address is an image itself, of a kind that can't contain scripts."""
+    """Whether an address is a data URL of an image, of a type that can't contain scripts."""
     return _IMAGE_DATA.fullmatch(url) is not None
 
 
 class Transcript:
-    """The blocks of one run; finished parts are rendered once and kept."""
+    """Renders the blocks of one run. Finished parts are rendered once and cached."""
 
     def __init__(self) -> None:
         self._texts: dict[str, MarkdownBlocks] = {}
@@ -118,14 +118,14 @@ class Transcript:
         question: Iterable[Message] = (),
         files: Mapping[str, FileShown] = _NO_FILES,
     ) -> list[Block]:
-        """Return the blocks of a turn of the conversation: the question, and what the run has made of it.
+        """Return the blocks of a turn of the conversation: the question, and the steps and messages of the run.
 
         Args:
             snapshot: The run.
-            notes: "note" or "error" and a text each, for the end.
+            notes: Pairs of "note" or "error" and a text, to show at the end.
             assistant: Name of the assistant.
             question: The messages that the run answers.
-            files: What is known of files, by id.
+            files: Names and images of files, by id.
         """
         found = [
             Block("head", "head", head_html(snapshot, assistant)),
@@ -148,7 +148,7 @@ class Transcript:
             if message := messages.pop(step.message_id or "", None):
                 yield from self._message(message, files, searches, drawn)
             yield from self._step(step, _awaited(snapshot.run), files)
-        for message in messages.values():  # a server that sends no steps
+        for message in messages.values():  # some servers send no steps
             yield from self._message(message, files, searches, drawn)
         if not any(step.tool_calls for step in snapshot.steps):
             yield from (self._call(call, None, {}, files) for call in _awaited(snapshot.run).values())
@@ -170,7 +170,7 @@ class Transcript:
         sources = footnotes(message, searches)
         if sources:
             yield Block(f"{message.id}/sources", "sources", sources_html(sources, anchor))
-        # What code has drawn is shown with the code.
+        # Images that code created are shown with the code.
         if names := _files(message, files, {source.cited for source in sources}, drawn):
             listed = " ".join(names)
             yield Block(f"{message.id}/files", "text", f"<p>{listed}</p>")
@@ -191,7 +191,7 @@ class Transcript:
         files: Mapping[str, FileShown],
     ) -> Block:
         state = _call_state(call, step, awaited)
-        shown_of = call, state, len(files) if call.type == "code_interpreter" else 0  # files only come
+        shown_of = call, state, len(files) if call.type == "code_interpreter" else 0  # files are only added
         known = self._calls.get(call.id or "")
         if known is None or known[0] != shown_of:
             known = shown_of, Block(f"call/{call.id}", "call", call_html(call, state, files))
@@ -200,7 +200,7 @@ class Transcript:
 
 
 def _said(message: Message) -> tuple[str, str]:
-    """The text of a message, and what it says in place of an answer."""
+    """Return the text of a message, and its refusal."""
     parts = items_of(message.content)
     refused = [str(part["refusal"]) for part in parts if isinstance(part, Mapping) and part.get("refusal")]
     if not refused:
@@ -214,21 +214,20 @@ def _searches(snapshot: RunSnapshot) -> list[ToolCall]:
 
 
 def _awaited(run: Run | None) -> dict[str, ToolCall]:
-    """The calls whose answer the run waits for, by id."""
+    """Return the calls whose outputs the run waits for, by id."""
     return {call.id: call for call in run.tool_calls} if run and run.status == "requires_action" else {}
 
 
 def to_html(blocks: list[Block], hidden: Iterable[Block] = (), mark: str = "") -> str:
-    """The blocks as HTML that needs nothing else: with its style, and readable without.
+    """Return the blocks as self-contained HTML, with its style sheet, but also readable without it.
 
-    It is shown whole: only what grows needs a region that scrolls and stays at its end. JupyterLab would have
-    MathJax look for formulas in it, which know links to JavaScript and style sheets, and would take its keys: a
-    class and an attribute forbid that.
+    Unlike the live view, it has no scrolling region. A class excludes it from MathJax, whose formulas could contain
+    links to scripts and style sheets. An attribute keeps JupyterLab from handling keys in it.
 
     Args:
         blocks: The blocks.
-        hidden: More blocks, which a live view shows: it hides them here by the class `mark`.
-        mark: That class.
+        hidden: Further blocks, which a live view shows too, and hides here by the class `mark`.
+        mark: The CSS class of the hidden blocks.
     """
     head = "".join(block.to_html() for block in blocks if block.kind == "head")
     body = "".join(block.to_html() for block in blocks if block.kind != "head")
@@ -255,12 +254,12 @@ def plain_text(snapshot: RunSnapshot) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text for a terminal, without the characters that it would take for commands."""
+    """Return a text for a terminal, without control characters."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def head_html(snapshot: RunSnapshot, assistant: str = "") -> str:
-    """Status, assistant, model, time and tokens in one line."""
+    """Return the head line as HTML: status, assistant, model, time and tokens."""
     run = snapshot.run
     if run is None:
         return '<span class="nbruns-badge" data-status="queued" role="status">starting</span>'
@@ -277,7 +276,7 @@ def head_html(snapshot: RunSnapshot, assistant: str = "") -> str:
 
 
 def assistant_html(name: str) -> str:
-    """Return the name of an assistant as the head has it."""
+    """Return the name of an assistant as HTML for the head line."""
     return name and f'<span class="nbruns-assistant">{escape(name)}</span>'
 
 
@@ -290,7 +289,7 @@ def _elapsed_html(run: Run) -> str:
         return f'<span class="nbruns-time">{escape(duration(took.total_seconds()))}</span>'
     if run.is_terminal or run.created_at_utc is None:
         return ""
-    return f'<span class="nbruns-time" data-since="{run.created_at_utc.timestamp():.0f}"></span>'  # the page counts
+    return f'<span class="nbruns-time" data-since="{run.created_at_utc.timestamp():.0f}"></span>'  # the page updates it
 
 
 def _tokens_html(snapshot: RunSnapshot) -> str:
@@ -306,7 +305,9 @@ def _tokens_html(snapshot: RunSnapshot) -> str:
 
 
 def call_html(call: ToolCall, state: str, files: Mapping[str, FileShown] = _NO_FILES) -> str:
-    """A tool call as one line, which opens: `get_weather(city="Oslo") → light rain, 3 °C`, and its state."""
+    """Return a tool call as one line with its state, which expands to the details, such as
+    `get_weather(city="Oslo") → light rain, 3 °C`.
+    """
     kind = str(call.type)
     if call.results is not None and state not in (CALLED, WAITS):
         number = len(call.results)
@@ -328,7 +329,7 @@ def call_html(call: ToolCall, state: str, files: Mapping[str, FileShown] = _NO_F
 
 def _function_line(call: ToolCall, state: str) -> str:
     line = f'<span class="nbruns-name">{escape(call.name)}</span>'
-    # While they are written, they only grow at one place.
+    # Incomplete arguments are only shown in the details, so that each update changes one place.
     is_written = state == CALLED and not call.arguments.endswith("}")
     given = "…" if is_written else arguments_line(call.arguments)
     line += f'<span class="nbruns-arguments">({escape(given, quote=False)})</span>'
@@ -341,7 +342,7 @@ def _function_line(call: ToolCall, state: str) -> str:
 
 
 def _queries_html(call: ToolCall) -> str:
-    """Return what a search has looked for, as it is in the line of a folded call."""
+    """Return the queries of a search, for the line of a collapsed call."""
     queries = [str(query) for query in items_of(_detail(call).get("queries"))]
     shown = excerpt(", ".join(json.dumps(query, ensure_ascii=False) for query in queries), _LINE_CHARS)
     return f'<span class="nbruns-arguments">({escape(shown, quote=False)})</span>' if queries else ""
@@ -445,12 +446,12 @@ def _images(part: Mapping[str, Any], files: Mapping[str, FileShown]) -> list[str
     url = str(image.get("url"))
     if is_image_data(url):
         return [image_html(url, "image")]
-    # An image of another machine is named, never loaded.
+    # An image on another server is shown as a link, and never loaded.
     return [_file("image:", link_html(url, url)) if is_link(url) else _file(f"image: {excerpt(url, 100)}")]
 
 
 def file_html(id: str, files: Mapping[str, FileShown], what: str = "") -> str:
-    """Return a file as HTML: its image if it is one, otherwise its name, or its id while that is not known."""
+    """Return a file as HTML: the image if it is one, otherwise the name, or the id if the name is not known yet."""
     file = files.get(id)
     if file is not None and file.image:
         return image_html(file.image, file.name)
@@ -459,12 +460,12 @@ def file_html(id: str, files: Mapping[str, FileShown], what: str = "") -> str:
 
 
 def image_html(data_url: str, name: str) -> str:
-    """Return an image whose bytes are in its address."""
+    """Return an image element with a data URL."""
     return f'<img class="nbruns-image" src="{escape(data_url)}" alt="{escape(name)}">'
 
 
 def user_block(message: Message, files: Mapping[str, FileShown] = _NO_FILES) -> Block:
-    """Return a message that was given, usually by the user, as it was typed, with its images and files."""
+    """Return the block of an input message, usually the user's: its text as typed, images and files."""
     parts = [f'<p class="nbruns-said" dir="auto">{escape(message.text)}</p>'] if message.text else []
     shown = [
         file
@@ -486,12 +487,12 @@ def user_block(message: Message, files: Mapping[str, FileShown] = _NO_FILES) -> 
 
 
 def is_stored(message: Message) -> bool:
-    """Whether the server has given the message its id, so that it can be edited."""
+    """Whether the id of the message is known, so that it can be edited."""
     return bool(message.id) and not message.id.startswith(UNSTORED)
 
 
 def _acts(message: Message) -> str:
-    """Return the buttons of a question. They are shown where a composer listens to them."""
+    """Return the buttons of a question. They are only visible next to a composer, which handles them."""
     about = f'type="button" data-nbruns-edit="{escape(message.id)}" data-nbruns-text="{escape(message.text)}"'
     return (
         f'<span class="nbruns-acts"><button {about} title="Ask something else instead, in a new thread">Edit</button>'
@@ -501,7 +502,7 @@ def _acts(message: Message) -> str:
 
 
 def earlier_block(messages: Sequence[Message], files: Mapping[str, FileShown] = _NO_FILES) -> Block:
-    """Return the conversation before the question, folded."""
+    """Return a collapsed block with the conversation before the question."""
     parts = []
     for message in messages:
         if message.role == "user":
@@ -527,7 +528,7 @@ def _file(text: str, html: str = "") -> str:
 
 
 def note_block(key: str, kind: str, words: str) -> Block:
-    """Return a line in plain words; `kind` is note, caution or error."""
+    """Return a block with a message of one line; `kind` is note, caution or error."""
     return Block(key, kind, f"<p>{escape(words)}</p>")
 
 
@@ -543,7 +544,7 @@ def _ending(run: Run | None) -> list[Block]:
 
 
 def _timeline(snapshot: RunSnapshot) -> list[Block]:
-    """Return what the ended run has taken: time, tokens and cost in a line, which opens to its steps in time."""
+    """Return a line with the duration, tokens and cost of an ended run, which expands to a timeline of its steps."""
     run = snapshot.run
     if run is None or not run.is_terminal or not snapshot.steps:
         return []
@@ -580,7 +581,7 @@ def _timeline(snapshot: RunSnapshot) -> list[Block]:
 
 
 def _cost(run: Run) -> str:
-    """Return what a run cost by the prices of its model, if both are known."""
+    """Return the cost of a run as HTML; empty if its token counts or prices are unknown."""
     usage = run.usage
     tokens = (
         (count_of(usage.prompt_tokens), count_of(usage.completion_tokens))

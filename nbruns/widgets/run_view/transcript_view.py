@@ -15,7 +15,7 @@ from nbruns.widgets.blocks import Block, splice
 from nbruns.widgets.highlight import utf16_length
 
 STATIC = Path(__file__).parent.parent / "static"
-#: Closing tags behind the text of a new block, where its text can grow.
+#: Closing tags at the end of a new block. Its text grows before them.
 _CLOSING_TAGS = re.compile(r"(?:</\w+>)*\Z")
 
 
@@ -30,12 +30,12 @@ class TranscriptView(anywidget.AnyWidget):
     _css = STATIC / "transcript.css"
 
     state = traitlets.Any(None).tag(sync=True, to_json=lambda _value, view: view._whole())
-    #: Whether a Cancel button is there, and how many times cancelling has failed.
+    #: Whether a Cancel button is shown, and the number of times that cancelling has failed.
     cancellable = traitlets.Bool(False).tag(sync=True)
     refusals = traitlets.Int(0).tag(sync=True)
-    #: Whether the form is below: when it goes, the page stays with the transcript.
+    #: Whether the form is shown below. When it is removed, the page keeps the transcript in sight.
     has_form = traitlets.Bool(False).tag(sync=True)
-    #: The class of the copies that the notebook keeps, which are hidden while the view is there.
+    #: CSS class of the copies that the notebook saves. They are hidden while the live view is shown.
     copies = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
@@ -48,13 +48,13 @@ class TranscriptView(anywidget.AnyWidget):
         self._lock = threading.RLock()
         self._blocks: dict[str, Block] = {}
         self._ids: dict[str, int] = {}
-        self._sent = 0  # messages
+        self._sent = 0  # number of messages sent
         self._tip = [
             -1,
             0,
-        ]  # where text grew last: the block's number, and how many characters stand behind it
+        ]  # the tip, where text was last inserted: number of the block, and of the characters after the text
         self._page_listens = False
-        self._offered = 0  # how long the state was when it was last sent unasked
+        self._offered = 0  # length of the state when it was last sent without a request
         self._on_cancel = on_cancel
         self._on_hello = on_hello
         super().__init__(copies=copies)
@@ -66,7 +66,7 @@ class TranscriptView(anywidget.AnyWidget):
         return self._page_listens
 
     def show(self, blocks: list[Block]) -> None:
-        """Make these blocks what every page shows."""
+        """Show these blocks in every page."""
         with self._lock:
             old, self._blocks = self._blocks, {block.key: block for block in blocks}
             for key in self._blocks:
@@ -87,7 +87,7 @@ class TranscriptView(anywidget.AnyWidget):
             self._offer()
 
     def _growth(self, old: dict[str, Block], changed: list[Block]) -> list[Any]:
-        """The shortest message, which most are: text for the tip, and for code the end of its marks."""
+        """Return the shortest message, which is the usual one: text for the tip and, for code, the end of its marks."""
         if len(changed) != 1 or list(old) != list(self._blocks):
             return []
         before, block = old[changed[0].key], changed[0]
@@ -115,8 +115,9 @@ class TranscriptView(anywidget.AnyWidget):
         return [number, start, dropped, text, *marks]
 
     def _offer(self) -> None:
-        """Send the whole state each time its size has doubled, until a page has reported that it listens (a busy
-        kernel would not notice). That is at most twice the text in total.
+        """Send the whole state each time its size has doubled, until a page has reported that it is connected.
+
+        A busy kernel handles that report late. In total, this sends at most twice the text.
         """
         size = sum(len(block.content) + len(block.marks) for block in self._blocks.values())
         if size >= 2 * self._offered:
@@ -143,7 +144,7 @@ class TranscriptView(anywidget.AnyWidget):
 
 
 def _alike(old: Block, new: Block) -> bool:
-    """Whether one can become the other by changes of its text."""
+    """Whether the blocks differ only in their text, so that a splice is sufficient."""
     return (old.kind, old.language) == (new.kind, new.language)
 
 

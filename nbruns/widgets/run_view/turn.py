@@ -1,4 +1,4 @@
-"""A turn of a conversation: what was asked, and the run that answers it."""
+"""A turn of a conversation: the user's question, and the run that answers it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from nbruns.widgets.session import RunSession
 if TYPE_CHECKING:
     from nbruns.client.files import Files
 
-#: Bytes of an image that is shown, and so stored in the notebook; of larger ones, only the name is.
+#: Maximum size in bytes of an image that is shown and saved in the notebook. For larger ones, the name is shown.
 MAX_IMAGE_BYTES = 1_000_000
-#: How images of the kinds that browsers show, and that can't contain scripts, begin.
+#: First bytes of image formats that browsers can show and that can't contain scripts.
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 _IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp"})
 #: Files that `file_search` can't read.
@@ -35,12 +35,12 @@ _UNSTORED = count(1)
 
 @dataclass
 class Turn:
-    """What was asked, and the session that follows the run that answers it."""
+    """The question, and the session that follows the run that answers it."""
 
     session: RunSession
     question: list[Message] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
-    #: Where the turn comes from, if not from the one before.
+    #: Note about the origin of the turn if it is a fork; otherwise "".
     origin: str = ""
     transcript: Transcript = field(default_factory=Transcript)
 
@@ -51,7 +51,7 @@ class Turn:
     def blocks(
         self, notes: Sequence[tuple[str, str]], assistant: str, files: Mapping[str, FileShown]
     ) -> list[Block]:
-        """Return the blocks of the turn, the head first, with more notes at the end."""
+        """Return the blocks of the turn, starting with the head, with further notes at the end."""
         with self.snapshot.lock:
             head, *body = self.transcript.blocks(
                 self.snapshot, [*self.notes, *notes], assistant, self.question, files
@@ -60,7 +60,7 @@ class Turn:
 
 
 def question_of(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-    """Split the messages before a run: those before the question, and the question, which is the user's last ones."""
+    """Split the messages before a run into earlier messages and the question, which is the user's last messages."""
     start = len(messages)
     while start > 0 and messages[start - 1].role == "user":
         start -= 1
@@ -68,7 +68,7 @@ def question_of(messages: Sequence[Message]) -> tuple[list[Message], list[Messag
 
 
 def unanswered_text(run: Run) -> str:
-    """Say how the tool calls of a run are answered where no form can be shown."""
+    """Return instructions for answering the tool calls of a run where no form can be shown."""
     value = "True" if run.requires_approval else "…"
     outputs = ", ".join(f'"{excerpt(call.id)}": {value}' for call in run.tool_calls)
     return (
@@ -78,7 +78,7 @@ def unanswered_text(run: Run) -> str:
 
 
 def message_of(content: list[JSON], attachments: list[JSON]) -> Message:
-    """Return a message that is sent, before the server has given it an id."""
+    """Return the message to show while its id is not known yet."""
     parts = [
         {"type": "text", "text": {"value": part["text"], "annotations": []}}
         if part["type"] == "text"
@@ -92,7 +92,8 @@ def message_of(content: list[JSON], attachments: list[JSON]) -> Message:
 def content_of(
     files: Files, text: str, given: Iterable[tuple[str, bytes]], tools: Iterable[str]
 ) -> tuple[list[JSON], list[JSON]]:
-    """Upload files, and return a message's content and attachments: images to be seen, others for the run's tools.
+    """Upload files, and return the content and attachments of a message. Images become content, other files become
+    attachments for the run's tools.
 
     Raises NbrunsError for files that none of the tools can read.
     """
@@ -113,7 +114,7 @@ def content_of(
 
 
 def _tools_for(name: str, data: bytes, offered: set[str]) -> list[str] | None:
-    """Return the tools that can read a file; None for images, which the model sees itself."""
+    """Return the tools that can read a file; None for images, which the model reads itself."""
     suffix = PurePath(name).suffix.lower()
     if suffix in _IMAGE_SUFFIXES and "code_interpreter" not in offered and _image_kind(data):
         return None
@@ -140,7 +141,7 @@ def _image_kind(data: bytes) -> str:
 
 
 def ids_of_files(messages: Iterable[Message], snapshot: RunSnapshot | None) -> list[str]:
-    """Return the ids of the files that a conversation names: attachments, images, citations and outputs."""
+    """Return the ids of the files in a conversation: attachments, images, citations and outputs."""
     found: dict[str, None] = {}
     payloads: list[Any] = [message.to_dict() for message in messages]
     if snapshot is not None:
@@ -157,7 +158,7 @@ def ids_of_files(messages: Iterable[Message], snapshot: RunSnapshot | None) -> l
 
 
 def to_download(files: Files, id: str) -> tuple[str, bytes]:
-    """Return the name and the bytes of a file for a page to save. Raises NbrunsError for one that is too large."""
+    """Return the name and the bytes of a file to download in the page. Raises NbrunsError if it is too large."""
     file: File = files.retrieve(id)
     name = excerpt(PurePath(str(file.filename or id).replace("\\", "/")).name or "file", 200)
     if isinstance(file.bytes, int) and file.bytes > MAX_DOWNLOAD:
@@ -169,7 +170,7 @@ def to_download(files: Files, id: str) -> tuple[str, bytes]:
 
 
 def file_shown(files: Files, id: str) -> FileShown:
-    """Return what a view shows of a file. Raises what requesting it raises."""
+    """Request the name of a file, and its content if it is a small image. Errors of the client propagate."""
     file: File = files.retrieve(id)
     name = excerpt(file.filename or id, 100)
     small = isinstance(file.bytes, int) and file.bytes <= MAX_IMAGE_BYTES

@@ -1,4 +1,4 @@
-"""A conversation in a cell: a run as it happens, the form that answers its calls, and the composer that goes on."""
+"""A conversation in a cell: the live transcript of a run, the form for its tool calls, and the composer."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ if TYPE_CHECKING:
     from nbruns.client.runs import Approvals, Outputs, Runs
     from nbruns.client.stream import RunStream
 
-#: Characters of text before the notebook keeps a copy, and how many times more before it keeps the next: JupyterLab
-#: lays out the whole cell again for each.
+#: Number of characters after which the notebook saves the first copy, and factor by which the text grows until the
+#: next. Copies are rare because JupyterLab renders the whole cell again for each.
 FIRST_KEPT, NEXT_KEPT = 500, 3
-#: Parameters of a run that are not those of the next one.
+#: Parameters of a run that the next run doesn't inherit.
 _ONCE = frozenset({"additional_messages", "additional_instructions", "metadata"})
 FORKED = "A fork: asked again in a new thread, on a copy of what was said before the question."
 FORKED_AT_CALL = "A fork: asked again in a new thread, with another output of {name}."
-#: Held by the view that renders its end: twenty threads that render at once would keep the kernel from handling clicks.
+#: Held while a view renders its final state. Twenty views that render at once would block clicks in the kernel.
 _ENDING = threading.Lock()
-#: The most files of a conversation whose names and images are requested.
+#: Maximum number of files of a conversation whose names and images are requested.
 _MAX_FILES_SHOWN = 50
 
 
@@ -122,16 +122,16 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._earlier: list[Message] = []
         self._earlier_known, self._earlier_shown = (0, 0), list[Block]()
         self._files: dict[str, FileShown] = {}
-        self._requested: set[str] = set()  # of files
-        self._action: Action | None = None  # that the form is for
+        self._requested: set[str] = set()  # ids of files
+        self._action: Action | None = None  # the action that the form is for
         self._form: ToolOutputsForm | None = None
         self._marimo = marimo_notebook()
-        self._unanswered = ""  # what to do about a run that requires action, where no form can be shown
-        self._paused = threading.Event()  # the run has ended, or is unanswered
+        self._unanswered = ""  # instructions for a run that requires action, where no form can be shown
+        self._paused = threading.Event()  # set when the run has ended, or can't be answered by a form
         self._shown = False
         self._displays = SavedDisplays()
-        self._kept = (False, 0)  # whether the copies have the form, and how much text
-        self._is_live = False  # whether a run is followed, so that the page shows it
+        self._kept = (False, 0)  # whether the saved copies have the form, and their number of characters
+        self._is_live = False  # whether the page shows a live run
         self._page = TranscriptView(
             copies=self._displays.mark, on_cancel=self._cancel_clicked, on_hello=self._keep
         )
@@ -152,7 +152,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             start_thread("nbruns-thread", self._request_earlier)
 
     def _begin(self, stream: RunStream, question: list[Message], origin: str = "") -> None:
-        """Follow a run from now on. `origin` says where the turn comes from, if not from the one before."""
+        """Start following a run. `origin` is a note about the origin of the turn if it is a fork."""
         session = self._session_of(stream, on_change=self._changed, on_end=self._end)
         first = not self._turns
         with self._lock:
@@ -170,12 +170,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _has_ended(self, session: RunSession) -> None:
         with self._lock:
-            if session is self._session:  # the next run may have begun before this is called
+            if session is self._session:  # otherwise the next run has begun already
                 self._paused.set()
 
     @property
     def run(self) -> Run | None:
-        """The run as last reported; None until the stream has named it."""
+        """The run as last reported; None until the first event of the stream."""
         return self._turns[-1].session.run if self._turns else None
 
     @property
@@ -205,7 +205,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self._form
 
     def wait(self, timeout: float | None = None) -> Run:
-        """Wait until the run has ended. The form stays usable meanwhile, also under Run All.
+        """Wait until the run has ended. The form stays usable meanwhile, even with Run All.
 
         If no cell has displayed the view, `wait` displays it. Neither an error nor interrupting the kernel affects the
         run: wait again, or cancel it.
@@ -236,15 +236,17 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _outcome(self) -> Run:
         if self._unanswered:
             raise NbrunsError(self._unanswered)
-        if not self._page.is_seen:  # nbclient, for example, only receives messages of the cell that it runs
+        if (
+            not self._page.is_seen
+        ):  # nbclient, for example, only receives updates from the cell that it is running
             self._save()
         if self._session.error is not None:
             raise self._session.error
-        assert self.run is not None  # without a run there is an error
+        assert self.run is not None  # otherwise an error was raised above
         return self.run
 
     def __await__(self) -> Generator[Any, None, Run]:
-        """`await view` is `view.wait()` for a cell that shares the kernel."""
+        """Await the end of the run, like `wait()`, without blocking the event loop."""
         return self._awaited().__await__()
 
     async def _awaited(self) -> Run:
@@ -281,7 +283,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             content, attachments = content_of(self._runs.files, text, files, self._hosted_tools())
             message = {"role": "user", "content": content, "attachments": attachments}
             params = {**self._params, **({"model": model} if model else {})}
-            # With the run, in one request: a message alone would stay behind if the run were refused.
+            # Send the message in the request for the run, so that it isn't added if the run is refused.
             stream = self._runs.create_stream(
                 self._thread_id, self._assistant_id, additional_messages=[message], **params
             )
@@ -337,7 +339,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return self
 
     def _called(self, id: str) -> tuple[Turn, ToolCall] | None:
-        """Return the call of that id, and the turn in which it was made."""
+        """Return the turn and the call with this id, or None."""
         made = ((turn, call) for turn in self._turns for call in turn.snapshot.tool_calls)
         return next((each for each in made if each[1].id == id), None)
 
@@ -370,7 +372,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         try:
             self._composer.models = [excerpt(name, 200) for name in self._runs.model_names()]
         except NbrunsError:
-            pass  # a server that lists none: the assistant's model stays
+            pass  # the server doesn't list models: keep the assistant's model
 
     def _download(self, id: str) -> None:
         try:
@@ -442,7 +444,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return to_json(self._all_details())
 
     def _all_details(self) -> list[RunDetails]:
-        """The turns. A question that has not been requested yet is, if the server can be reached."""
+        """Return the details of all turns. Questions that are missing are requested, if the server can be reached."""
         for turn in self._turns:
             if not turn.question and turn.session.run is not None:
                 with suppress(NbrunsError):
@@ -451,9 +453,9 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return [replace(details_of(turn.snapshot), questions=turn.question) for turn in self._turns]
 
     def _all_blocks(self, notes: list[tuple[str, str]]) -> list[Block]:
-        """The blocks of all turns: one head, that of the last run."""
+        """Return the blocks of all turns, with only one head, that of the last run."""
         blocks = [self._blocks(turn, notes if turn is self._turns[-1] else []) for turn in self._turns]
-        # Turns have blocks of the same keys, such as their notes.
+        # Number the keys, because turns have blocks with the same keys, such as notes.
         bodies = [
             replace(block, key=f"{number} {block.key}")
             for number, (_, *body) in enumerate(blocks)
@@ -464,7 +466,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return [head, *earlier, *bodies]
 
     def _earlier_blocks(self) -> list[Block]:
-        """The conversation before the first turn, folded. It is rendered again only when more is known of it."""
+        """Return the collapsed conversation before the first turn. It is rendered again only after it has changed."""
         known = len(self._earlier), len(self._files)
         if known != self._earlier_known:
             self._earlier_known = known
@@ -476,18 +478,18 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     @property
     def _name(self) -> str:
-        """The assistant's name, if it is known."""
+        """The name of the assistant; empty if it is unknown."""
         return str((self._assistant.name if self._assistant is not None else None) or "")
 
     def _unfinished(self) -> list[tuple[str, str]]:
-        """Notes for readers of the HTML of an active run."""
+        """Return notes for readers of saved HTML of an active run."""
         if self.run is None or self._session.error is not None or self.run.is_terminal:
             return []
         ids = f'run="{self.run.id}", thread="{self.run.thread_id}"'
         return [("note", f"Saved while the run was active. To follow it again: client.runs.watch({ids})")]
 
     def _show_once(self) -> None:
-        """Display the view if no cell has displayed it: its form could not be answered otherwise."""
+        """Display the view if no cell has displayed it, because its form could not be answered otherwise."""
         if self._session.ended.is_set() or self._shown:
             return
         if self._marimo is not None:
@@ -506,26 +508,26 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
                 self._displays.show({**self._widget(), "text/plain": repr(self)}, {})
             self._kept = (False, 0)
             if self._displays and self._is_live and not self._is_first_live:
-                self._page.show(self._blocks(self._turns[-1], []))  # the others are HTML now
+                self._page.show(self._blocks(self._turns[-1], []))  # the earlier turns are HTML
 
     @property
     def _is_first_live(self) -> bool:
-        """Whether the whole transcript is live; later, what was before the last run is HTML."""
+        """Whether the view follows its first run, so that the whole transcript is live. Later, earlier turns are HTML."""
         return len(self._turns) == 1 and self._is_live
 
     def _display_(self) -> Any:
-        # marimo asks for this. It shows anywidgets, and no containers of ipywidgets.
+        # Called by marimo, which can display anywidgets, but no containers of ipywidgets.
         self._shown = True
         return self._marimo.vstack([self._page, self._composer])
 
     @property
     def transcript(self) -> TranscriptView:
-        """The transcript alone, an anywidget, for hosts that show no containers of ipywidgets."""
+        """The transcript alone, an anywidget, for hosts that can't display containers of ipywidgets."""
         return self._page
 
     @property
     def composer(self) -> Composer:
-        """The composer alone, an anywidget: below the `transcript`, it is the view without its form."""
+        """The composer alone, an anywidget. Together, `transcript` and `composer` are the view without its form."""
         return self._composer
 
     def _widget(self) -> JSON:
@@ -533,11 +535,11 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         return {name: data for name, data in bundle.items() if name != "text/plain"}
 
     def _plain(self) -> dict[str, str]:
-        # The text is what terminals show, and what exports to LaTeX and to plain text have of the run.
+        # Terminals, and exports to LaTeX and plain text, use the text.
         return {"text/plain": plain_text(self.snapshot), "text/html": self._html()}
 
     def _html(self) -> str:
-        """The transcript; the turn that the live view shows is hidden while it is there."""
+        """Return the transcript as HTML, in which the turn shown by the live view is hidden while the view exists."""
         if len(self._turns) < 2 or not self._is_live:
             return self.to_html()
         live, notes = self._turns[-1], self._unfinished()
@@ -571,8 +573,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._paint()
 
     def _know(self, run: Run) -> None:
-        """Take what a new run names, and request what the view shows beside its events."""
-        model = excerpt(run.model or "", 100)  # which may have what no page can be sent
+        """Store the model, thread and assistant of a new run, and request details that are not in its events."""
+        model = excerpt(run.model or "", 100)  # it can contain characters that can't be sent to a page
         if self._composer.model == model and self._thread_id == run.thread_id:
             return
         first = self._thread_id != run.thread_id or len(self._turns) == 1
@@ -588,7 +590,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._paused.set()
             return
         form = ToolOutputsForm(action.run, tools=self._session.tools.values(), on_submit=self._session.submit)
-        for card, answer in zip(form.calls, action.answers, strict=False):  # empty without auto
+        for card, answer in zip(form.calls, action.answers, strict=False):  # no answers without auto
             if answer is not None:
                 card.answer = answer
         if action.problem:
@@ -609,8 +611,8 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             form.close()
 
     def _arrange(self) -> None:
-        # Once the run has ended, HTML above hides the page. A notebook that was loaded anew meanwhile has no such
-        # HTML: it doesn't know the outputs by the ids under which they are updated.
+        # After the run has ended, the page is hidden if there is HTML above it. There is none if the notebook was
+        # reloaded meanwhile, because it lost the ids under which outputs are updated.
         shown = self._turns or self._earlier
         if self._turns and not self._is_live:
             self.add_class("nbruns-over")
@@ -620,13 +622,13 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self.children = [part for part in parts if part is not None]
 
     def _request(self, run: Run, turn: Turn) -> None:
-        """Request the assistant's name, what was asked and said before, and the files that this names."""
+        """Request the assistant's name, the question, earlier messages, and the files that they name."""
         try:
             if self._assistant is None:
                 self._assistant = self._runs.assistant_of(run)
             self._paint_all()
         except NbrunsError:
-            pass  # the view does without
+            pass  # shown without the name
         try:
             if turn is self._turns[0] and not turn.question:
                 self._earlier, turn.question = question_of(self._runs.messages_before(run, run.thread_id))
@@ -636,7 +638,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
         self._request_files()
 
     def _request_earlier(self) -> None:
-        """Request what was said in the thread, for a view that begins with the composer."""
+        """Request the messages of the thread, for a view that begins with the composer."""
         try:
             self._earlier = list(self._runs.messages_before(None, self._thread_id or ""))
         except NbrunsError:
@@ -669,12 +671,12 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             try:
                 self._files[id] = file_shown(self._runs.files, id)
             except NbrunsError:
-                continue  # its id is shown
+                continue  # the id is shown instead
         if wanted:
             self._paint_all()
 
     def _paint_all(self) -> None:
-        """Show what has become known, also where the transcript is HTML."""
+        """Update the transcript with requested details, including the parts that are HTML."""
         if not self._turns:
             self._page.show(self._all_blocks([]))
             return
@@ -685,7 +687,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
     def _paint(self) -> None:
         with self._lock:
             run, turn = self.run, self._turns[-1]
-            # Where outputs have HTML of the earlier turns, the page has only the last one.
+            # If outputs contain HTML of the earlier turns, the page only shows the last turn.
             if self._is_first_live or not self._displays:
                 self._page.show(self._all_blocks([("note", self._unanswered)] if self._unanswered else []))
             else:
@@ -694,7 +696,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
             self._keep()
 
     def _keep(self) -> None:
-        """Update the copies that the notebook saves: when a form comes or goes, and now and then as the text grows."""
+        """Update the saved copies when a form appears or disappears, and when the text has grown enough."""
         with self._lock:
             form, size = self._form is not None, len(self.snapshot.text)
             if self._page.is_seen and (
@@ -720,7 +722,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     def _save(self) -> None:
         with self._lock:
-            # Without a page, as when a notebook is run by nbclient, nobody could use the composer.
+            # Without a page, for example with nbclient, the composer is useless.
             widget = self._widget() if self._page.is_seen else {}
             self._arrange()
             self._displays.replace(self._plain(), widget)

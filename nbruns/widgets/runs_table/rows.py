@@ -18,9 +18,9 @@ from nbruns.frames.cost import Prices, cost_of
 from nbruns.objects import TERMINAL_STATUSES
 from nbruns.widgets.html import duration, money
 
-Series = Any  # pd.Series of whatever a column holds
+Series = Any  # pd.Series of any dtype
 Mask = np.ndarray[Any, Any]
-#: A message that was found: the ids of its run (None for messages of the user) and its thread, and its time.
+#: A message found by a search: the ids of its run (None for the user's messages) and its thread, and its time.
 Hit = tuple[str | None, str | None, pd.Timestamp | None]
 
 #: Columns that the text filter searches, in addition to the metadata.
@@ -29,9 +29,9 @@ _AGO = re.compile(r"\d+(\.\d+)?\s*[A-Za-z]+")
 
 
 class Column(NamedTuple):
-    """A table column. Its cells need `width` em; columns that `grow` share what is left.
+    """A table column. `width` is its minimum width in em; columns with `grow` share the remaining space.
 
-    Where the table is too narrow, the columns with the highest `rank` are left out.
+    If the table is too narrow, the columns with the highest `rank` are left out.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Column(NamedTuple):
 
 
 class RunText(NamedTuple):
-    """What a run was asked, and what it answered, cut to MAX_TEXT characters."""
+    """The question and the answer of a run, truncated to MAX_TEXT characters."""
 
     question: str = ""
     answer: str = ""
@@ -75,8 +75,8 @@ def _amounts(values: Series) -> list[str]:
     return ["" if pd.isna(value) else money(float(value)) for value in values]
 
 
-#: All columns in their usual order. "assistant" is the name, or the id where that is unknown; "why" the error, the
-#: incomplete reason or the required action. Questions and answers are requested when they are in view.
+#: All columns in their default order. "assistant" is the name, or the id if the name is unknown. "why" is the error,
+#: the reason for an incomplete run, or the required action. Questions and answers are requested when in view.
 COLUMNS: dict[str, Column] = {
     "created_at": Column("Created", "time", 11.4, 0, 2, _times),
     "status": Column("Status", "status", 8.6, 0, 0, _plain),
@@ -92,9 +92,9 @@ COLUMNS: dict[str, Column] = {
     "thread_id": Column("Thread", "id", 8, 0, 11, _plain),
     "id": Column("Run", "id", 8, 0, 10, _plain),
 }
-#: Columns that are shown unless others are chosen.
+#: Columns that are shown by default.
 DEFAULT_COLUMNS = tuple(name for name in COLUMNS if name not in ("assistant_id", "thread_id"))
-#: Columns that the table can't sort by: it doesn't know all of their values.
+#: Columns that the table can't sort by, because their values are loaded on demand.
 LAZY_COLUMNS = tuple(RunText._fields)
 
 
@@ -117,7 +117,7 @@ class Filter:
     sort: str = "-created_at"
 
 
-#: Criteria whose values are counted, and the column that they are about.
+#: Criteria whose values are counted, and their columns.
 _COUNTED = {"status": "status", "model": "model", "assistant": "assistant_id"}
 
 
@@ -145,7 +145,7 @@ class Rows:
         return len(self.frame)
 
     def column(self, name: str) -> Series:
-        """Return the values of a column, also of those that only the table has."""
+        """Return the values of a column, including computed ones such as "cost"."""
         if name == "assistant":
             ids = self._whole["assistant_id"].astype("string")
             return ids.map(lambda id: self._names.get(id) or id, na_action="ignore").astype("string")
@@ -154,7 +154,7 @@ class Rows:
         return self._whole[name]
 
     def forget_masks(self) -> None:
-        """Filter anew: the names of assistants have changed."""
+        """Clear cached filter results, because the names of assistants have changed."""
         self._masked = None
 
     def matching(self, wanted: Filter, now: pd.Timestamp) -> np.ndarray[Any, Any]:
@@ -163,7 +163,7 @@ class Rows:
         return self._ordered(np.flatnonzero(keep), wanted.sort)
 
     def _masks(self, wanted: Filter, now: pd.Timestamp) -> dict[str, Mask]:
-        """Which rows each criterion lets through; those that are not counted are together."""
+        """Return the rows that match each criterion. Criteria whose values aren't counted are combined."""
         if self._masked is not None and self._masked[:2] == (wanted, now):
             return self._masked[2]
         whole = self._whole
@@ -200,9 +200,9 @@ class Rows:
         return np.array([all(word in text for word in words) for text in self._text], dtype=bool)
 
     def said_by(self, hits: Iterable[Hit]) -> set[str]:
-        """Return the ids of the runs that messages belong to.
+        """Return the ids of the runs to which messages belong.
 
-        A message of the user belongs to the first run of its thread that was created at its time or later.
+        A message of the user belongs to the first run of its thread that was created at the same time or later.
         """
         found, asked = set[str](), dict[str, list[pd.Timestamp]]()
         for run_id, thread_id, time in hits:
@@ -284,7 +284,7 @@ class Rows:
         return [(str(value), int(count)) for value, count in counted.items()] + absent
 
     def places(self, positions: np.ndarray[Any, Any]) -> list[tuple[str, str, pd.Timestamp]]:
-        """Return run id, thread id and time of creation of the rows at these positions."""
+        """Return run id, thread id and creation time of the rows at these positions."""
         part = self._whole.iloc[positions]
         return list(zip(_plain(part["id"]), _plain(part["thread_id"]), part["created_at"], strict=True))
 

@@ -35,7 +35,7 @@ def to_html(
     head = "".join(f'<th scope="col" {_aligned(kind)}>{escape(label)}</th>' for label, kind in columns)
     body = "".join(
         f"<tr>{''.join(_cell(text or '', kind) for text, (_, kind) in zip(row, columns, strict=False))}</tr>"
-        for row in rows  # which end with the run's id
+        for row in rows  # each row ends with the run's id, which is not shown
     )
     table = f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return (
@@ -72,7 +72,7 @@ class Outputs:
                 self._timer.start()
 
     def close(self) -> None:
-        """Update the outputs for the last time."""
+        """Update the outputs one last time."""
         with self._lock:
             self._closed = True
         if self._displays:

@@ -56,7 +56,7 @@ MAX_WORKERS = 8
 
 
 def listed(runs: Runs, threads: Sequence[str | Thread] | None, limit: int | None) -> Iterator[Run]:
-    """Yield the runs of these threads, at most `limit` per thread; with None, those of all threads."""
+    """Yield the runs of these threads, at most `limit` per thread; if `threads` is None, those of all threads."""
     if threads is None:
         yield from runs.iter(limit=limit)
         return
@@ -66,7 +66,7 @@ def listed(runs: Runs, threads: Sequence[str | Thread] | None, limit: int | None
 
 
 def advice(error: BaseException, threads: Sequence[str | Thread] | None) -> str:
-    """Return a hint for the error of a server that can't list the runs of all threads, else an empty string."""
+    """Return a hint if the server can't list the runs of all threads, else an empty string."""
     if threads is None and isinstance(error, APIError) and error.status in (404, 405):
         return (
             "\nThis server can't list the runs of all threads. Pass the threads: RunsTable(client, threads)."
@@ -127,20 +127,20 @@ class Zone(traitlets.Unicode):  # type: ignore[type-arg]
 STATIC = Path(__file__).parent.parent / "static"
 #: Number of active runs to retrieve per poll; the others follow in the next polls.
 RUNS_PER_POLL = 20
-#: Maximum number of runs that the page shows side by side, and what is open then.
+#: Maximum number of runs that the page shows side by side, and the id that the comparison has in `_details`.
 MAX_COMPARED, _COMPARISON = 6, "comparison"
 #: Maximum number of rows per response to a page.
 MAX_ROWS_PER_RESPONSE = 300
-#: Traits that filter, beside `text`.
+#: Traits that filter, in addition to `text`.
 _CRITERIA = ("status", "model", "assistant", "metadata", "since", "until")
-#: What servers without a search in messages answer, and the columns of what is found.
+#: Status codes of servers that can't search messages.
 _CANT_SEARCH = (404, 405, 501)
 _HIT_COLUMNS = ("run_id", "thread_id", "created_at", "text")
-#: Maximum number of characters of a search in messages, and of messages that it finds.
+#: Maximum number of characters of a search query, and of messages that a search returns.
 MAX_QUERY, MAX_FOUND = 256, 1000
-#: Number of assistants, the most frequent first, whose names are requested and that the page offers as filters.
+#: Maximum number of assistants, most frequent first, whose names are requested and that the page offers as filters.
 MAX_ASSISTANTS = 100
-#: Seconds to wait for the first rows when displaying, so that the saved table has them.
+#: Seconds to wait for the first rows when the table is displayed, so that the saved table contains them.
 FIRST_ROWS_TIMEOUT = 1.0
 
 
@@ -169,7 +169,7 @@ class RunsTable(anywidget.AnyWidget):
         limit: Maximum number of runs of each thread. Default: all.
         columns: The columns to show, in order: created_at, status, question, answer, assistant, model, duration,
             total_tokens, cost, why, assistant_id, thread_id, id. Default: all but the ids of assistant and thread.
-            Where the page is too narrow, it leaves some out.
+            If the page is too narrow, some are left out.
         prices: Prices of a million tokens by model, as for `df.runs.cost`. Default: those of genai-prices, if it is
             installed (extra `cost`).
 
@@ -187,12 +187,12 @@ class RunsTable(anywidget.AnyWidget):
     status = Names(traitlets.Unicode()).tag(sync=True)
     model = Names(traitlets.Unicode()).tag(sync=True)
     assistant = Names(traitlets.Unicode()).tag(sync=True)
-    #: Metadata that runs must have: {"team": "search"}; None stands for any value.
+    #: Metadata that runs must have, such as {"team": "search"}. None matches any value.
     metadata: traitlets.Dict[str, str | None] = traitlets.Dict(
         key_trait=traitlets.Unicode(), value_trait=traitlets.Unicode(allow_none=True)
     ).tag(sync=True)
-    #: Words to search for in ids, model, error and metadata, and in messages: on the server if it can search them,
-    #: otherwise in those that have been loaded. All must match.
+    #: Words to search for in ids, model, error, metadata and messages. All must match. Messages are searched on the
+    #: server; if it can't search, only loaded messages are.
     text = traitlets.Unicode().tag(sync=True)
     #: Creation time range: "2026-11-01", a datetime, or "7D" for seven days ago.
     since = Moment().tag(sync=True)
@@ -449,7 +449,7 @@ class RunsTable(anywidget.AnyWidget):
         self._outputs.save_soon()
 
     def _columns(self) -> list[list[Any]]:
-        """What the page and the saved table need of each column that is shown."""
+        """Return the properties of each shown column that the page and the saved table need."""
         shown = [[name, *COLUMNS[name][:-1], name not in LAZY_COLUMNS] for name in self.columns]
         place = self.timezone.rpartition("/")[2].replace("_", " ")
         return [
@@ -501,13 +501,13 @@ class RunsTable(anywidget.AnyWidget):
     def _take_names(self, names: Mapping[str, str], _: BaseException | None) -> None:
         with self._lock:
             self._names |= names
-            if not any(names.values()):  # ids are shown
+            if not any(names.values()):  # no names: ids are shown
                 return
             self._rows.forget_masks()
             if self.assistant or self.sort.removeprefix("-") == "assistant":
                 self._arrange()
                 return
-            # The order stays, and so do requests of the page that refer to it.
+            # The order doesn't change, so pending requests of the page for rows stay valid.
             counts = [(id, count) for id, count, _ in self._facts["assistants"]]
             self._facts = self._facts | {
                 "assistants": [(id, count, self._names.get(id) or id) for id, count in counts]
@@ -518,7 +518,7 @@ class RunsTable(anywidget.AnyWidget):
     # Messages that contain the text.
 
     def _said_in(self) -> Collection[str]:
-        """The ids of the runs in whose messages the text was found."""
+        """Return the ids of the runs whose messages contain the text."""
         words = self.text.casefold().split()
         if not words or self._can_search:
             return self._rows.said_by(self._hits)
@@ -547,7 +547,7 @@ class RunsTable(anywidget.AnyWidget):
         try:
             found = MessagesOfThreads(self._transport).search(text, thread, limit=MAX_FOUND)
             words = text.casefold().split()
-            # A server that doesn't know the parameter may list all messages.
+            # Servers that don't know the parameter may list all messages.
             hits = [
                 (_text(run), _text(of), None if pd.isna(at) else at)
                 for run, of, at, said in zip(*(found[name] for name in _HIT_COLUMNS), strict=True)
@@ -725,7 +725,7 @@ class RunsTable(anywidget.AnyWidget):
             if shown:
                 self._rows = self._rows_of(updated(self._rows.frame, runs_frame(shown)))
                 self._arrange()
-                said = [run.id for run in shown if run.id in self._texts]  # which have said more now
+                said = [run.id for run in shown if run.id in self._texts]  # their texts may have changed
                 known = [place for id in said if (place := self._rows.position(id)) is not None]
                 self._text_loader.want(by_thread(self._rows.places(np.array(known, dtype=int))))
             return bool(shown)

@@ -1,4 +1,4 @@
-"""What runs were asked and what they answered: requested in the background, for the rows in view."""
+"""Load the questions and answers of runs in the background, for the rows in view."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from nbruns.widgets.notebook.threads import start_thread
 from nbruns.widgets.run_view.details import fetch_questions
 from nbruns.widgets.runs_table.rows import MAX_TEXT, RunText
 
-#: Requests at the same time: a client pools more connections, and a person waits for others.
+#: Maximum number of concurrent requests, fewer than a client's connections, so that others don't have to wait.
 MAX_WORKERS = 4
-#: Keys that wait to be loaded. If more are wanted, the oldest are dropped: they were scrolled out of view.
+#: Maximum number of keys waiting to be loaded. The oldest are dropped, because they have been scrolled out of view.
 MAX_WAITING = 200
-#: Seconds between two reports of what has been loaded.
+#: Seconds between two reports of loaded values.
 REPORT_INTERVAL = 0.2
-#: Messages of a thread that are requested for all of its runs at once, and of a run that is not among those.
+#: Number of messages to request: of a thread, for all of its runs, and of a run whose messages are not among those.
 _MESSAGES, _OWN_MESSAGES = 100, 20
-#: Errors that the next request would have too.
+#: Errors that further requests would raise too.
 _LASTING = (
     AuthenticationError,
     ConnectionError,
@@ -50,12 +50,12 @@ Value = TypeVar("Value")
 
 
 class Loader(Generic[Key, Value]):
-    """Loads what is wanted in a few background threads, the last wanted first.
+    """Load values in a few background threads, the most recently requested first.
 
     Args:
-        load: Returns the values that a key stands for, by id. NbrunsErrors mean that it has none, except lasting
-            ones, for which the rest is dropped.
-        report: Called with what has been loaded, at intervals, and with the error that has ended loading, if any.
+        load: Returns the values of a key, by id. If it raises an NbrunsError, the key has no values; for lasting
+            errors, the remaining keys are dropped.
+        report: Called at intervals with the loaded values, and with the error that stopped loading, or None.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Loader(Generic[Key, Value]):
         self.idle.set()
         self._load, self._report = load, report
         self._lock = threading.Lock()
-        self._waiting: dict[Key, None] = {}  # the last is the next
+        self._waiting: dict[Key, None] = {}  # the last key is loaded next
         self._loading: set[Key] = set()
         self._fresh: dict[str, Value] = {}
         self._reported = 0.0
@@ -75,7 +75,7 @@ class Loader(Generic[Key, Value]):
         self._closed = False
 
     def want(self, keys: Iterable[Key]) -> None:
-        """Load these next, the first of them first."""
+        """Load these keys next, in this order."""
         with self._lock:
             for key in [*keys][::-1]:
                 self._waiting.pop(key, None)
@@ -90,7 +90,7 @@ class Loader(Generic[Key, Value]):
                 start_thread("nbruns-table-load", self._work)
 
     def close(self) -> None:
-        """Drop what waits."""
+        """Drop all waiting keys."""
         with self._lock:
             self._closed = True
             self._waiting.clear()
@@ -133,12 +133,12 @@ class Loader(Generic[Key, Value]):
             return {}, error
         except NbrunsError:
             return {}, None
-        except Exception as error:  # reported, instead of lost in a thread
+        except Exception as error:  # reported, because an exception in a thread would be lost
             return {}, error
 
 
 class RunsOfThread(NamedTuple):
-    """Some runs of a thread: their ids, and when they were created (pandas' missing time if that is unknown)."""
+    """Some runs of a thread: their ids and creation times (NaT if unknown)."""
 
     thread_id: str
     ids: tuple[str, ...]
@@ -156,9 +156,9 @@ def by_thread(places: Iterable[tuple[str, str, pd.Timestamp]]) -> list[RunsOfThr
 
 
 def fetch_texts(transport: Transport, runs: RunsOfThread) -> Mapping[str, RunText]:
-    """Fetch what the runs of a thread were asked and answered: one request, unless the thread is long.
+    """Fetch the questions and answers of the runs of a thread, in one request unless the thread is long.
 
-    What can't be fetched because the thread is gone or not readable is empty. Lasting errors propagate.
+    Texts are empty if the thread was deleted or is not readable. Lasting errors propagate.
     """
     try:
         return _fetch_texts(transport, runs)
@@ -180,7 +180,7 @@ def _fetch_texts(transport: Transport, runs: RunsOfThread) -> Mapping[str, RunTe
 
 
 def _text_of(run_id: str, created: pd.Timestamp, messages: Sequence[Message], whole: bool) -> RunText | None:
-    """The texts of a run from the newest messages of its thread; None if they may be further back."""
+    """Return the texts of a run from the newest messages of its thread; None if older messages are needed."""
     own = [place for place, message in enumerate(messages) if message.run_id == run_id]
     if own:
         earlier = messages[own[-1] + 1 :]
@@ -189,7 +189,7 @@ def _text_of(run_id: str, created: pd.Timestamp, messages: Sequence[Message], wh
     questions = [*takewhile(lambda message: message.role == "user", earlier)]
     if not whole and len(questions) == len(earlier):
         return None
-    if not questions:  # another run has answered it already
+    if not questions:  # an earlier run has already answered the question
         questions = [message for message in earlier if message.role == "user"][:1]
     return _run_text(questions[::-1], [messages[place] for place in own][::-1])
 
