@@ -202,7 +202,8 @@ class ToolCall(APIObject):
     def arguments(self) -> str:
         """Arguments as the model wrote them: usually, but not always, valid JSON.
 
-        For file_search, the queries as JSON, if the server sends them (nbruns' own does). For code_interpreter, the code.
+        For file_search, the queries as JSON, if the server sends them (nbruns' own does). For code_interpreter,
+        the code.
         """
         detail = self._detail
         queries = {"queries": detail["queries"]} if detail.get("queries") else None

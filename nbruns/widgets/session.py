@@ -231,7 +231,7 @@ class RunSession:
         return submit(run, outputs, snapshot=self.snapshot)
 
     def _answered(self, action: Action) -> RunStream:
-        """Return the stream of a submission. While waiting, poll for whether the run was answered or ended elsewhere."""
+        """Return the stream of a submission. Meanwhile, poll for whether the run was answered or ended elsewhere."""
         pause = POLL_FIRST
         while True:
             try:

@@ -48,8 +48,8 @@ class Functions:
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a call of a hosted tool. `output` is the text for the model. `details` is the part of the call in the run
-    step that is named after the tool's type.
+    """Result of a call of a hosted tool. `output` is the text for the model. `details` is the part of the call in
+    the run step that is named after the tool's type.
     """
 
     output: str
@@ -103,8 +103,9 @@ class Context(Protocol):
     async def execute(self, code: str) -> Executed:
         """Execute Python in the session of the run's thread and assistant.
 
-        Errors of the code are in the outputs and notes. Raises ValueError with a message for the model if the code could
-        not be executed."""
+        Errors of the code are in the outputs and notes. Raises ValueError with a message for the model if the code
+        could not be executed.
+        """
 
     def warm(self) -> None:
         """Prepare a session for code that will be executed soon."""
@@ -113,7 +114,8 @@ class Context(Protocol):
 class HostedTool(Protocol):
     """A tool that the server runs. Subclasses inherit the methods with a body as defaults."""
 
-    #: Whether a call in a step has its details under the tool's type, or next to `id` and `type`, as some of Azure's do.
+    #: Whether a call in a step has its details under the tool's type, or next to `id` and `type`, as some of
+    #: Azure's do.
     nested: bool = True
 
     @property

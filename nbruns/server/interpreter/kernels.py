@@ -111,8 +111,8 @@ class LocalKernel:
         key = secrets.token_hex(32)
         session = Session(key=key.encode(), signature_scheme="hmac-sha256")
         with contextlib.ExitStack() as stack:
-            # Unix sockets, whose files are only needed until they are connected. The kernel inherits the listening ends,
-            # so that its sandbox needs no writable folder for them.
+            # Unix sockets, whose files are only needed until they are connected. The kernel inherits the listening
+            # ends, so that its sandbox needs no writable folder for them.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nbruns-"))
             listening = [stack.enter_context(_listener(f"{folder}/k-{port}")) for port in range(1, 5)]
             fds = tuple(each.fileno() for each in listening)

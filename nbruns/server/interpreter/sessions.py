@@ -1,4 +1,4 @@
-"""Sessions of code_interpreter: one kernel with files for each thread and assistant, ended after a time without calls."""
+"""Sessions of code_interpreter: a kernel with files for each thread and assistant, ended after a time without calls."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def _update(display_ids: list[str], bundle: dict[str, str]) -> None:
 
 
 def updates_outputs() -> bool:
-    """Whether outputs can change after their cell has run. Voilà runs all cells first, and then only updates widgets."""
+    """Whether outputs can change after their cell has run. Voilà runs all cells, and then only updates widgets."""
     return "VOILA_PREHEAT" not in os.environ
 
 

@@ -512,7 +512,7 @@ class RunView(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is not typed
 
     @property
     def _is_first_live(self) -> bool:
-        """Whether the view follows its first run, so that the whole transcript is live. Later, earlier turns are HTML."""
+        """Whether the view follows its first run, so that the whole transcript is live. Earlier turns are HTML."""
         return len(self._turns) == 1 and self._is_live
 
     def _display_(self) -> Any:
