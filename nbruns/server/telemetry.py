@@ -1,8 +1,8 @@
-"""What the server tells those who operate it: metrics for Prometheus, and spans for OpenTelemetry.
+"""Telemetry for operators: metrics for Prometheus, and spans for OpenTelemetry.
 
-Metrics are always counted; `GET /metrics` returns them. Spans are recorded where OpenTelemetry's own environment
-variables name a receiver, and the extra `telemetry` is installed. They follow the semantic conventions for generative
-AI, version 1.41 (https://opentelemetry.io/docs/specs/semconv/gen-ai/), without prompts, answers or arguments.
+Metrics are always counted, and returned by `GET /metrics`. Spans are recorded if OpenTelemetry's environment variables
+name a receiver and the extra `telemetry` is installed. They follow the semantic conventions for generative AI, version
+1.41 (https://opentelemetry.io/docs/specs/semconv/gen-ai/), without prompts, answers or arguments.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
     from nbruns.server.models import Finish, Prompt
 
-#: A model is whatever a program names, so only so many have numbers of their own; the others share one name.
+#: Maximum number of model names in the metrics, because programs can name any model. Further models share one name.
 MAX_MODELS = 100
-#: Seconds that a server waits at its end for a receiver that doesn't answer.
+#: Maximum number of seconds that a stopping server waits for the receiver.
 FLUSH_SECONDS = 3.0
-#: Seconds. Requests take milliseconds, and runs up to ten minutes.
+#: Buckets in seconds. Requests take milliseconds, and runs up to ten minutes.
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -76,13 +76,13 @@ class Telemetry:
         first = "nbruns_model_first_delta_seconds"
         self._first = long(first, "Seconds until an answer of a model began", ("model",))
         self._tools = long("nbruns_hosted_tool_seconds", "Seconds for a call of a hosted tool", ("type",))
-        # These are set when they are asked for.
+        # Set when the metrics are requested.
         self._active = gauge("nbruns_active_runs", "Active runs in the database", ("status",))
         self._files = gauge("nbruns_files_in_progress", "Files that are to be read")
         self._streams = gauge("nbruns_open_streams", "Streams that are open")
 
     def exposition(self, active: Mapping[str, int], files: int, streams: int) -> bytes:
-        """Return the metrics in Prometheus' text format, with numbers that only the caller knows."""
+        """Return the metrics in Prometheus' text format, with these current numbers."""
         for status, count in active.items():
             self._active.labels(status).set(count)
         self._files.set(files)
@@ -90,7 +90,7 @@ class Telemetry:
         return generate_latest(self._registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request. `route` is the path of its operation, with the names of its ids."""
+        """Count a request. `route` is the path of its operation, with placeholders for ids."""
         self._requests.labels(method, route, status).observe(seconds)
 
     def commit(self, seconds: float) -> None:
@@ -117,7 +117,7 @@ class Telemetry:
 
     @contextmanager
     def answer(self, run: JSON, prompt: Prompt) -> Iterator[Answer]:
-        """Measure one answer of a model, from the question to the last delta."""
+        """Measure an answer of a model, from the request to the last delta."""
         answer, model = Answer(), self._model(prompt.model)
         span = None if self._traces is None else self._traces.begin_answer(run, prompt)
         outcome = "completed"
@@ -136,7 +136,7 @@ class Telemetry:
 
     @contextmanager
     def tool_call(self, run: JSON, call_id: str, type: str, name: str | None) -> Iterator[None]:
-        """Measure one call of a hosted tool. `name` is that of a tool that has several functions."""
+        """Measure a call of a hosted tool. `name` is the function, for tools with several functions."""
         began = time.monotonic()
         span = None if self._traces is None else self._traces.begin_tool_call(run, call_id, name or type)
         error = None
@@ -151,7 +151,7 @@ class Telemetry:
                 _end(span, error)
 
     def close(self) -> None:
-        """Send what has not been sent yet."""
+        """Send the remaining spans."""
         if self._traces is not None:
             self._traces.close()
 
@@ -164,7 +164,7 @@ class Telemetry:
 
 
 class Answer:
-    """An answer of a model while it is made."""
+    """An answer of a model that is being measured."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -173,7 +173,7 @@ class Answer:
         self.error: str | None = None
 
     def delta(self) -> None:
-        """A delta has arrived."""
+        """Record the arrival of a delta."""
         if self.first is None:
             self.first = time.monotonic()
 
@@ -182,11 +182,11 @@ _ENDS = {f"thread.run.{status}" for status in ENDED}
 
 
 class Traces:
-    """Spans of runs, sent as OpenTelemetry's environment variables say.
+    """Spans of runs, sent according to OpenTelemetry's environment variables.
 
-    A run is one trace, whatever servers work on it and however often they are restarted: its id, and that of its first
-    span, follow from the run's. The spans of its answers and tool calls are sent as they end, and that of the run
-    itself when the run has ended.
+    A run is one trace, even if several servers execute it or restart. The ids of the trace and of its first span are
+    derived from the run's id. Spans of answers and tool calls are sent as they end, and the span of the run when the
+    run has ended.
     """
 
     def __init__(self) -> None:
@@ -199,7 +199,7 @@ class Traces:
         ids = self._ids = _Ids()
 
         class Ids(RandomIdGenerator):
-            """Random ids, but for the span of a run."""
+            """Random ids, except for the span of a run."""
 
             def generate_span_id(self) -> int:
                 return ids.given[1] if ids.given else super().generate_span_id()
@@ -229,7 +229,7 @@ class Traces:
         attributes = _about(run, "execute_tool") | {
             "gen_ai.tool.name": name,
             "gen_ai.tool.call.id": call_id,
-            "gen_ai.tool.type": "extension",  # one that the server runs
+            "gen_ai.tool.type": "extension",  # a tool that the server runs
         }
         return self._begin(run, f"execute_tool {name}", attributes)
 
@@ -252,7 +252,7 @@ class Traces:
 
     def close(self) -> None:
         """Send the remaining spans, and give up after FLUSH_SECONDS."""
-        # The SDK's own limits don't hold while it retries.
+        # The SDK ignores its own timeouts while it retries.
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
         sending.join(FLUSH_SECONDS)
@@ -263,7 +263,7 @@ class Traces:
         return self._tracer.start_span(name, self._within(run), SpanKind.INTERNAL, attributes)
 
     def _within(self, run: JSON) -> Context:
-        """Return the context of a run's span, which is recorded or not as a sampler of trace ids decides."""
+        """Return the context of a run's span. A sampler decides by the trace id whether it is recorded."""
         from opentelemetry.context import Context
         from opentelemetry.sdk.trace.sampling import Decision
         from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
@@ -278,13 +278,13 @@ class Traces:
 
 
 class _Ids(threading.local):
-    """The ids of the span that this thread begins, where they are not random: those of its trace and of itself."""
+    """The trace id and span id of the next span of this thread, if they are not random."""
 
     given: tuple[int, int] | None = None
 
 
 def traces() -> Traces | None:
-    """Return the spans of this server if the environment names a receiver, as for every OpenTelemetry SDK."""
+    """Return the spans of this server, or None if OpenTelemetry's environment variables name no receiver."""
     names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     wanted = [name for name in names if os.environ.get(name)]
     if not wanted or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":

@@ -177,9 +177,9 @@ class Models:
 
 
 def _registered() -> dict[str, Callable[[], Model]]:
-    """Return what builds the models that installed packages register. No package takes a name of nbruns' own."""
+    """Return functions that build the models that packages register. nbruns' own models take precedence."""
     found: dict[str, Callable[[], Model]] = {}
-    # Stable: of two packages, apart from nbruns, the first by name keeps a model's name.
+    # Sorted, so that among other packages, always the same one gets a name: the first in alphabetical order.
     for entry in sorted(
         entry_points(group=GROUP), key=lambda entry: (_package(entry) != "nbruns", _package(entry))
     ):

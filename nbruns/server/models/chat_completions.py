@@ -26,7 +26,7 @@ from nbruns.server.models.protocol import (
 )
 from nbruns.text import JSON
 
-#: What the reasons to finish mean; unknown ones count as `stop`.
+#: Finish reasons of the endpoint, and their meaning. Unknown reasons count as `stop`.
 REASONS: dict[str, FinishReason] = {
     "length": "length",
     "content_filter": "content_filter",
@@ -36,7 +36,7 @@ REASONS: dict[str, FinishReason] = {
 
 
 def body(prompt: Prompt) -> JSON:
-    """The body of a request."""
+    """Return the body of a request."""
     with_tools = {
         "tools": prompt.tools,
         "tool_choice": prompt.tool_choice,
@@ -56,7 +56,7 @@ def body(prompt: Prompt) -> JSON:
 
 
 class AnswerReader:
-    """An answer as far as it has been read."""
+    """Reads an answer, chunk by chunk."""
 
     def __init__(self, body: JSON) -> None:
         self._reason: FinishReason | None = None
@@ -65,7 +65,7 @@ class AnswerReader:
 
     @property
     def finish(self) -> Finish | None:
-        """How it ended."""
+        """How the answer ended; None while it has not, or if it was cut off."""
         return Finish(self._reason, self._usage) if self._reason else None
 
     def read(self, event: JSON) -> Iterator[Delta]:
@@ -87,7 +87,7 @@ class AnswerReader:
                 self._reason = "tool_calls" if self._calls and reason == "stop" else reason
 
     def _call(self, call: JSON) -> ToolCallDelta:
-        """A piece of a call; servers that leave `index` out send each call whole, or go on with the last."""
+        """Return a piece of a call. Servers that omit `index` send complete calls, or continue the last one."""
         function = mapping(call.get("function"))
         name, arguments = text(function.get("name")), text(function.get("arguments"))
         index = call.get("index")

@@ -1,4 +1,4 @@
-"""What the two endpoints of an upstream have in common: a request body, and events that become deltas."""
+"""Common parts of the two endpoints of an upstream: a request body, and events that are converted to deltas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nbruns.text import JSON
 
 
 class AnswerReader(Protocol):
-    """An answer as far as it has been read."""
+    """Reads an answer, event by event."""
 
     @property
     def finish(self) -> Finish | None:
@@ -25,7 +25,7 @@ class AnswerReader(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint: its path below the base URL, the body of a request, and who reads the answer to a body."""
+    """An endpoint: its path below the base URL, and functions for the request body and for reading the answer."""
 
     path: str
     body: Callable[[Prompt], JSON]
@@ -42,7 +42,7 @@ class StreamedError(Exception):
 
 
 def stated(parameters: JSON) -> JSON:
-    """The parameters that are set; what the run does not set is left to the upstream."""
+    """Return the parameters that are set. The upstream uses its own defaults for the others."""
     return {name: value for name, value in parameters.items() if value is not None}
 
 
@@ -57,7 +57,7 @@ def items(value: Any) -> list[JSON]:
 
 
 def text(value: Any) -> str:
-    """Return a string; objects (some upstreams send arguments so) become JSON."""
+    """Return a string; objects become JSON, because some upstreams send arguments as objects."""
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value)

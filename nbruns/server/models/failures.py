@@ -12,7 +12,7 @@ from nbruns.server.models.endpoint import StreamedError, mapping, text
 from nbruns.server.models.protocol import ErrorCode, ModelError
 from nbruns.text import excerpt
 
-#: What an HTTP status means for a run.
+#: Error codes of runs, by HTTP status.
 CODES: dict[int, ErrorCode] = {
     400: "invalid_prompt",
     413: "invalid_prompt",
@@ -20,10 +20,10 @@ CODES: dict[int, ErrorCode] = {
     429: "rate_limit_exceeded",
 }
 
-#: What may be over at the next try; None is a connection that failed or broke.
+#: Statuses that are worth a retry. None means a connection that failed or broke.
 PASSING = (None, 408, 409, 500, 502, 503, 504, 529)
 
-#: Meaning of the code or type of an error object for a run, if there is no HTTP status.
+#: Error codes of runs, by the code or type of an error object without an HTTP status.
 KINDS: dict[str, ErrorCode] = {
     "rate_limit_exceeded": "rate_limit_exceeded",
     "rate_limit_error": "rate_limit_exceeded",
@@ -62,18 +62,18 @@ class Failure(ModelError):
 
     @property
     def is_unknown_model(self) -> bool:
-        """Whether the upstream has no model of that name."""
+        """Whether the upstream has no model with this name."""
         return self.kind == "model_not_found" or (self.status == 404 and "model" in self.said.lower())
 
     @property
     def says_model_is_unknown(self) -> bool:
-        """Whether the upstream, asked for a model, says that it has none: not that it can't be asked for one."""
+        """Whether the upstream says that it lacks the requested model, rather than the operation."""
         about = re.sub(r"/models\S*", "", self.said).lower()
         return self.kind == "model_not_found" or (self.status == 404 and "model" in about)
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the conversation does not fit."""
+        """Whether the conversation is too long for the model."""
         return self.status in (None, 400, 413) and bool(TOO_LONG.search(f"{self.kind} {self.said}"))
 
     @property
@@ -83,29 +83,29 @@ class Failure(ModelError):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same request may be answered later."""
+        """Whether the same request may succeed later."""
         return self.is_rate_limit or self.status in PASSING
 
     def _code(self, detail: Mapping[str, Any]) -> ErrorCode:
         for number in (
             self.status,
             detail.get("code"),
-        ):  # some send the status as the code, in the middle of a stream
+        ):  # within a stream, some upstreams send the status as the code
             if isinstance(number, int) and number in CODES:
                 return CODES[number]
         return "server_error" if self.status else KINDS.get(self.kind, "server_error")
 
 
 def failure(error: Exception, host: str, key: str, mend: str) -> ModelError:
-    """Return the error for a run: bounded, without the key. `mend` explains what to do about a refused key."""
+    """Return the error for a run, truncated and without the key. `mend` says what to do about a refused key."""
     for ours in (
         error,
         error.__cause__,
-    ):  # openai's errors have what the hook on responses raised as their cause
+    ):  # openai wraps the error that the hook for responses raised
         if isinstance(ours, ModelError):
             return ModelError(
                 ours.code, ours.message
-            )  # without the request that the other remembers, and its key
+            )  # a copy, because the original refers to the request with the key
     status = getattr(error, "status_code", None)
     if status in (401, 403):
         return ModelError("server_error", f"The upstream {host} refused the key ({status}): {mend}.")
@@ -122,7 +122,7 @@ def _detail(error: Exception) -> Mapping[str, Any]:
 
 
 def _broken(error: Exception) -> str:
-    """Return the system's message for a failed connection: openai reports all of them as timeouts."""
+    """Return the system's message for a failed connection, because openai reports all of them as timeouts."""
     said, cause = "", error.__cause__
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:

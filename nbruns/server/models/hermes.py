@@ -22,12 +22,12 @@ DEFAULT = "You are a helpful assistant."
 
 
 def naming(prompt: Prompt, functions: list[JSON]) -> Messages:
-    """What leads the model to the name of one of the functions."""
+    """Return the messages that make the model write the name of one of the functions."""
     return _asking(prompt, functions, '{"name": "')
 
 
 def filling(prompt: Prompt, functions: list[JSON], name: str) -> Messages:
-    """What leads the model to the arguments of the function of this name; begins as `naming` does."""
+    """Return the messages that make the model write a function's arguments. They begin like those of `naming`."""
     return _asking(prompt, functions, f'{{"name": {json.dumps(name)}, "arguments": ')
 
 
@@ -40,7 +40,7 @@ def answering(prompt: Prompt) -> Messages:
 
 
 def shorter(messages: Messages) -> Messages:
-    """The messages without the oldest, or, where only the question is left, with the longest of them cut."""
+    """Return the messages without the oldest; if only the question is left, with the longest message truncated."""
     last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
     oldest = 1 if messages[0]["role"] == "system" else 0
     if oldest < last:

@@ -1,4 +1,4 @@
-"""llama.cpp in this process, through the package xllamacpp: weights are loaded once, and no port is opened."""
+"""Run llama.cpp in this process, through the package xllamacpp. Weights are loaded once, and no port is opened."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from nbruns.text import JSON, excerpt
 Chunk = JSON
 Messages = list[JSON]
 
-#: What a grammar may be made of: parts of a schema, options of its alternatives and of one enum, repetitions (those
-#: inside one another multiplied), characters of a pattern. llama.cpp takes minutes for more, or ends the process.
+#: Limits of a grammar: parts of the schema, options of its alternatives and of one enum, repetitions (nested ones
+#: multiplied), and characters of a pattern. Above them, llama.cpp takes minutes or crashes the process.
 MAX_PARTS, MAX_OPTIONS, MAX_REPEATS, MAX_PATTERN = 1_000, 200, 20_000, 500
 _REPEATS = ("minItems", "minLength", "minProperties", "minContains", "maxItems", "maxLength", "maxProperties")
 
-#: For llguidance, which reads the JSON schemas: no endless whitespace, and keywords that it can't hold
-#: the output to (`not`, `uniqueItems`, …) are passed over instead of refused.
+#: Options for llguidance, which reads the JSON schemas: no unlimited whitespace, and unsupported keywords (`not`,
+#: `uniqueItems`, …) are ignored instead of refused.
 GUIDANCE = {
     "x-guidance": {
         "whitespace_flexible": False,
@@ -37,7 +37,7 @@ GUIDANCE = {
     }
 }
 
-#: The engine's slots; they share one context, and each remembers the prompt that it read last.
+#: The engine's slots. They share one context, and each caches its last prompt.
 ANSWERS, TRIALS = 0, 1
 
 _engines: dict[tuple[Path, int, int], Any] = {}
@@ -47,20 +47,20 @@ _loading = threading.Lock()
 def generate(engine: Any, request: JSON, on_chunk: Callable[[Chunk], bool]) -> None:
     """Answer a Chat Completions request, chunk by chunk, until `on_chunk` returns True.
 
-    A grammar that can't be followed is replaced by one for any JSON object.
+    A grammar that the engine doesn't support is replaced by one for any JSON object.
     """
     grammar = request.get("grammar", "")
     if grammar.startswith("%llguidance") and not _binds(engine, grammar):
         request = {**request, "grammar": object_grammar({})}
     try:
         engine.handle_chat_completions({**request, "id_slot": ANSWERS}, on_chunk)
-    except ValueError as error:  # what the file's chat template has against the messages comes last
+    except ValueError as error:  # the last line is the chat template's reason for refusing the messages
         why = str(error).strip().rpartition("\n")[2]
         raise ModelError("invalid_prompt", f"The model failed: {excerpt(why, 300)}") from error
 
 
 def load(path: Path, context: int, threads: int) -> Any:
-    """The engine for these weights: loaded at the first call, the same at every other one."""
+    """Return the engine for these weights, which is loaded at the first call and then reused."""
     with _loading:
         key = (path, context, threads)
         if key not in _engines:
@@ -80,7 +80,7 @@ def embed(path: Path, texts: list[str]) -> list[list[float]]:
 
 
 def object_grammar(schema: Schema) -> str:
-    """The grammar of JSON objects under a schema."""
+    """Return the grammar of JSON objects that match a schema."""
     from xllamacpp import json_schema_to_grammar
 
     properties = schema if isinstance(schema, dict) else {}
@@ -90,11 +90,11 @@ def object_grammar(schema: Schema) -> str:
 
 
 class TooLarge(ValueError):
-    """A schema is too large for a grammar; the message names the limit."""
+    """A schema is too large for a grammar. The message names the limit."""
 
 
 def check_size(schema: Schema) -> None:
-    """Raise TooLarge for a schema of which no grammar can be made in good time."""
+    """Raise TooLarge for a schema that exceeds a limit of grammars."""
     parts = 0
     waiting: list[tuple[Any, int]] = [(schema, 1)]
     while waiting:
@@ -116,7 +116,7 @@ def check_size(schema: Schema) -> None:
 
 
 def _options(schema: Any) -> int:
-    """Count the options for one value: those of `allOf` multiply, otherwise the largest part counts."""
+    """Return the number of options for a value. Those of `allOf` multiply; otherwise, the largest part counts."""
     if isinstance(schema, list):
         return max([1, *map(_options, schema)])
     if not isinstance(schema, dict):
@@ -132,12 +132,12 @@ def _options(schema: Any) -> int:
 
 
 def choice_grammar(texts: list[str]) -> str:
-    """The grammar of one of these texts."""
+    """Return a grammar that allows one of these texts."""
     return "root ::= " + " | ".join(json.dumps(text) for text in texts)
 
 
 def _binds(engine: Any, grammar: str) -> bool:
-    """Tell whether a grammar is followed; one that does not compile is passed over in silence."""
+    """Whether the engine follows a grammar. It silently ignores grammars that don't compile."""
     trial = {"prompt": "The", "max_tokens": 1, "grammar": grammar, "temperature": 0, "id_slot": TRIALS}
     answer = engine.handle_completions(trial)
     return "error" not in answer and bool(answer["choices"][0]["text"].startswith("{"))
@@ -146,7 +146,7 @@ def _binds(engine: Any, grammar: str) -> bool:
 def _loaded(path: Path, context: int, threads: int) -> Any:
     params = _parameters(path, context, threads)
     params.n_parallel, params.kv_unified = 2, True
-    # A thread may end with an assistant's message. It is followed by an answer, not continued.
+    # A thread can end with an assistant's message. The model must write a new message, not continue that one.
     params.prefill_assistant = False
     return _engine(params, path)
 
@@ -154,7 +154,7 @@ def _loaded(path: Path, context: int, threads: int) -> Any:
 def _loaded_embedder(path: Path) -> Any:
     params = _parameters(path, 2048, max(1, (os.cpu_count() or 1) // 2))
     params.embedding = True
-    params.n_batch = params.n_ubatch = 2048  # a text is read at once
+    params.n_batch = params.n_ubatch = 2048  # a text must fit into one batch
     return _engine(params, path)
 
 
@@ -178,8 +178,8 @@ def _engine(params: Any, path: Path) -> Any:
     import xllamacpp
 
     with tempfile.TemporaryDirectory(prefix="nbruns-") as folder:
-        # The engine insists on listening. It gets a key that nobody knows and, where there are such, a socket
-        # in a folder of our own, which is gone as soon as the engine is up.
+        # The engine always listens. It gets a random key and, if the system supports it, a Unix socket in a
+        # private folder, which is removed as soon as the engine has started.
         params.api_keys = [os.urandom(24).hex()]
         if os.name == "posix":
             params.hostnames = [f"{folder}/llama.sock"]
@@ -191,7 +191,8 @@ def _engine(params: Any, path: Path) -> Any:
             ) from error
 
 
-#: Starts a request in a thread; the function it is given takes the chunks, and returns True to stop it.
+#: Function that starts a request in a thread. It passes each chunk to its second argument, which returns True to
+#: stop.
 Start = Callable[[JSON, Callable[[Chunk], bool]], "Future[None]"]
 
 
@@ -200,7 +201,7 @@ class _TooLong(Exception):
 
 
 class Generation:
-    """Pieces of an answer as they arrive; then why it ended, and its usage."""
+    """Yields an answer as it arrives. Afterwards, it has the finish reason and the usage."""
 
     def __init__(
         self,
@@ -214,18 +215,18 @@ class Generation:
         self._start, self._request, self._messages, self._shorter = start, request, messages, shorter
 
     async def text(self) -> str:
-        """The whole answer."""
+        """Return the complete answer."""
         return "".join([piece async for piece in self.pieces()])
 
     async def pieces(self) -> AsyncGenerator[str]:
-        """Yield the text as it comes."""
+        """Yield the text as it arrives."""
         async with aclosing(self.chunks()) as chunks:
             async for chunk in chunks:
                 if piece := self._read(chunk):
                     yield piece
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
-        """Yield the chunks as they come; messages that are too long are made shorter until they fit."""
+        """Yield the chunks as they arrive. Messages that are too long are shortened until they fit."""
         while True:
             try:
                 async with aclosing(self._chunks()) as chunks:

@@ -19,7 +19,7 @@ ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One turn to be answered: messages in Chat Completions shape, and the run's parameters."""
+    """A prompt for one turn: messages in the format of Chat Completions, and the run's parameters."""
 
     model: str
     messages: list[JSON]
@@ -31,7 +31,7 @@ class Prompt:
     top_p: float | None = None
     max_completion_tokens: int | None = None
     reasoning_effort: str | None = None
-    #: When the run expires (seconds since 1970): nothing is waited for beyond that.
+    #: Unix time in seconds at which the run expires, after which retries are useless.
     deadline: float | None = None
 
 
@@ -44,14 +44,14 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class RefusalDelta:
-    """A piece of the text with which the model refuses to answer."""
+    """A piece of the text of a refusal."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ToolCallDelta:
-    """A piece of the tool call at `index`: id and name come with the first, arguments in any number."""
+    """A piece of the tool call at `index`. The first piece has the id and the name; all can have arguments."""
 
     index: int
     id: str | None = None
@@ -81,23 +81,23 @@ class Model(Protocol):
 
 @runtime_checkable
 class Closing(Protocol):
-    """What a model can have besides: it is called when the server ends."""
+    """Optional for models: a method that is called when the server stops."""
 
     async def close(self) -> None: ...
 
 
 @runtime_checkable
 class ToolUser(Protocol):
-    """What a model can have besides: whether it was trained to call tools. Others are taken to have been.
+    """Optional for models: whether the model was trained to call tools. The default is yes.
 
-    What hosted tools find for one that was not is given to it up front, and code it writes in its text."""
+    For other models, hosted tools are called in advance, and code is taken from the text of the answer."""
 
     @property
     def calls_tools(self) -> bool: ...
 
 
 class ModelError(Exception):
-    """The model could not answer; `code` and `message` become the run's `last_error`."""
+    """The model could not answer. `code` and `message` become the run's `last_error`."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -106,7 +106,7 @@ class ModelError(Exception):
 
 
 def usage(prompt_tokens: int, completion_tokens: int, *, cached: int = 0, reasoning: int = 0) -> JSON:
-    """Usage as the API states it; `cached` prompt tokens and `reasoning` tokens are counted in the others too."""
+    """Return usage as the API's JSON. `cached` and `reasoning` tokens are included in the other two counts."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -125,7 +125,7 @@ class Answered(NamedTuple):
 
 
 def text_of(message: JSON) -> str:
-    """The text of a message whose content is a string, a list of parts, or absent; images are named."""
+    """Return the text of a message. Its content can be text, a list of parts, or missing. Images become notes."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
@@ -143,7 +143,7 @@ def questions(prompt: Prompt) -> list[str]:
 
 
 def answered(prompt: Prompt) -> list[Answered]:
-    """The calls answered in this run: those after the user's last message."""
+    """Return the answered calls of this run, which are those after the user's last message."""
     last = max((i for i, message in enumerate(prompt.messages) if message["role"] == "user"), default=-1)
     turn = prompt.messages[last + 1 :]
     calls = {call["id"]: call["function"] for message in turn for call in message.get("tool_calls") or ()}
@@ -155,7 +155,7 @@ def answered(prompt: Prompt) -> list[Answered]:
 
 
 def functions_due(prompt: Prompt) -> list[JSON]:
-    """The functions that may be called now, by `tool_choice`; none once calls of this run are answered."""
+    """Return the functions to call now, according to `tool_choice`; none after calls of this run were answered."""
     if prompt.tool_choice == "none" or answered(prompt):
         return []
     functions = [tool["function"] for tool in prompt.tools if tool["type"] == "function"]
@@ -171,7 +171,7 @@ def functions_due(prompt: Prompt) -> list[JSON]:
 
 
 def answer_schema(prompt: Prompt) -> Schema | None:
-    """The JSON schema that the answer must have, or None where plain text is wanted."""
+    """Return the JSON Schema for the answer, or None for plain text."""
     wanted = prompt.response_format
     if not isinstance(wanted, dict) or wanted.get("type") not in ("json_object", "json_schema"):
         return None

@@ -1,4 +1,4 @@
-"""The Responses endpoint of an upstream. Nothing is stored there: each request has the whole conversation."""
+"""The Responses endpoint of an upstream. Nothing is stored there: each request contains the whole conversation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAST_TOKENS = 16
 
 
 def body(prompt: Prompt) -> JSON:
-    """The body of a request."""
+    """Return the body of a request."""
     limit = prompt.max_completion_tokens
     with_tools = {
         "tools": [_tool(tool["function"]) for tool in prompt.tools],
@@ -60,7 +60,7 @@ def _items(message: JSON) -> Iterator[JSON]:
 
 def _content(message: JSON) -> str | list[JSON]:
     content = message["content"]
-    if message["role"] == "assistant":  # llama.cpp's server takes it in no other form
+    if message["role"] == "assistant":  # llama.cpp's server accepts no other form
         return [{"type": "output_text", "text": content}]
     return content if isinstance(content, str) else [_PARTS[part["type"]](part) for part in content]
 
@@ -76,7 +76,7 @@ _PARTS: dict[str, Callable[[JSON], JSON]] = {
 
 
 def _tool(function: JSON) -> JSON:
-    # Here strict is the default, which it is nowhere else.
+    # Unlike in other APIs, strict is the default here.
     return {"type": "function", "strict": False, **function}
 
 
@@ -91,7 +91,7 @@ def _text(wanted: str | JSON | None) -> JSON | None:
 
 
 class AnswerReader:
-    """An answer as far as it has been read."""
+    """Reads an answer, event by event."""
 
     def __init__(self, body: JSON) -> None:
         self.finish: Finish | None = None
@@ -100,7 +100,7 @@ class AnswerReader:
         self._begun: set[int] = set()
 
     def read(self, event: JSON) -> Iterator[Delta]:
-        """Yield what an event adds; those that are not in the table add nothing."""
+        """Yield the deltas of an event. Events that are not in the table have none."""
         if (read := _EVENTS.get(text(event.get("type")))) is not None:
             yield from read(self, event)
 
@@ -113,7 +113,7 @@ class AnswerReader:
         yield RefusalDelta(text(event.get("delta")))
 
     def item_added(self, event: JSON) -> Iterator[Delta]:
-        """The start of a call, or of an item with events of its own."""
+        """The start of a call, or of an item that has its own events."""
         item = mapping(event.get("item"))
         if item.get("type") == "function_call":
             self._calls.append(_place(event, item))
@@ -129,7 +129,7 @@ class AnswerReader:
         yield ToolCallDelta(index, arguments=text(event.get("delta")))
 
     def item_done(self, event: JSON) -> Iterator[Delta]:
-        """The end of a call; contains the whole call if it was not streamed."""
+        """The end of a call, with the complete call if it was not streamed."""
         item = mapping(event.get("item"))
         if item.get("type") != "function_call":
             return
@@ -142,19 +142,19 @@ class AnswerReader:
     def completed(self, event: JSON) -> Iterator[Delta]:
         """The end of the answer."""
         used = self._used(event)
-        # llama.cpp's server calls a response complete that it has cut off at the limit.
+        # llama.cpp's server reports truncated responses as completed.
         cut = self._limit is not None and used is not None and used["completion_tokens"] >= self._limit
         self.finish = Finish("length" if cut else "tool_calls" if self._calls else "stop", used)
         yield from ()
 
     def incomplete(self, event: JSON) -> Iterator[Delta]:
-        """The end of an answer that is not all there."""
+        """The end of an incomplete answer."""
         details = mapping(mapping(event.get("response")).get("incomplete_details"))
         self.finish = Finish(INCOMPLETE.get(text(details.get("reason")), "length"), self._used(event))
         yield from ()
 
     def failed(self, event: JSON) -> Iterator[Delta]:
-        """An error, in one of its possible places."""
+        """An error, which can be in several places of the event."""
         yield from ()
         raise StreamedError(mapping(event.get("response")).get("error") or event.get("error") or event)
 

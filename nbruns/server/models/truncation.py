@@ -22,7 +22,7 @@ def within(messages: Messages, tokens: float) -> Messages:
 
 
 def shorter(messages: Messages) -> Messages:
-    """The messages without about half of what can be left out; as they are, where nothing can."""
+    """Return the messages without about half of those that can be left out; unchanged if none can."""
     return without(messages, sum(_length(messages[at]) for at in _droppable(messages)) / 2)
 
 

@@ -22,31 +22,31 @@ from nbruns.server.models.protocol import Delta, ModelError, Prompt
 from nbruns.server.models.responses import RESPONSES
 from nbruns.text import JSON, excerpt
 
-#: Where the key is looked for, in this order; it is never given in any other way.
+#: Environment variables that can contain the API key, in order of precedence. There is no other way to pass it.
 KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
-#: The endpoints by the name under which one can be set.
+#: The endpoints, by their names in the settings.
 ENDPOINTS = {"chat": CHAT, "responses": RESPONSES}
 
-#: Answers of an upstream without such an endpoint, or without it for this model.
+#: Statuses that mean that the upstream lacks the endpoint, or doesn't support it for this model.
 ABSENT = (404, 405, 501)
 
-#: Parameters that every run has, and their defaults. Some models refuse them, even so.
+#: Parameters that every run has, and their defaults. Some models refuse them even with the default value.
 DEFAULTS: JSON = {"temperature": 1.0, "top_p": 1.0, "parallel_tool_calls": True}
 
 LONGEST_PAUSE = 30.0
 CONNECT_SECONDS = 10.0
-#: Seconds to wait for the list of its models, and for whether it has one.
+#: Timeouts in seconds for listing the upstream's models, and for checking whether a model exists.
 LIST_SECONDS, CHECK_SECONDS = 5.0, 2.0
-#: For so long it is not asked again whether it has a model.
+#: Seconds for which the result of such a check is cached.
 KNOWN_SECONDS = 300.0
-#: Names of which that is remembered, at most.
+#: Maximum number of cached results.
 _MOST_KNOWN = 1000
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A way to ask for an answer: where, without which parameters, and after how many pauses."""
+    """An attempt to get an answer: the endpoint, the omitted parameters, and the number of earlier pauses."""
 
     prompt: Prompt
     endpoint: Endpoint = CHAT
@@ -92,7 +92,7 @@ class Upstream:
         self._api = ENDPOINTS[api] if api else None
         self._retries = max_retries
         self._ways: dict[str, tuple[Endpoint, frozenset[str]]] = {}
-        #: When the upstream was asked whether it has a model, and didn't say no.
+        #: Times of the last successful checks whether a model exists, by model.
         self._asked_for: dict[str, float] = {}
         self._key = next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
         self._client = AsyncOpenAI(
@@ -100,21 +100,21 @@ class Upstream:
             api_key=self._key or "none",
             max_retries=0,
             timeout=Timeout(timeout, connect=CONNECT_SECONDS),
-            # Of all that is done for a token, openai's own HTTP client would take as much time as the rest together.
+            # openai's default HTTP client takes as much time per token as everything else together.
             http_client=DefaultAioHttpClient(
-                follow_redirects=False,  # they would carry the key and the conversation elsewhere
+                follow_redirects=False,  # redirects would send the key and the conversation to another host
                 event_hooks={"response": [self._bound]},
             ),
-            # What is not packed can't unfold into gigabytes.
+            # Uncompressed responses can't expand to gigabytes.
             default_headers={"Accept-Encoding": "identity"},
         )
 
     async def _bound(self, response: Any) -> None:
-        """Limit the bytes read of an answer."""
+        """Limit the number of bytes read from a response."""
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise ModelError("server_error", f"The upstream {self.host} packed its answer, unasked.")
         most = MAX_ANSWER_BYTES if response.status_code == 200 else MAX_ERROR_BYTES
-        # The HTTP library, of which there are two, takes only streams of its own base class.
+        # There are two HTTP libraries, and each only accepts streams of its own base class.
         base = next(each for each in type(response.stream).__mro__ if each.__name__ == "AsyncByteStream")
         bounded = type("Bounded", (_Bounded, base), {})
         response.stream = bounded(response.stream, self.host, most)
@@ -124,7 +124,7 @@ class Upstream:
         await self._client.close()
 
     async def names(self) -> list[str]:
-        """Return the names of the upstream's models; none if it doesn't say."""
+        """Return the names of the upstream's models; an empty list if it doesn't list them."""
         from openai import OpenAIError
 
         try:
@@ -136,9 +136,9 @@ class Upstream:
         return [name[:256] for model in models if (name := text(model.get("id")))]
 
     async def lacks(self, model: str) -> str | None:
-        """Return why the upstream has no model of that name; None if it has one, or doesn't say.
+        """Return why the upstream has no model with this name; None if it has one, or if that is unknown.
 
-        Its list is no answer: many accept more names than they list.
+        The list of models is not used, because many upstreams accept more names than they list.
         """
         if (
             model in self._ways
@@ -164,7 +164,7 @@ class Upstream:
         return f"{why} ({excerpt(failed.said)}). Name one that it has."
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        """Yield the upstream's answer as it comes."""
+        """Yield the upstream's answer as it arrives."""
         endpoint, left_out = self._ways.get(prompt.model, (self._api or CHAT, frozenset()))
         attempt = Attempt(prompt, endpoint, left_out)
         while True:
@@ -178,7 +178,7 @@ class Upstream:
             except Exception as error:
                 failed = failure(error, self.host, self._key, MEND)
             if begun or not isinstance(failed, Failure):
-                raise failed  # out here, because the error's request carries the key
+                raise failed  # outside the except block, because the original error's request contains the key
             attempt = await self._next(attempt, failed)
 
     async def _asked(self, attempt: Attempt) -> AsyncGenerator[Delta]:
@@ -187,8 +187,8 @@ class Upstream:
         body = attempt.endpoint.body(attempt.prompt)
         body = {name: value for name, value in body.items() if name not in attempt.left_out}
         reading = attempt.endpoint.reading(body)
-        # Events are read as they are: openai's types for them take thirty times as long to make, and lack what
-        # servers leave out.
+        # Events are read as JSON. openai's types take thirty times as long to create, and fail if servers omit
+        # fields.
         stream: AsyncStream[Any] = await self._client.post(
             attempt.endpoint.path, body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object]
         )
@@ -206,7 +206,7 @@ class Upstream:
         yield reading.finish
 
     async def _next(self, attempt: Attempt, failed: Failure) -> Attempt:
-        """Return what to try after a failure, or raise it."""
+        """Return the next attempt after a failure, or raise the failure."""
         if attempt.instead_of is not None and failed.status in ABSENT:
             failed = attempt.instead_of
             if not failed.is_unknown_model:
@@ -233,7 +233,7 @@ class Upstream:
 
 
 class _Bounded:
-    """The bytes of an answer, as long as there aren't too many of them, in all and in one event."""
+    """The bytes of a response, limited in total and per event."""
 
     def __init__(self, stream: Any, host: str, most: int) -> None:
         self._stream, self._host, self._most = stream, host, most
@@ -260,7 +260,7 @@ class _Bounded:
         await self._stream.aclose()
 
 
-#: The most that is read of an answer, of one event of it, and of an error.
+#: Maximum number of bytes that are read of an answer, of one of its events, and of an error.
 MAX_ANSWER_BYTES, MAX_EVENT_BYTES, MAX_ERROR_BYTES = 64 * 1024**2, 8 * 1024**2, 1024**2
 _EVENT_END = re.compile(rb"\n\n|\r\r|\n\r\n")
 
@@ -268,7 +268,7 @@ MEND = f"set {KEYS[0]} to its key where the server is started, and start it agai
 
 
 def _was_default(attempt: Attempt, param: str) -> bool:
-    """Whether what the upstream refuses is a parameter that means nothing: one at its default."""
+    """Whether the parameter that the upstream refuses has its default value, so that it can be omitted."""
     if param not in DEFAULTS or param in attempt.left_out:
         return False
     return bool(getattr(attempt.prompt, param) == DEFAULTS[param])

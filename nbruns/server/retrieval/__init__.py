@@ -1,1 +1,1 @@
-"""Retrieval: text of files -> passages -> vectors and words -> search."""
+"""Retrieval: extract the text of files, split it into passages, index vectors and words, and search."""

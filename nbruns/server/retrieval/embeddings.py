@@ -1,10 +1,10 @@
-"""Embedding models: texts -> unit vectors, in a way that leaves the server's event loop alone.
+"""Embedding models, which convert texts to unit vectors without blocking the server's event loop:
 
-- all-MiniLM-L6-v2, offline, where the package with its weights is installed;
+- all-MiniLM-L6-v2, offline, if the package with its weights is installed;
 - a GGUF file through llama.cpp: `--embedding-model FILE`;
 - a model of the upstream, through its `/v1/embeddings`: `--embedding-model NAME`.
 
-Without any, passages are found by their words alone.
+Without a model, passages are only found by their words.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from nbruns.text import excerpt
 
 Array = NDArray[np.float32]
 
-#: Texts that are embedded with one call.
+#: Maximum number of texts of a call of `embed`.
 BATCH = 64
-#: Texts that the model in a process gets with one call, and what that may take.
+#: Number of texts per call of the model's process, and the limits of a call.
 _PART = 16
 _SECONDS, _MEMORY_BYTES = 120.0, 2 * 1024**3
 
@@ -43,7 +43,7 @@ class EmbeddingError(Exception):
 class Embedder(Protocol):
     """An embedding model."""
 
-    #: What a vector store records, so that vectors of two models never meet.
+    #: Name that vector stores record, so that vectors of different models are not mixed.
     name: str
 
     async def embed(self, texts: Sequence[str], *, is_query: bool = False) -> Array:
@@ -54,14 +54,14 @@ class Embedder(Protocol):
 
 
 def embedder(model: str | None = None, upstream_url: str | None = None) -> Embedder | None:
-    """Return the embedding model of that name; None if there is none.
+    """Return the embedding model with this name; None if no model is available.
 
     Args:
         model: A GGUF file, or a model of the upstream. Default: all-MiniLM-L6-v2, if it is installed.
         upstream_url: The upstream's base URL.
 
     Raises:
-        SetupError: There is no such file and no upstream, or a package is missing.
+        SetupError: The file doesn't exist and there is no upstream, or a package is missing.
     """
     if model is None:
         return None if minilm.weights_folder() is None else MiniLM()
@@ -76,7 +76,7 @@ def embedder(model: str | None = None, upstream_url: str | None = None) -> Embed
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2 in processes of its own: one for passages, one for queries, which never wait for passages."""
+    """all-MiniLM-L6-v2 in two processes, one for passages and one for queries, so that queries don't wait."""
 
     name = minilm.NAME
 
@@ -90,7 +90,7 @@ class MiniLM:
         processes = self._queries if is_query else self._passages
         packed = b""
         try:
-            # In small parts: on a machine that is busy otherwise, many texts would take longer than a call may.
+            # In small parts, because on a busy machine, many texts could exceed the time limit of a call.
             for start in range(0, len(texts), _PART):
                 part = list(texts[start : start + _PART])
                 packed += base64.b64decode(await processes.call("nbruns.server.retrieval.minilm:embed", part))
@@ -157,7 +157,7 @@ class Upstream:
         await self._client.close()
 
 
-#: Where the upstream's key is looked for.
+#: Environment variables that can contain the upstream's API key, in order of precedence.
 _KEYS = ("NBRUNS_UPSTREAM_API_KEY", "OPENAI_API_KEY")
 
 

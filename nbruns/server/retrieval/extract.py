@@ -1,4 +1,4 @@
-"""Files -> their text, by the package kreuzberg -> passages. It runs in a process of its own, which can be killed."""
+"""Extract the text of files with the package kreuzberg, and split it into passages. Runs in a separate process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nbruns.server.retrieval.split import split
 from nbruns.server.storage.blobs import FULL
 from nbruns.text import JSON
 
-#: More text than this is not indexed, in characters: about the original's 5,000,000 tokens.
+#: Maximum number of characters of a file's text, about the 5,000,000 tokens of OpenAI's limit.
 MAX_TEXT = 20_000_000
 _TOO_LONG = f"The file has over {MAX_TEXT:,} characters of text. Split it."
-#: Files that are text as they are: source code, markup and data. Reading them needs no parser.
+#: Suffixes of text files (source code, markup and data), which need no parser.
 _TEXTS = (
     "asm bash bat bib c cc cfg clj conf cpp cs css csv cts cxx dart diff ex go gradle graphql groovy h hpp hs ini java "
     "jl js json json5 jsonl jsx kt kts less lisp log lua m mjs md markdown mk ml mts patch php pl pm proto ps1 py pyi "
@@ -27,12 +27,12 @@ _TEXTS = (
 TEXTS = frozenset(_TEXTS.split())
 
 
-#: Not an error of the API: there is no space for the passages.
+#: Code for a lack of disk space. It is not an error code of the API.
 NO_SPACE = "no_space"
 
 
 class Unsupported(ValueError):
-    """There is no text in files of this type, or nothing that finds it."""
+    """Files of this type have no text, or no parser supports them."""
 
 
 class Invalid(ValueError):
@@ -40,11 +40,11 @@ class Invalid(ValueError):
 
 
 def extract(path: str, filename: str, target: str, chunk_tokens: int, overlap_tokens: int) -> JSON:
-    """Write the pieces of a file to `target`, then its passages (first and last piece, words), as lines of JSON: they
-    can be larger than what is read at once without halting others.
+    """Write the pieces of a file to `target`, then its passages (first and last piece, words), as JSON lines. They
+    aren't returned, because reading them at once could block the server.
 
-    Returns their numbers as `pieces` and `passages`, or the `code` and `message` of the API's error for a file that has
-    no text.
+    Returns the numbers of `pieces` and `passages`, or the `code` and `message` of the API's error for a file
+    without text.
     """
     try:
         text = _text(Path(path), PurePath(filename).suffix.lower().removeprefix("."))
@@ -76,10 +76,10 @@ def _text(path: Path, suffix: str) -> str:
     if size == 0:
         raise Invalid("The file is empty.")
     is_text = suffix in TEXTS or not suffix
-    if is_text and size > 4 * MAX_TEXT:  # whatever the encoding
+    if is_text and size > 4 * MAX_TEXT:  # too large in any encoding
         raise Invalid(_TOO_LONG)
     text = _decoded(path.read_bytes()) if is_text else _parsed(path, suffix)
-    # Databases store no NUL, and no halves of characters.
+    # Databases can't store NUL characters and lone surrogates.
     text = text.replace("\0", " ").encode("utf-8", "replace").decode()
     if not text.strip():
         raise Invalid("No text was found in the file. Scanned pages and pictures are not read.")
@@ -94,7 +94,7 @@ def _decoded(data: bytes) -> str:
     if data[:4096].count(0):
         raise Unsupported("The file is not text, and its name doesn't say what it is.")
     text = data.decode("utf-8-sig", "replace")
-    # A few broken characters don't make it another encoding: files are cut off, and joined of others.
+    # A few invalid characters don't mean another encoding: files can be truncated or concatenated.
     broken = text.count("\N{REPLACEMENT CHARACTER}")
     if broken and 10 * broken > len(data) - len(text):
         text = data.decode("cp1252", "replace")

@@ -1,8 +1,8 @@
 """Search in vector stores: by words (BM25) and by meaning (vectors), fused by rank.
 
-The vectors of a store are one matrix in memory, and so are its words. Each query is compared with all of them: exact,
-with any filter, the same on every database, and quick enough for some hundred thousand passages. Each server keeps its
-own copy, and brings it up to date when the store's version has changed.
+The vectors of a store are one matrix in memory, and so are its words. Each query is compared with all of them.
+This is exact, works with any filter and database, and is fast enough for several hundred thousand passages. Each
+server has its own copy, and updates it when the store's version has changed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from nbruns.text import JSON
 
 Array = NDArray[np.float32]
 
-#: Results of a search that asks for no number of them.
+#: Default number of results.
 RESULTS = 10
-#: The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009). Theirs, 60, is for lists of a
-#: thousand; with it the best passages differ too little in score (tests/benchmarks/bench_retrieval_quality.py).
+#: Constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009). The paper uses 60 for lists of
+#: 1,000 results, with which the scores of the best passages differ too little
+#: (tests/benchmarks/bench_retrieval_quality.py).
 _RRF = 10
-#: So many passages of each list are fused, at least.
+#: Minimum number of passages of each list that are fused.
 _CANDIDATES = 50
-#: Memory for the vectors and words of stores; those that were searched longest ago are dropped.
+#: Maximum memory in bytes for the vectors and words of stores. The least recently searched stores are dropped.
 MAX_BYTES = 2 * 1024**3
-#: Files whose passages are loaded with one query.
+#: Number of files whose passages are loaded with one query.
 _FILES_AT_ONCE = 100
 
 
@@ -43,7 +44,7 @@ class WrongModelError(Exception):
 
 
 class Result(NamedTuple):
-    """A passage that was found."""
+    """A passage found by a search."""
 
     file_id: str
     filename: str
@@ -53,12 +54,12 @@ class Result(NamedTuple):
 
 
 class _Passages(NamedTuple):
-    """The passages of a store that can be found, row by row."""
+    """The searchable passages of a store, row by row."""
 
     version: int
-    #: By number: the file's id, its row in the table of files, its attributes.
+    #: The files, by number: id, row in the table of files, attributes.
     files: list[tuple[str, int, JSON]]
-    #: Of each row: its row in the table of passages, the number of its file, its vector.
+    #: For each row: its row in the table of passages, the number of its file, its vector.
     seqs: NDArray[np.int64]
     numbers: NDArray[np.int32]
     matrix: Array
@@ -92,12 +93,12 @@ class Index:
         limit: int = RESULTS,
         ranking: Mapping[str, Any] | None = None,
     ) -> list[Result]:
-        """Return the passages that suit the queries best, best first.
+        """Return the passages that match the queries best, best first.
 
         Args:
             store_ids: Vector stores to search.
             queries: Texts to search for.
-            filters: A comparison or a group of them, as in the API, that the attributes of a file must meet.
+            filters: A comparison or a group of comparisons, as in the API, that the attributes of a file must match.
             limit: Maximum number of results.
             ranking: `score_threshold` and the weights in `hybrid_search`, as in the API.
 
@@ -116,7 +117,7 @@ class Index:
         return sorted(found, key=lambda result: -result.score)[:limit]
 
     def forget(self, store_id: str) -> None:
-        """Drop what is known of a store."""
+        """Drop the passages of a store from memory."""
         with self._lock:
             self._loaded.pop(store_id, None)
 
@@ -170,7 +171,7 @@ class Index:
         return _results(conn, best[:limit], scored, passages)
 
     def _passages(self, conn: sa.Connection, store_id: str) -> _Passages:
-        """Return the store's passages as they are now."""
+        """Return the current passages of a store."""
         table = files.vector_stores.c
         row = conn.execute(sa.select(table.version, table.embedding).where(table.id == store_id)).first()
         version, embedding = (row.version, row.embedding) if row is not None else (0, None)
@@ -192,7 +193,7 @@ class Index:
 
 
 def _load(conn: sa.Connection, store_id: str, version: int, known: _Passages | None) -> _Passages:
-    """Load what has been added to a store, keep what is there still, and drop the rest."""
+    """Return the passages of a store: load added ones, keep existing ones, and drop deleted ones."""
     table = files.vector_store_files.c
     found = conn.execute(
         sa.select(table.id, table.seq, table.body["attributes"])
@@ -202,7 +203,7 @@ def _load(conn: sa.Connection, store_id: str, version: int, known: _Passages | N
     current = [(row[0], row[1], row[2] or {}) for row in found]
     known = known or _NONE
     old = {(id, seq): at for at, (id, seq, _) in enumerate(known.files)}
-    renumbered = np.full(len(old) + 1, -1, np.int32)  # of the known files: their new numbers
+    renumbered = np.full(len(old) + 1, -1, np.int32)  # new numbers of the known files
     fresh: dict[str, int] = {}
     for number, (id, seq, _) in enumerate(current):
         if (id, seq) in old:
@@ -223,7 +224,7 @@ def _load(conn: sa.Connection, store_id: str, version: int, known: _Passages | N
     numbers = np.concatenate(
         [renumbered[known.numbers[kept]], np.array([fresh[row[1]] for row in added], np.int32)]
     )
-    # Files are ingested side by side, so what is added may belong between what is there.
+    # Files are ingested concurrently, so new passages can belong between existing ones.
     order = np.argsort(seqs, kind="stable")
     row_of = np.empty(len(order), np.int64)
     row_of[order] = np.arange(len(order))
@@ -239,7 +240,7 @@ def _load(conn: sa.Connection, store_id: str, version: int, known: _Passages | N
         for seq, vector, said in conn.execute(
             sa.select(passages.seq, passages.vector, passages.words).where(of)
         ):
-            if seq not in at:  # on PostgreSQL it may have been added since
+            if seq not in at:  # on PostgreSQL, it may have been added in the meantime
                 continue
             rows.append(at[seq])
             blobs.append(said)
@@ -253,7 +254,7 @@ def _load(conn: sa.Connection, store_id: str, version: int, known: _Passages | N
 
 
 def _best(scores: Array, rows: NDArray[np.intp] | None, most: int, above: float = -np.inf) -> list[int]:
-    """Return the rows with the highest scores, best first, of those with a score above that number."""
+    """Return the rows with the highest scores above a number, best first."""
     if rows is None:
         rows = np.flatnonzero(scores > above)
     else:
@@ -266,9 +267,9 @@ def _best(scores: Array, rows: NDArray[np.intp] | None, most: int, above: float 
 
 
 def _score(rank_points: float, similarity: float | None) -> float:
-    """Return the score of a result, from 0 to 1: half its ranks, half its similarity, where that is known.
+    """Return the score of a result, from 0 to 1: the mean of its rank points and its similarity, if that is known.
 
-    Ranks alone would give the best of many useless passages the score of a good one.
+    With ranks alone, the best of many irrelevant passages would get the score of a relevant one.
     """
     if similarity is None:
         return min(1.0, rank_points)
@@ -288,7 +289,7 @@ def _results(
     return [
         Result(id, names.get(id, id), scores[row], attributes, texts[seq])
         for row, seq, (id, _, attributes) in zip(rows, seqs, found, strict=True)
-        if seq in texts  # on PostgreSQL it may have been deleted since
+        if seq in texts  # on PostgreSQL, it may have been deleted in the meantime
     ]
 
 
@@ -305,7 +306,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _meets(filters: JSON | None, attributes: Mapping[str, Any]) -> bool:
-    """Whether the attributes of a file meet a filter. A missing attribute meets only `ne` and `nin`."""
+    """Whether the attributes of a file match a filter. A missing attribute only matches `ne` and `nin`."""
     if filters is None:
         return True
     if filters["type"] in ("and", "or"):
@@ -316,5 +317,5 @@ def _meets(filters: JSON | None, attributes: Mapping[str, Any]) -> bool:
         return filters["type"] in ("ne", "nin")
     try:
         return _COMPARE[filters["type"]](value, filters["value"])
-    except TypeError:  # a text and a number are in no order
+    except TypeError:  # a text can't be compared with a number
         return False

@@ -1,8 +1,8 @@
-"""Ingestion: files become passages of vector stores, in the background.
+"""Ingestion: convert files to passages of vector stores, in the background.
 
-What is to be done is in the database: the files of vector stores with the status `in_progress`. A server that is killed
-continues at its next start, or, on PostgreSQL, another one takes over. A file is ingested as a whole: its passages are
-found when all of them are stored, and those of an attempt that was cut off are deleted first.
+The database is the queue: it contains the files of vector stores with the status `in_progress`. A server that was
+killed continues at its next start, or on PostgreSQL, another server takes over. The passages of a file become
+searchable when all of them are stored. Passages of an interrupted attempt are deleted first.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from nbruns.text import JSON, excerpt
 
 Array = NDArray[np.float32]
 
-#: Files that a server works on at the same time.
+#: Maximum number of files that a server ingests concurrently.
 CONCURRENT = 2
-#: A file that was cut off so often is `failed`.
+#: Number of interrupted attempts after which a file is `failed`.
 MAX_ATTEMPTS = 3
-#: Seconds and bytes of memory that a parser may take for a file.
+#: Maximum number of seconds and bytes of memory for parsing a file.
 PARSE_SECONDS, PARSE_MEMORY_BYTES = 120.0, 3 * 1024**3
-#: Seconds between two looks at the database: other servers may have left work, and time passes.
+#: Seconds between two checks of the database for files left by other servers and for expired objects.
 SWEEP_SECONDS = 1.0
-#: Seconds after which a file is tried again that the server failed to ingest.
+#: Seconds until the next attempt after an error of the server.
 RETRY_SECONDS = 2.0
-#: Passages that are stored with one write.
+#: Number of passages per write.
 _GROUP = 100
 
 log = logging.getLogger(__name__)
 
 
 class Passage(NamedTuple):
-    """A passage of a file: the numbers of its first and last piece, and its words."""
+    """A passage of a file: the indexes of its first and last piece, and its words."""
 
     first: int
     last: int
@@ -58,7 +58,7 @@ class Passage(NamedTuple):
 
 
 class Rejected(Exception):
-    """A file that can't be ingested; `error` becomes its `last_error`."""
+    """A file can't be ingested. `error` becomes its `last_error`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -66,11 +66,11 @@ class Rejected(Exception):
 
 
 class _Lost(Exception):
-    """The file has been removed, cancelled, or taken over by another server."""
+    """The file was removed, cancelled, or taken over by another server."""
 
 
 class Ingester:
-    """Ingests the files of vector stores, from `start()` to `stop()`, and deletes what has expired."""
+    """Ingests the files of vector stores, from `start()` to `stop()`, and deletes expired files and stores."""
 
     def __init__(self, db: Database, blobs: Blobs, embedder: Embedder | None) -> None:
         self._db, self._blobs, self._embedder = db, blobs, embedder
@@ -82,11 +82,11 @@ class Ingester:
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Continue what was left, then wait for work."""
+        """Continue unfinished files, then wait for new ones."""
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
-        """Stop. What is unfinished is done by another server, or after the next start."""
+        """Stop. Unfinished files are ingested by another server, or after the next start."""
         tasks = [*self._tasks.values(), *([self._sweeping] if self._sweeping else [])]
         for task in tasks:
             task.cancel()
@@ -96,7 +96,7 @@ class Ingester:
             await self._embedder.close()
 
     def wake(self) -> None:
-        """Look for work now."""
+        """Check for files immediately."""
         self._woken.set()
 
     async def _sweep(self) -> None:
@@ -153,7 +153,7 @@ class Ingester:
             log.exception("A file could not be ingested; trying again.", extra=known)
             await asyncio.sleep(RETRY_SECONDS)
             if isinstance(error, NoSpace | sa.exc.OperationalError):
-                # The disk is full or the database away, which is not the file's fault: it waits until that is over.
+                # The disk is full or the database is not available: leave the file for a later attempt.
                 with contextlib.suppress(sa.exc.DBAPIError):
                     await self._db.write(files.unclaim, store_id, file_id)
 
@@ -177,7 +177,7 @@ class Ingester:
         return size
 
     async def _check_embedding(self, store_id: str) -> None:
-        """Record the embedding model with a new store; refuse files for a store that was built with another."""
+        """Record the embedding model of a new store. Refuse files for stores built with another model."""
         name = self._embedder.name if self._embedder is not None else None
         recorded = await self._db.write(_record_embedding, store_id, name)
         if recorded != name:
@@ -188,7 +188,7 @@ class Ingester:
             )
 
     async def _check_width(self, store_id: str, width: int) -> None:
-        """Refuse vectors of another length than a store has: another model may have the same name."""
+        """Refuse vectors whose length differs from the store's, because different models can have the same name."""
         recorded = await self._db.read(_width, store_id)
         if recorded not in (None, width):
             raise Rejected(
@@ -200,7 +200,7 @@ class Ingester:
     async def _parsed(
         self, file_id: str, filename: str, chunking: JSON, folder: Path
     ) -> tuple[list[str], list[Passage]]:
-        # Parsers go by the end of the name.
+        # Parsers detect the type by the suffix.
         source, target = folder / f"source{PurePath(filename).suffix[:20]}", folder / "passages"
         try:
             await self._blobs.copy(file_id, source)
@@ -235,7 +235,7 @@ class Ingester:
 
 
 async def delete_expired(db: Database, blobs: Blobs) -> None:
-    """Delete files and parts of uploads whose time is over, and the passages of vector stores."""
+    """Delete expired files and parts of uploads, and the passages of expired vector stores."""
     for id in await db.read(files.expired, files.files):
         if await db.write(files.delete_file, id):
             await blobs.delete([id])
@@ -246,7 +246,7 @@ async def delete_expired(db: Database, blobs: Blobs) -> None:
 
 
 def _file_of(conn: sa.Connection, store_id: str, file_id: str) -> tuple[str, JSON] | None:
-    """Return the name of a file, and how it is to be split for a store."""
+    """Return the name of a file, and its chunking strategy in a store."""
     file = store.get(conn, files.files, file_id)
     entry = store.get(conn, files.vector_store_files, file_id, vector_store_id=store_id)
     return None if file is None or entry is None else (file["filename"], entry["chunking_strategy"]["static"])
@@ -299,7 +299,7 @@ def _width(conn: sa.Connection, store_id: str) -> int | None:
 def _add_passages(tx: Transaction, store_id: str, file_id: str, rows: list[JSON]) -> None:
     if not files.is_mine(tx.conn, tx.worker, store_id, file_id, lock=True):
         raise _Lost
-    if rows[0]["number"] == 0:  # what an attempt has left that was cut off
+    if rows[0]["number"] == 0:  # delete passages of an interrupted attempt
         files.delete_passages(tx, store_id, file_id)
     tx.conn.execute(sa.insert(files.passages), rows)
 
@@ -340,7 +340,7 @@ def _expire_vector_store(tx: Transaction, id: str) -> None:
     files.count_change(tx, id)
     body = store.get(tx.conn, table, id, lock=True)
     if body is not None:
-        # The column is emptied: what has expired is not expired again. The object keeps its time.
+        # Clear the column, so that the store is not expired again. The object keeps the time.
         tx.conn.execute(
             sa.update(table)
             .where(table.c.id == id)

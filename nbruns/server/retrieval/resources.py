@@ -1,4 +1,4 @@
-"""Files and vector stores that assistants, threads and messages name: checked, and made where they are asked for."""
+"""Files and vector stores of assistants, threads and messages: check their ids, and create new vector stores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbruns.text import JSON
 
 
 def resolve(tx: Transaction, resources: JSON | None) -> JSON:
-    """Return `tool_resources` as they are stored: vector stores that are described in it are created.
+    """Return `tool_resources` as they are stored. Vector stores described in them are created.
 
     Raises Refused for ids of files and vector stores that don't exist.
     """
@@ -41,13 +41,13 @@ def resolve(tx: Transaction, resources: JSON | None) -> JSON:
 
 
 def check_files(conn: sa.Connection, ids: Iterable[str], param: str) -> None:
-    """Refuse ids that no file has."""
+    """Raise Refused for ids of files that don't exist."""
     if unknown := files.unknown_files(conn, ids):
         raise Refused(f"No file found with id '{unknown[0]}'.", param=param, code="invalid_value")
 
 
 def message_params(conn: sa.Connection, params: JSON) -> JSON:
-    """Return what a message is made of, with `file_ids` of the first version of the API as attachments."""
+    """Return the parameters of a message, with `file_ids` (API version 1) converted to attachments."""
     given = {name: value for name, value in params.items() if name != "file_ids"}
     if ids := params.get("file_ids"):
         check_files(conn, ids, "file_ids")
@@ -58,10 +58,9 @@ def message_params(conn: sa.Connection, params: JSON) -> JSON:
 
 
 def assistant_resources(tx: Transaction, params: JSON, before: JSON | None = None) -> JSON:
-    """Return the `tool_resources` of an assistant that is made or changed, with `file_ids` of the first version.
+    """Return the `tool_resources` of a new or changed assistant, including its `file_ids` (API version 1).
 
-    The files are given to those of its tools that take some, instead of those that the tools had. `before` is the
-    assistant as it was.
+    The files replace those of the assistant's tools that use files. `before` is the assistant before the change.
     """
     now = {"tools": [], "tool_resources": {}, **(before or {})}
     resolved: JSON = now["tool_resources"]
@@ -83,16 +82,16 @@ def assistant_resources(tx: Transaction, params: JSON, before: JSON | None = Non
 
 
 def _file_tools(tools: Sequence[JSON]) -> list[str]:
-    """Return those of an assistant's tools that take files; all that there are if it has none."""
+    """Return the assistant's tools that use files; all such tools if it has none of them."""
     there = [tool for tool in hosted.FILE_TOOLS if hosted.offered(tool)]
     return [tool for tool in there if any(each["type"] == tool for each in tools)] or there
 
 
 def assistant_file_ids(conn: sa.Connection, assistant: JSON) -> list[str]:
-    """Return the ids of the files of an assistant's tools, as the first version of the API has them."""
+    """Return the ids of the files of an assistant's tools, for version 1 of the API."""
     found: dict[str, None] = {}
     for given in assistant["tool_resources"].values():
-        if not isinstance(given, dict):  # they name neither files nor vector stores
+        if not isinstance(given, dict):  # contains neither files nor vector stores
             continue
         found |= dict.fromkeys(given.get("file_ids") or [])
         for store_id in given.get("vector_store_ids") or []:
@@ -101,7 +100,7 @@ def assistant_file_ids(conn: sa.Connection, assistant: JSON) -> list[str]:
 
 
 def add_assistant_file(tx: Transaction, assistant: JSON, file_id: str) -> None:
-    """Give a file to the tools of an assistant that take some, beside those that they have."""
+    """Add a file to the assistant's tools that use files."""
     check_files(tx.conn, [file_id], "file_id")
     resources = dict(assistant["tool_resources"])
     for tool in _file_tools(assistant["tools"]):
@@ -110,7 +109,7 @@ def add_assistant_file(tx: Transaction, assistant: JSON, file_id: str) -> None:
 
 
 def remove_assistant_file(tx: Transaction, assistant: JSON, file_id: str) -> None:
-    """Take a file from the tools of an assistant; the file itself stays."""
+    """Remove a file from the assistant's tools. The file itself is kept."""
     resources = dict(assistant["tool_resources"])
     for tool, given in resources.items():
         if not isinstance(given, dict):
@@ -127,7 +126,7 @@ def _with_files(
 ) -> JSON:
     """Return the resources of a tool with more files.
 
-    Files to be searched go into its vector store, which is made if it has none.
+    Files for file_search are added to its vector store, which is created if necessary.
     """
     if tool != "file_search":
         return given | {"file_ids": list(dict.fromkeys([*(given.get("file_ids") or []), *ids]))}
@@ -141,10 +140,10 @@ def _with_files(
 
 
 def attach(tx: Transaction, thread: JSON, messages: Sequence[JSON]) -> JSON:
-    """Make the files that messages attach for a tool available to it in the thread, and return the thread.
+    """Make the attached files of messages available to their tools in the thread, and return the thread.
 
-    Files to be searched go into the thread's vector store, which is made for them and lives for seven days after its
-    last use.
+    Files for file_search are added to the thread's vector store, which is created if necessary and expires seven
+    days after its last use.
     """
     for message in messages:
         attached = message.get("attachments") or []
@@ -164,7 +163,7 @@ def attach(tx: Transaction, thread: JSON, messages: Sequence[JSON]) -> JSON:
 
 
 def _attached(messages: Sequence[JSON]) -> dict[str, list[str]]:
-    """Return the ids of attached files by the tool that they are for."""
+    """Return the ids of attached files, by tool."""
     found: dict[str, list[str]] = {}
     for message in messages:
         for each in message.get("attachments") or []:

@@ -1,26 +1,26 @@
-"""Text -> passages: the chunks of the API, cut at the ends of paragraphs, sentences or words."""
+"""Split a text into passages (the API's chunks), at the ends of paragraphs, sentences or words."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-#: Rule for counting tokens without the tokenizer of a model, which may be any.
+#: Estimated number of characters per token, because the tokenizer depends on the model.
 CHARACTERS_PER_TOKEN = 4
-#: The most tokens of a piece: embedding models read no more at once.
+#: Maximum number of tokens of a piece, which embedding models can read at once.
 MAX_PIECE_TOKENS = 200
 
-#: Where a text is best cut, best places first: ends of paragraphs, lines, sentences, words.
+#: Places to split a text, best first: ends of paragraphs, lines, sentences, words.
 _ENDS = [
     re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"[.!?。！？]['\"”’)\]]*\s+|[。！？]", r"\s+")
 ]
 
 
 def split(text: str, chunk_tokens: int, overlap_tokens: int) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return the pieces of a text, and its passages: the numbers of the first and the last piece of each.
+    """Return the pieces of a text, and its passages: the indexes of the first and the last piece of each.
 
-    Passages have at most `chunk_tokens` tokens, of which at most `overlap_tokens` are those of the passage before.
-    Pieces don't overlap, so that each part of a text is embedded once.
+    Passages have at most `chunk_tokens` tokens, and share at most `overlap_tokens` of them with the previous
+    passage. Pieces don't overlap, so that each part of a text is embedded once.
     """
     most = min(MAX_PIECE_TOKENS, max(1, chunk_tokens // 4)) * CHARACTERS_PER_TOKEN
     pieces = [piece for piece in _pieces(text, most) if piece.strip()]
@@ -39,7 +39,7 @@ def _pieces(text: str, most: int) -> Iterator[str]:
 
 
 def _end(text: str, start: int, limit: int) -> int:
-    """Return the best place for a cut in the second half of what fits."""
+    """Return the best position to split at, in the second half of the text that fits."""
     half = (start + limit) // 2
     for ends in _ENDS:
         found = [match.end() for match in ends.finditer(text, half, limit)]

@@ -1,4 +1,4 @@
-"""Vector stores as objects: what requests do with them, each in one transaction."""
+"""Operations on vector stores, each in one transaction."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nbruns.server.storage import files, store
 from nbruns.server.storage.database import Transaction
 from nbruns.text import JSON
 
-#: Seconds after which the use of a store is written down again.
+#: Minimum number of seconds between two updates of a store's `last_active_at`.
 _TOUCH_SECONDS = 60
 _DAY = 24 * 3600
-#: A store that was made for the attachments of a message lives so long after its last use.
+#: Days after its last use after which a store for attachments expires.
 ATTACHMENT_DAYS = 7
 
 
@@ -56,7 +56,7 @@ def get(conn: sa.Connection, id: str) -> JSON:
 
 
 def with_counts(conn: sa.Connection, bodies: Sequence[JSON]) -> list[JSON]:
-    """Return vector stores as they are now, with their counts of files."""
+    """Return vector stores in their current state, with their file counts."""
     column = files.vector_store_files.c.vector_store_id
     counts = files.file_counts(conn, column, [body["id"] for body in bodies])
     return [_counted(body, counts[body["id"]]) for body in bodies]
@@ -86,7 +86,7 @@ def _set_expiry(body: JSON) -> None:
 
 
 def touch(tx: Transaction, ids: Sequence[str]) -> None:
-    """Note that vector stores are in use, which puts their expiry off."""
+    """Record that vector stores are in use, which postpones their expiry."""
     now = store.now()
     for id in ids:
         body = store.get(tx.conn, files.vector_stores, id, lock=True)
@@ -97,7 +97,7 @@ def touch(tx: Transaction, ids: Sequence[str]) -> None:
 
 
 def check_usable(conn: sa.Connection, ids: Sequence[str]) -> None:
-    """Refuse ids of vector stores that are not there, or have expired."""
+    """Raise Refused for vector stores that don't exist or have expired."""
     for id in ids:
         if get(conn, id)["status"] == "expired":
             raise Refused(
@@ -108,7 +108,7 @@ def check_usable(conn: sa.Connection, ids: Sequence[str]) -> None:
 def add_files(
     tx: Transaction, store_id: str, given: Sequence[JSON], batch_id: str | None = None
 ) -> list[JSON]:
-    """Add files to a vector store, to be ingested. One that is there already is ingested anew."""
+    """Add files to a vector store, to be ingested. Files that it already contains are ingested again."""
     check_usable(tx.conn, [store_id])
     if unknown := files.unknown_files(tx.conn, [each["file_id"] for each in given]):
         raise Refused(f"No such File object: {unknown[0]}", status=404, param="file_id")
@@ -138,7 +138,7 @@ def get_file(conn: sa.Connection, store_id: str, file_id: str) -> JSON:
 
 
 def update_file(tx: Transaction, store_id: str, file_id: str, attributes: JSON) -> JSON:
-    """Set the attributes of a file of a vector store."""
+    """Replace the attributes of a file of a vector store."""
     body = get_file(tx.conn, store_id, file_id) | {"attributes": attributes}
     table = files.vector_store_files
     owner = store.matches(table, {"vector_store_id": store_id, "id": file_id})
@@ -185,7 +185,7 @@ def get_batch(conn: sa.Connection, store_id: str, id: str) -> JSON:
 
 
 def cancel_batch(tx: Transaction, store_id: str, id: str) -> JSON:
-    """Cancel what has not been ingested of a batch."""
+    """Cancel the files of a batch that are not ingested yet."""
     batch = get_batch(tx.conn, store_id, id)
     if batch["status"] != "in_progress":
         raise Refused(f"Cannot cancel a file batch with status '{batch['status']}'.")
@@ -199,5 +199,5 @@ def cancel_batch(tx: Transaction, store_id: str, id: str) -> JSON:
 
 
 def no_such_store(id: str) -> Refused:
-    """Return the refusal for an id that no vector store has."""
+    """Return the error for an unknown id of a vector store."""
     return Refused(f"No vector store found with id '{id}'.", status=404)

@@ -1,10 +1,10 @@
-"""Passages by their words: BM25 over an index in memory, the same on every database.
+"""Search passages by words: BM25 over an index in memory, the same for every database.
 
-A database's own full text was measured first: with 100,000 passages, ranking the matches of common words took up to
-0.3 s in SQLite's FTS5 and 2 s in PostgreSQL, which also doesn't weigh words by how rare they are.
+The databases' own full-text searches are slower: with 100,000 passages, ranking the matches of common words took
+up to 0.3 s in SQLite's FTS5 and 2 s in PostgreSQL, which also doesn't weight words by their frequency.
 
-What a passage says is stored with it as the numbers of its words and how often it has each. Words are in lower case,
-without accents, and reduced to their English stems; other languages are found by equal words, and by meaning.
+With each passage, the hashes of its words and their counts are stored. Words are in lower case, without accents,
+and reduced to their English stems. In other languages, passages are found by equal words, and by meaning.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from snowballstemmer import stemmer
 
-#: The constants of BM25, as most search engines have them.
+#: Constants of BM25, with the values that most search engines use.
 _K1, _B = 1.2, 0.75
-#: The most words of a query that are looked for.
+#: Maximum number of words of a query that are searched for.
 MAX_QUERY_WORDS = 32
-#: Words that are in every text. Looking for them takes time and finds nothing.
+#: Stop words. Searching for them takes time and doesn't improve the results.
 _STOP = (
     "a about an and are as at be by can do does for from had has have how i if in into is it its me my no not of on or "
     "our so than that the their them then there these they this to was we were what when where which who why will with "
@@ -31,13 +31,13 @@ _STOP = (
 )
 _STOP_WORDS = frozenset(_STOP.split())
 _WORD = re.compile(r"\w+")
-#: Scripts that write no spaces between words: each character counts as one.
+#: Scripts without spaces between words. Each of their characters counts as a word.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
-#: A word of a passage, as it is stored: its number, and how often the passage has it.
+#: Storage format of a word in a passage: its number, and its count in the passage.
 ENTRY = np.dtype([("word", "<u4"), ("count", "u1")])
-#: In memory: the word's number, the passage's row, the count, each in so many bits of one number. Sorted, they are
-#: the lists of passages by word.
+#: In memory, an entry is one integer: the word's number, the passage's row, and the count. These are the shifts.
+#: Sorted entries are the lists of passages by word.
 _WORD_BITS, _ROW_BITS = np.uint64(32), np.uint64(8)
 _ROWS, _COUNTS = np.uint64(0xFFFFFF00), np.uint64(0xFF)
 
@@ -45,12 +45,12 @@ _stem = stemmer("english").stemWord
 
 
 def numbers(text: str) -> NDArray[np.uint32]:
-    """Return the numbers of a text's words, one after the other."""
+    """Return the numbers of a text's words, in order."""
     return np.fromiter(map(_number, _words(text)), np.uint32)
 
 
 def packed(numbers: NDArray[np.uint32]) -> bytes:
-    """Return the words of a passage as they are stored."""
+    """Return the words of a passage in the storage format."""
     words, counts = np.unique(numbers, return_counts=True)
     entries = np.empty(len(words), ENTRY)
     entries["word"], entries["count"] = words, np.minimum(counts, 255)
@@ -58,7 +58,7 @@ def packed(numbers: NDArray[np.uint32]) -> bytes:
 
 
 def query_words(query: str) -> list[int]:
-    """Return the numbers of the words that a query is about."""
+    """Return the numbers of the words of a query, without stop words."""
     words = list(dict.fromkeys(_words(query)))
     telling = [word for word in words if word not in _STOP_WORDS] or words
     return list(dict.fromkeys(map(_number, telling[:MAX_QUERY_WORDS])))
@@ -75,7 +75,7 @@ def _words(text: str) -> list[str]:
 
 
 class _Numbers(dict[str, int]):
-    """The numbers of words that have been met: stems take long to find."""
+    """Cache of the numbers of words, because stemming is slow."""
 
     def __missing__(self, word: str) -> int:
         if len(self) > 200_000:
@@ -96,7 +96,7 @@ class Words(NamedTuple):
     lengths: NDArray[np.float32]
 
     def scores(self, words: Iterable[int]) -> NDArray[np.float32]:
-        """Return the BM25 score of each row; 0 for those that have none of the words."""
+        """Return the BM25 score of each row; 0 for rows with none of the words."""
         total = len(self.lengths)
         scores = np.zeros(total, np.float32)
         if not len(self.entries):
@@ -119,16 +119,16 @@ class Unsorted:
     """The words of passages while they are loaded."""
 
     def __init__(self, entries: NDArray[np.uint64], lengths: NDArray[np.float32]) -> None:
-        #: Sorted, of passages that were there before.
+        #: Sorted entries of passages that are already loaded.
         self._known = entries
         self._added: list[NDArray[np.uint64]] = []
         self._lengths = lengths
 
     def append(self, blobs: Sequence[bytes], rows: NDArray[np.int64]) -> None:
-        """Add the words of passages, as they are stored, in these rows."""
+        """Add the words of passages, in the storage format, to these rows."""
         entries = np.frombuffer(b"".join(blobs), ENTRY)
         sizes = np.array([len(blob) // ENTRY.itemsize for blob in blobs], np.int64)
-        # The number of a row has 24 bits. So many passages would not fit into any memory.
+        # Row numbers have 24 bits, enough for more passages than fit into memory.
         keys = entries["word"].astype(np.uint64) << _WORD_BITS
         keys |= np.repeat(rows.astype(np.uint64) << _ROW_BITS, sizes)
         keys |= entries["count"].astype(np.uint64)
@@ -148,7 +148,9 @@ class Unsorted:
 
 
 def moved(words: Words, rows: NDArray[np.int64], total: int) -> Unsorted:
-    """Return the words of passages that move to these of `total` rows, which ascend; those with -1 are left out."""
+    """Return the words of passages that are moved to new rows, in ascending order, of `total` rows. Rows of -1 are
+    left out.
+    """
     kept = rows >= 0
     lengths = np.zeros(total, np.float32)
     lengths[rows[kept]] = words.lengths[kept]

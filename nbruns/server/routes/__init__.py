@@ -1,4 +1,4 @@
-"""The routes: parse, call, serialise. Importing this defines all operations."""
+"""The routes. Importing this package defines all operations."""
 
 from nbruns.server.routes import about, assistants, batches, files, runs, threads, vector_stores
 from nbruns.server.routes.operation import OPERATIONS, Call, Operation, Services

@@ -67,7 +67,7 @@ async def get_assistant(call: Call) -> JSON:
 async def update_assistant(call: Call) -> JSON:
     if call.params.get("model") is not None:
         await check_model(call, call.params["model"])
-    # A null sets what leaving it out at creation means; a model there must be.
+    # A null resets a field to its default at creation. The model is required.
     defaults = AssistantObject.defaults()
     change = {
         name: defaults[name] if value is None else value
@@ -95,7 +95,7 @@ async def delete_assistant(call: Call) -> JSON:
     return DeleteAssistantResponse.new(id=id)
 
 
-# The files of an assistant, as the first version of the API has them: those of its tools, whatever they were given by.
+# The files of an assistant in version 1 of the API: all files of its tools, however they were added.
 
 
 @operation("POST", _FILES, AssistantFileObject, CreateAssistantFileRequest)
@@ -160,7 +160,7 @@ def _assistant_file(assistant_id: str, file: JSON) -> JSON:
 
 
 async def check_model(call: Call, name: str) -> None:
-    """Refuse the name of a model that isn't there."""
+    """Raise Refused if the model doesn't exist."""
     try:
         await call.services.models.check_name(name)
     except UnknownModelError as error:

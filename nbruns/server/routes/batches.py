@@ -1,4 +1,4 @@
-"""Batches of runs, and objects of many runs or threads at once."""
+"""Batches of runs, and reading the objects of many runs or threads in one request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nbruns.server.storage.database import encode
 from nbruns.text import JSON
 
 _BATCH = "/v1/run_batches/{batch_id}"
-#: Ids of one query.
+#: Number of ids per query of the database.
 _AT_ONCE = 100
 _TABLES: dict[str, sa.Table] = {
     "thread.run": store.runs,
@@ -55,21 +55,21 @@ async def get_run_batch(call: Call) -> JSON:
 
 @operation("GET", _BATCH + "/runs", ListOfRunsOfBatch)
 async def list_runs_of_batch(call: Call) -> JSON:
-    """All runs of a batch in short, in the order in which they were added."""
+    """Return id, thread, status and turn of all runs of a batch, in the order in which they were added."""
     batch = await _batch(call)
     return {"object": "list", "data": await call.db.read(batches.runs_of, batch["id"])}
 
 
 @operation("POST", _BATCH + "/cancel", RunBatchObject)
 async def cancel_run_batch(call: Call) -> JSON:
-    """Cancel the runs that have not begun. The others continue."""
+    """Cancel the runs that have not started. The others continue."""
     batch = await _batch(call)
     return await call.db.write(batches.cancel_waiting, batch["id"])
 
 
 @operation("POST", "/v1/bulk", None, BulkRequest, media_type=JSON_LINES)
 async def read_bulk(call: Call) -> Response:
-    """Runs, steps or messages of many runs or threads as JSON lines."""
+    """Return runs, steps or messages of many runs or threads as JSON lines."""
     given = [name for name in ("run_ids", "thread_ids") if call.params.get(name) is not None]
     if len(given) != 1:
         raise Refused("Pass either 'run_ids' or 'thread_ids'.", param="run_ids", code="invalid_value")
@@ -81,7 +81,7 @@ async def read_bulk(call: Call) -> Response:
     for id in ids:
         if id not in present:
             refusal = not_found(owner.removesuffix("_id"), id)
-            # The code tells it from an operation that a server doesn't have.
+            # The code distinguishes the error from that of a server without this operation.
             raise Refused(str(refusal), status=404, param=given[0], code="not_found")
 
     async def lines() -> AsyncIterator[bytes]:

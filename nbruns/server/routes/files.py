@@ -85,13 +85,13 @@ async def get_file_content(call: Call) -> Response:
     file = await existing_file(call)
     headers = {
         "content-length": str(file["bytes"]),
-        # A browser keeps it as a file, whatever it is: it never runs in the server's name.
+        # Browsers download it instead of displaying it, so that scripts in it never run in the server's origin.
         "content-disposition": f"attachment; filename*=UTF-8''{quote(file['filename'], safe='')}",
         "x-content-type-options": "nosniff",
     }
     pieces = call.services.blobs.read(file["id"])
     try:
-        first = await anext(pieces, b"")  # before the status is sent
+        first = await anext(pieces, b"")  # raises before the status is sent
     except FileNotFoundError:
         message = (
             f"The content of {file['id']} is missing on this server. Restore it from a backup of its files."
@@ -107,7 +107,7 @@ async def get_file_content(call: Call) -> Response:
 
 
 async def existing_file(call: Call) -> JSON:
-    """Return the file of the call's path."""
+    """Return the file that the path of the request names. Raises Refused if it doesn't exist."""
     id = call.path["file_id"]
     file = await call.db.read(store.get, files.files, id)
     if file is None or (file["expires_at"] or store.now() + 1) <= store.now():
@@ -116,12 +116,12 @@ async def existing_file(call: Call) -> JSON:
 
 
 def no_such_file(id: str) -> Refused:
-    """Return the refusal for an id that no file has."""
+    """Return the error for an unknown id of a file."""
     return Refused(f"No such File object: {id}", status=404, param="id")
 
 
 def no_space() -> Refused:
-    """Return the refusal of a file for which there is no space."""
+    """Return the error for a file for which there is no disk space."""
     return Refused(
         "There is no space left for the file. Delete files, or ask whoever runs the server for more space.",
         status=507,

@@ -1,4 +1,4 @@
-"""The server's own OpenAPI document, made of the operations and their schemas."""
+"""Generate the server's OpenAPI document from the operations and their schemas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbruns.server.schemas.base import ErrorResponse
 from nbruns.server.schemas.events import EVENTS
 from nbruns.text import JSON
 
-#: By model and mode.
+#: References to schemas, by model and mode.
 Refs = Mapping[Any, JSON]
 
 _BYTES: JSON = {"type": "string", "format": "binary"}
@@ -108,7 +108,7 @@ def _described(operation: Operation, refs: Refs, named: Mapping[str, JSON]) -> J
         },
     }
     if operation.body is not None:
-        # Where nothing is required, nothing need be sent.
+        # If no field is required, the body is optional.
         required = any(field.is_required() for field in operation.body.model_fields.values())
         schema = refs[operation.body, "validation"]
         described["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
@@ -135,7 +135,7 @@ def _parameters(operation: Operation, refs: Refs, named: Mapping[str, JSON]) -> 
 
 
 def _stream(refs: Refs) -> JSON:
-    """What each event of a stream is. The last one is `done`, unless the server ends before the run does."""
+    """Return the schema of a stream's events. The last one is `done`, unless the server stops before the run ends."""
     done = {"event": {"type": "string", "const": "done"}, "data": {"type": "string", "const": "[DONE]"}}
     events = (_event(name, refs[model, "serialization"]) for name, model in EVENTS.items())
     return {"anyOf": [{"type": "object", "properties": done, "required": [*done]}, *events]}

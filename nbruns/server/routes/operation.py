@@ -1,4 +1,4 @@
-"""Operations: their registry, their arguments, and what most of them do: list, get, update and delete objects."""
+"""Operations: their registry, their arguments, and common handlers to list, get, update and delete objects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """What the routes work with."""
+    """The parts of the server that routes use."""
 
     db: Database
     engine: Engine
@@ -46,14 +46,14 @@ class Services:
 
 @dataclass(frozen=True)
 class Call:
-    """A request, as far as a route needs it. Its query and its body (`params`) have been checked."""
+    """A request for a route. Its query and its body (`params`) are validated."""
 
     services: Services
     path: Mapping[str, str]
     query: JSON
     headers: Mapping[str, str]
     params: JSON
-    #: Files that came with a form, by the name of their field.
+    #: Files in a form, by the names of their fields.
     uploads: Mapping[str, UploadFile]
     context: RequestContext
 
@@ -89,26 +89,26 @@ class Operation:
     method: str
     path: str
     handler: Handler
-    #: None for a stream.
+    #: Schema of the response; None for a stream.
     answer: type[Object] | None
     body: type[Schema] | None = None
     query: type[Schema] = NoQuery
-    #: For a request that is a form: its fields beside one file, the name of that one's field, and its maximum size.
+    #: For a form: the schema of its other fields, the name of the file's field, and the file's maximum size in bytes.
     form: type[Schema] | None = None
     form_file: str = "file"
     max_form_bytes: int = 0
-    #: Of a stream.
+    #: Media type of a stream.
     media_type: str = "text/event-stream"
-    #: Whether the whole list is answered as JSON lines to those who accept them.
+    #: Whether the whole list is sent as JSON lines if the request accepts them.
     lines: bool = False
 
     @property
     def streams(self) -> bool:
-        """Whether the answer is an event stream on request."""
+        """Whether the response can be an event stream."""
         return self.body is not None and "stream" in self.body.model_fields
 
 
-#: All operations, in the order in which their routes are defined.
+#: All operations, in the order of their definition.
 OPERATIONS: list[Operation] = []
 
 
@@ -125,7 +125,7 @@ def operation(
     media_type: str = "text/event-stream",
     lines: bool = False,
 ) -> Callable[[Handler], Handler]:
-    """Make a function the handler of an operation; its name is the operation's."""
+    """Register the decorated function as the handler of an operation, which has the function's name."""
 
     def register(handler: Handler) -> Handler:
         OPERATIONS.append(
@@ -153,23 +153,23 @@ POLL_AFTER_MS = "250"
 
 
 def polled(payload: JSON) -> Response:
-    """Return the answer with an object that clients poll until it has ended."""
+    """Return the response with an object that clients poll, with the suggested poll interval."""
     return Response(encode(payload), 200, {"openai-poll-after-ms": POLL_AFTER_MS}, "application/json")
 
 
 async def list_objects(call: Call, table: Table, where: Mapping[str, str | None] | None = None) -> JSON:
-    """Answer with a page of a table's objects; filters that are None don't filter."""
+    """Return a page of a table's objects. Filters that are None are ignored."""
     filters = {name: value for name, value in (where or {}).items() if value}
     return page_of(*await call.db.read(store.listed, table, asked_page(call), filters))
 
 
 def asked_page(call: Call) -> store.Page:
-    """Return which part of a list is wanted."""
+    """Return the page of a list that the request asks for."""
     return store.Page(**{name: call.query[name] for name in ("limit", "order", "after", "before")})
 
 
 def page_of(items: list[JSON], has_more: bool) -> JSON:
-    """Return a part of a list as the API has it."""
+    """Return a page of a list as the API's JSON."""
     return {
         "object": "list",
         "data": items,
@@ -179,21 +179,21 @@ def page_of(items: list[JSON], has_more: bool) -> JSON:
     }
 
 
-#: One JSON object in each line.
+#: Media type of JSON lines.
 JSON_LINES = "application/jsonl"
-#: Objects of a list that are read in one query, so that no list is ever whole in memory.
+#: Number of objects per query, so that no list is in memory as a whole.
 _LINES_AT_ONCE = 500
 
 
 async def list_objects_or_lines(
     call: Call, table: Table, where: Mapping[str, str | None] | None = None
 ) -> JSON | Response:
-    """Answer with a page; with the whole list from `after` on as JSON lines, if the request accepts them."""
+    """Return a page, or if the request accepts JSON lines, the whole list after `after` in this form."""
     if JSON_LINES not in call.headers.get("accept", "") or call.query["before"]:
         return await list_objects(call, table, where)
     filters = {name: value for name, value in (where or {}).items() if value}
     order, after = call.query["order"], call.query["after"]
-    # The first part is read before the answer begins, so that errors are refusals.
+    # Read the first part before the response begins, so that errors are sent as error responses.
     first = await call.db.read(store.bodies, table, filters, order, after, _LINES_AT_ONCE)
 
     async def lines() -> AsyncIterator[bytes]:
@@ -208,15 +208,15 @@ async def list_objects_or_lines(
 
 
 async def get_object(call: Call, table: Table, noun: str, id: str, **owner: str) -> JSON:
-    """Answer with an object that belongs to `owner` (thread_id=…, run_id=…)."""
-    found = await call.db.read(store.get, table, id, **owner)  # type: ignore[arg-type]  # no owner is called lock
+    """Return an object that belongs to `owner` (thread_id=…, run_id=…). Raises Refused if it doesn't exist."""
+    found = await call.db.read(store.get, table, id, **owner)  # type: ignore[arg-type]  # `owner` never contains "lock"
     if found is None:
         raise not_found(noun, id)
     return found
 
 
 async def change_object(call: Call, table: Table, noun: str, id: str, change: JSON, **owner: str) -> JSON:
-    """Change fields of an object, and answer with it."""
+    """Change fields of an object, and return it. Raises Refused if it doesn't exist."""
 
     def patch(tx: Transaction) -> JSON | None:
         resolved = change
@@ -233,6 +233,6 @@ async def change_object(call: Call, table: Table, noun: str, id: str, change: JS
 
 
 async def delete_object(call: Call, table: Table, noun: str, id: str, **owner: str) -> None:
-    """Delete an object."""
+    """Delete an object. Raises Refused if it doesn't exist."""
     if not await call.db.write(lambda tx: store.delete(tx.conn, table, id, **owner)):
         raise not_found(noun, id)

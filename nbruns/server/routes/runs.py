@@ -97,17 +97,17 @@ async def submit_tool_outputs(call: Call) -> JSON | Response:
 
 @operation("GET", _RUN + "/stream", None)
 async def rejoin_run(call: Call) -> Response:
-    """The run's stream from behind the event that Last-Event-ID names, or from its beginning."""
-    # In this order, what the run still does is behind `last`: read first, its status could be out of date by then, and
-    # the stream would wait for an event behind the run's end.
+    """Return the run's stream, after the event given by Last-Event-ID or from its beginning."""
+    # Read the last event before the status. In the other order, the run could end in between, and the stream would wait
+    # for an event after the run's end.
     last = await call.db.read(store.last_event, call.run_id)
     run = await _get_run(call)
     working = run["status"] in ("queued", "in_progress", "cancelling")
-    if not working:  # it may have ended in between
+    if not working:  # the run may have ended in between
         last = await call.db.read(store.last_event, run["id"])
     named = call.headers.get("last-event-id", "")
     is_number = named.isascii() and named.isdigit()
-    after = min(int(named[:19]), last) if is_number else 0  # none has more digits
+    after = min(int(named[:19]), last) if is_number else 0  # event numbers have at most 19 digits
     return _stream(call, run["id"], after, last + 1 if working else last)
 
 
@@ -130,7 +130,7 @@ async def _get_run(call: Call) -> JSON:
 
 
 async def check_run(call: Call, params: JSON) -> None:
-    """Refuse a run that names what is not there."""
+    """Raise Refused for a run that names something that doesn't exist."""
     assistant = await get_object(call, store.assistants, "assistant", params["assistant_id"])
     await check_model(call, params.get("model") or assistant["model"])
     tools = assistant["tools"] if params.get("tools") is None else params["tools"]
@@ -139,7 +139,7 @@ async def check_run(call: Call, params: JSON) -> None:
 
 
 def _check_offered(tools: list[JSON]) -> None:
-    """Refuse the tools of an assistant that was made where they were offered."""
+    """Raise Refused for tools that this server doesn't offer: the assistant may come from another server."""
     for index, tool in enumerate(tools):
         if tool["type"] != "function" and not offered(tool["type"]):
             param = f"tools[{index}]"

@@ -116,7 +116,7 @@ async def delete_message(call: Call) -> JSON:
     return DeleteMessageResponse.new(id=id)
 
 
-# The files of a message, as the first version of the API has them: those that are attached to it.
+# The files of a message in version 1 of the API: its attachments.
 
 
 @operation("GET", _FILES, Page[MessageFileObject], query=ListQuery)
@@ -148,5 +148,5 @@ def _message_file(call: Call, file: JSON) -> JSON:
 
 
 def changed_fields(call: Call) -> JSON:
-    """What an update of metadata or tool resources sets; a null empties them."""
+    """Return the fields that an update of metadata or tool resources sets. A null clears a field."""
     return {name: value or {} for name, value in call.params.items()}

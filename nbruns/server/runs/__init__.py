@@ -1,1 +1,1 @@
-"""The life of a run."""
+"""The execution of runs: transitions, turns, streams and batches."""

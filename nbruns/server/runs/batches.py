@@ -1,9 +1,9 @@
-"""Batches of runs: a queue in the database, with a limit on the runs at work and on those begun in a minute.
+"""Batches of runs: a queue in the database, with limits on concurrent runs and on runs started per minute.
 
-A run of a batch has a key, and a unique index holds that the batch has one run for each: whoever adds the same rows
-again, after a crash or from two programs, starts none twice. A run waits without a worker until a server admits it.
-Servers on the same PostgreSQL admit runs of the same batch; the row of the batch is locked meanwhile, so that its
-limits hold for all of them together.
+Each run of a batch has a key. A unique index ensures that a batch has one run for each key, so adding the same rows
+again, after a crash or from two programs, starts no run twice. A run waits without a worker until a server admits it.
+Several servers on the same PostgreSQL can admit runs of a batch. They lock the row of the batch, so that the limits
+apply to all servers together.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from nbruns.server.storage import store
 from nbruns.server.storage.database import Transaction
 from nbruns.text import JSON
 
-#: Seconds for which a batch that began fewer runs than its rate allows may catch up.
+#: Maximum number of seconds of unused rate that a batch can catch up on.
 _CATCH_UP_SECONDS = 1.0
-#: The columns of a run in short, by the name of its field.
+#: The columns of the short form of a run, by the name of its field.
 _SHORT = {name: store.runs.c[name] for name in ("id", "thread_id", "status", "turn")}
 
 
 class Admitted(NamedTuple):
-    """Runs that may begin now, and whether others still wait."""
+    """Runs to start now, and whether others still wait."""
 
     runs: list[str]
     some_wait: bool
 
 
 def id_of(name: str) -> str:
-    """The id of the batch with that name."""
+    """Return the id of the batch with this name."""
     return objects.derived_id("runbatch", name)
 
 
 def get(conn: sa.Connection, id: str) -> JSON | None:
-    """A batch, with the number of its runs in each status."""
+    """Return a batch with the number of its runs in each status; None if it doesn't exist."""
     body: JSON | None = conn.scalar(sa.select(store.run_batches.c.body).where(store.run_batches.c.id == id))
     if body is None:
         return None
@@ -51,16 +51,16 @@ def get(conn: sa.Connection, id: str) -> JSON | None:
 
 
 def runs_of(conn: sa.Connection, id: str) -> list[JSON]:
-    """All runs of a batch in short, in the order in which they were added."""
+    """Return all runs of a batch in short form, in the order in which they were added."""
     columns = [store.runs.c.batch_key.label("key"), *_SHORT.values()]
     rows = conn.execute(sa.select(*columns).where(store.runs.c.batch_id == id).order_by(store.runs.c.seq))
     return [RunOfBatch.new(**dict(zip(("key", *_SHORT), row, strict=True))) for row in rows]
 
 
 def add(tx: Transaction, params: JSON, lifetime: int) -> JSON:
-    """Create a batch or find the one with that name, set its limits, and add the runs whose keys are new.
+    """Create a batch or find the one with this name, set its limits, and add the runs whose keys are new.
 
-    A run that did not do what was asked (cancelled, expired, or failed at a rate limit) makes room for another one.
+    A run that was cancelled, expired, or failed because of a rate limit is replaced by a new one.
     """
     id = id_of(params["name"])
     batches = store.run_batches
@@ -95,7 +95,7 @@ def _is_to_be_repeated(run: JSON) -> bool:
 
 
 def admit(tx: Transaction, lifetime: int) -> Admitted:
-    """Assign as many waiting runs to this server as their batches allow now."""
+    """Assign waiting runs to this server, as many as their batches currently allow."""
     runs = store.runs.c
     waiting = store.is_waiting
     admitted, some_wait = [], False
@@ -128,7 +128,7 @@ def admit(tx: Transaction, lifetime: int) -> Admitted:
 
 
 def cancel_waiting(tx: Transaction, id: str) -> JSON:
-    """Cancel the runs of a batch that no server has begun."""
+    """Cancel the runs of a batch that no server has started."""
     tx.conn.execute(sa.select(store.run_batches.c.id).where(store.run_batches.c.id == id).with_for_update())
     waiting = sa.select(store.runs.c.body).where(store.is_waiting, store.runs.c.batch_id == id)
     for run in tx.conn.scalars(waiting.with_for_update()).all():

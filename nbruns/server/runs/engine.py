@@ -1,9 +1,9 @@
-"""The engine runs turns, continues them after a restart, and ends overdue runs.
+"""The engine executes turns, continues them after a restart, and ends overdue runs.
 
-The database is the only source of truth: the row of a run has its status, the number of its current turn and the
-server that works on it, and all of them are committed together with the corresponding events. A SQLite file has one
-server. On PostgreSQL, several servers work side by side: a server can't write to a run of another one, and when a
-server dies, the others take over its runs.
+The database is the only source of truth. The row of a run contains its status, the number of its current turn and its
+worker (the server that executes it), which are committed together with the corresponding events. A SQLite file has one
+server. On PostgreSQL, several servers can work concurrently: a server can't write to a run of another server, and when
+a server dies, the others take over its runs.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from nbruns.server.storage.peers import Peers, PeerUpdate
 from nbruns.server.telemetry import Telemetry
 from nbruns.text import JSON
 
-#: Ten minutes after its creation, a run expires.
+#: Seconds after its creation after which a run expires.
 LIFETIME_SECONDS = 600
-#: A day after the end of a run, its deltas are deleted: nobody follows its stream word by word anymore.
+#: Seconds after the end of a run after which its deltas are deleted.
 DELTA_LIFETIME_SECONDS = 86_400
-#: Maximum number of runs that are pruned in one write. More would delay the streams of other runs.
+#: Maximum number of runs whose deltas are deleted in one write. More would delay the streams of other runs.
 PRUNED_AT_ONCE = 50
 SWEEP_SECONDS = 1.0
 RECOVER_SWEEPS = 3
-#: Seconds within which each of several servers tries to take the place that has become free in a batch.
+#: Maximum random delay in seconds before a server admits runs of batches, so that several servers share them.
 SPREAD_SECONDS = 0.05
-#: A turn ends its run itself when time is up. One that has not done so by then is gone.
+#: Seconds after its expiry after which a run is expired from outside. Until then, its turn should have done so itself.
 GRACE_SECONDS = 5
 
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Works on runs, from `start()` to `stop()`.
+    """Executes runs, from `start()` to `stop()`.
 
-    `catch_up` is called with the ids of runs that another server has written about; None: of any."""
+    `catch_up` is called with the ids of runs that other servers have written events of; None means any run."""
 
     def __init__(
         self,
@@ -64,19 +64,19 @@ class Engine:
         self._telemetry = telemetry or Telemetry()
         self._toolbox = toolbox
         self._peers = Peers(db.engine.url, db.worker, self._take_update) if db.shared else None
-        #: The turns that this server works on, by run and number.
+        #: The turns that this server executes, by run and number.
         self._turns: dict[tuple[str, int], asyncio.Task[None]] = {}
-        #: By run, what can be cancelled without ending the turn: the model's answer.
+        #: The tasks that wait for the model's answer, by run. They can be cancelled without ending the turn.
         self._answering: dict[str, asyncio.Task[int | None]] = {}
-        #: Turns that ended because the database could not be written; these attempts are not counted.
+        #: Turns that ended because the database could not be written. These attempts are not counted.
         self._ended_early: set[tuple[str, int]] = set()
         self._sweeping: asyncio.Task[None] | None = None
-        #: Whether runs of batches may wait to be admitted, and the task that admits them.
+        #: Whether runs of batches may be waiting for admission, and the task that admits them.
         self._some_wait = True
         self._admitting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Continue what was left when the last process ended, then wait for work."""
+        """Continue the runs that were active when the last process ended, then wait for new ones."""
         if self._peers is not None:
             await self._peers.join()
         await self._expire_overdue()
@@ -95,27 +95,27 @@ class Engine:
         try:
             for run_id, number in left:
                 await self._db.write(transitions.leave_turn, run_id, number)
-        except Exception:  # the database is gone: the turns count as cut off, and stopping continues
+        except Exception:  # without a database, the turns count as interrupted attempts; continue stopping
             log.exception("It could not be noted that runs were left in good order.")
         if self._peers is not None:
             await self._peers.leave()
 
     async def create(self, thread_id: str, params: JSON, *, includes_content: bool = False) -> StartedRun:
-        """Put a run on a thread and start it."""
+        """Create a run on a thread, and start it."""
         write = self._db.write(
             transitions.create, thread_id, params, self._lifetime, includes_content=includes_content
         )
         return await self._started(write)
 
     async def create_thread_and_run(self, params: JSON, *, includes_content: bool = False) -> StartedRun:
-        """Create a thread, put a run on it and start it."""
+        """Create a thread and a run on it, and start the run."""
         write = self._db.write(
             transitions.create_thread_and_run, params, self._lifetime, includes_content=includes_content
         )
         return await self._started(write)
 
     async def add_to_batch(self, params: JSON) -> JSON:
-        """Add runs to a batch, and begin as many as it allows."""
+        """Add runs to a batch, and start as many as its limits allow."""
         batch = await self._db.write(batches.add, params, self._lifetime)
         if self._toolbox is not None:
             self._toolbox.ingester.wake()
@@ -124,15 +124,15 @@ class Engine:
         return batch
 
     async def submit(self, thread_id: str, run_id: str, outputs: list[JSON]) -> StartedRun:
-        """Give a run the outputs of its tool calls and start its next turn."""
+        """Submit the outputs of a run's tool calls, and start its next turn."""
         return await self._started(self._db.write(transitions.submit, thread_id, run_id, outputs))
 
     async def approve(self, thread_id: str, run_id: str, approvals: list[JSON]) -> StartedRun:
-        """Approve or deny the hosted calls of a run and start its next turn."""
+        """Approve or deny the hosted calls of a run, and start its next turn."""
         return await self._started(self._db.write(transitions.approve, thread_id, run_id, approvals))
 
     async def cancel(self, thread_id: str, run_id: str) -> JSON:
-        """Stop a run."""
+        """Cancel a run, and return it."""
         started = await self._db.write(transitions.cancel, thread_id, run_id)
         if started.turn is not None:
             self._begin(run_id, started.turn)
@@ -140,7 +140,7 @@ class Engine:
         return started.run
 
     def abandon(self, run_id: str) -> None:
-        """Stop working on a run that has been cancelled or deleted."""
+        """Stop executing a run that was cancelled or deleted."""
         if (answering := self._answering.get(run_id)) is not None:
             answering.cancel()
 
@@ -148,12 +148,12 @@ class Engine:
         started = await write
         assert started.turn is not None
         if self._toolbox is not None:
-            self._toolbox.ingester.wake()  # messages may have brought files
+            self._toolbox.ingester.wake()  # messages may have attached files
         self._begin(started.run["id"], started.turn)
         return started
 
     def _begin(self, run_id: str, number: int) -> None:
-        """Work on a turn. One that a sweep found before its request could begin it is begun once."""
+        """Start a turn, unless it is already running because a sweep found it first."""
         key = run_id, number
         if key not in self._turns:
             task = self._turns[key] = asyncio.create_task(self._turn(run_id, number))
@@ -164,12 +164,12 @@ class Engine:
         self._admit_soon()
 
     def _admit_soon(self) -> None:
-        """Let waiting runs of batches take the places that have become free."""
+        """Admit waiting runs of batches soon, because others have ended."""
         if self._some_wait and (self._admitting is None or self._admitting.done()):
             self._admitting = asyncio.create_task(self._admit_spread())
 
     async def _admit_spread(self) -> None:
-        if self._db.shared:  # so that no server is always the first
+        if self._db.shared:  # a random delay, so that no server is always first
             await asyncio.sleep(random.uniform(0, SPREAD_SECONDS))
         try:
             await self._admit()
@@ -177,7 +177,7 @@ class Engine:
             log.exception("Runs of a batch could not be begun; trying again.")
 
     async def _admit(self) -> None:
-        self._some_wait = False  # before the write: what is added meanwhile sets it again
+        self._some_wait = False  # before the write, because runs added meanwhile set it again
         admitted = await self._db.write(batches.admit, self._lifetime)
         self._some_wait = self._some_wait or admitted.some_wait
         for run_id in admitted.runs:
@@ -197,14 +197,14 @@ class Engine:
             else:
                 self._begin(run_id, following)
         except Exception:
-            # The database could not be written. The next sweep that finds the run begins the turn anew.
+            # The database could not be written. The next sweep restarts the turn.
             log.exception(
                 "Turn %d of a run ended early; trying again.", number, extra={"known": {"run_id": run_id}}
             )
             self._ended_early.add((run_id, number))
 
     async def _work(self, run: JSON, turn: Turn) -> int | None:
-        """Run a turn, and return the number of the next one if the run continues immediately."""
+        """Execute a turn. Return the number of the next turn if the run continues immediately, otherwise None."""
         answering = self._answering[run["id"]] = asyncio.create_task(turn.work(self._models))
         if run["status"] == "cancelling":
             answering.cancel()
@@ -218,7 +218,7 @@ class Engine:
         return following
 
     async def _recover(self) -> None:
-        """Start turns that no server works on: of this server's last process, of early ends, of dead servers."""
+        """Start turns without a live worker: left by this server's last process, by failed writes, by dead servers."""
         for work in await self._db.read(store.at_work, transitions.WORKING):
             if (work.run_id, work.turn) in self._turns:
                 await self._check_on(work)
@@ -226,7 +226,7 @@ class Engine:
                 self._begin(work.run_id, work.turn)
 
     async def _check_on(self, work: store.Work) -> None:
-        """Stop working on a run that is to stop, or that others took over while this server was cut off."""
+        """Stop executing a run that was cancelled, or taken over while this server had no connection."""
         mine = await self._db.read(store.worker_of, work.run_id) == self._db.worker
         if work.status == "cancelling" or not mine:
             self.abandon(work.run_id)
@@ -265,14 +265,14 @@ class Engine:
 async def _outcome(
     answering: asyncio.Task[int | None], expires_at: int
 ) -> tuple[int | None, transitions.Ending | None, JSON]:
-    """Return the next turn, and how the run ended if the turn has not stored that itself."""
+    """Return the number of the next turn, and the end of the run if the turn hasn't stored it itself."""
     try:
         async with asyncio.timeout(max(0.0, expires_at - time.time())) as deadline:
             return await answering, None, {}
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            raise  # the server stops; the turn is done again after the next start
+            raise  # the server is stopping; the turn is repeated after the next start
         return None, "cancelled", {}
     except Exception as error:
         if isinstance(error, TimeoutError) and deadline.expired():
@@ -283,7 +283,7 @@ async def _outcome(
 def _last_error(error: Exception) -> JSON:
     if isinstance(error, ModelError):
         return {"code": error.code, "message": error.message}
-    if isinstance(error, UnknownModelError):  # as where an upstream has no such model: another name mends it
+    if isinstance(error, UnknownModelError):  # the same code as for an unknown model of an upstream
         return {"code": "invalid_prompt", "message": str(error)}
     if isinstance(error, SetupError):
         return {"code": "server_error", "message": str(error)}

@@ -1,4 +1,4 @@
-"""The prompt of a turn: instructions, the thread, and what this run has done so far."""
+"""The prompt of a turn: instructions, the thread's messages, and the previous steps of the run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nbruns.text import JSON
 
 
 def resource_names(conn: sa.Connection, run: JSON) -> dict[str, list[str]]:
-    """Return the names of the files in a run's `tool_resources`, by the type of the tool that they are for."""
+    """Return the names of the files in a run's `tool_resources`, by type of tool."""
     wanted = resource_files(conn, run)
     known = files.filenames(conn, {id for ids in wanted.values() for id in ids})
     return {type: [known[id] for id in ids if id in known] for type, ids in wanted.items()}
 
 
 def build(conn: sa.Connection, run: JSON, declared: hosted.Declared) -> Prompt:
-    """The prompt for a run's next turn."""
+    """Return the prompt for a run's next turn."""
     system = [{"role": "system", "content": run["instructions"]}] if run["instructions"] else []
     last = (run["truncation_strategy"] or {}).get("last_messages")
     conversation = store.conversation(conn, run, last)
@@ -74,8 +74,8 @@ def _turns(conn: sa.Connection, run: JSON) -> list[JSON]:
 
 
 def _of_earlier_turns(steps: list[JSON]) -> list[JSON]:
-    # A turn that is over ended with tool calls, and their outputs. What comes behind those was made by this turn before
-    # it was cut off, and is made anew.
+    # Completed turns end with tool calls and their outputs. Later steps belong to an interrupted attempt of this turn,
+    # which is repeated.
     ends = [at for at, step in enumerate(steps) if _is_completed(step) and step["type"] == "tool_calls"]
     return [step for step in steps[: ends[-1] + 1] if _is_completed(step)] if ends else []
 
@@ -93,21 +93,19 @@ def _tool_turns(ids: list[str], calls: list[JSON], before: list[JSON]) -> list[J
         {"role": "tool", "tool_call_id": id, "content": call["output"] or ""}
         for id, call in zip(ids, calls, strict=True)
     ]
-    # Text and tool calls of one answer are one message.
+    # The text and the tool calls of an answer are one message.
     said = before.pop()["content"] if before and before[-1]["role"] == "assistant" else None
     return [{"role": "assistant", "content": said, "tool_calls": asked}, *answered]
 
 
 def _message(message: JSON, names: Mapping[str, str]) -> JSON:
     has_image = any(part["type"] in ("image_url", "image_file") for part in message["content"])
-    shown = (
-        has_image and message["role"] == "user"
-    )  # models look at what users show, and take only text of others
+    shown = has_image and message["role"] == "user"  # models accept images only in the user's messages
     return {"role": message["role"], "content": _parts(message, names) if shown else text_of(message, names)}
 
 
 def _parts(message: JSON, names: Mapping[str, str]) -> list[JSON]:
-    """A message's parts, the images as such; what can't be passed on is named."""
+    """Return the parts of a message, including images. Parts that models don't accept become notes."""
     parts = [
         part if part["type"] in ("image_url", "image_file") else {"type": "text", "text": _part(part)}
         for part in message["content"]
@@ -116,7 +114,7 @@ def _parts(message: JSON, names: Mapping[str, str]) -> list[JSON]:
 
 
 def text_of(message: JSON, names: Mapping[str, str] | None = None) -> str:
-    """Return the text of a message, with a note for parts that are not text. `names` are those of files, by id."""
+    """Return the text of a message, with notes for parts that are not text. `names` contains names of files, by id."""
     return "\n".join([*(_part(part) for part in message["content"]), *_notes(message, names or {})])
 
 
@@ -138,8 +136,7 @@ def _part(part: JSON) -> str:
 
 
 def _tool_choice(run: JSON, declared: hosted.Declared, *, begun: bool) -> str | JSON | None:
-    # A tool that was asked for by name, or "required", has been called when there are outputs: asking for it
-    # again would never end.
+    # If there are outputs, the named or required tool has already been called. Requiring it again would never end.
     choice: str | JSON | None = run["tool_choice"]
     if choice != "none" and begun:
         return "auto"
@@ -152,7 +149,7 @@ def _tool_choice(run: JSON, declared: hosted.Declared, *, begun: bool) -> str | 
 
 
 def exhausted(conn: sa.Connection, run: JSON) -> str | None:
-    """The limit that the run's turns so far have used up, if any."""
+    """Return the limit that the run has already reached, or None."""
     if run["max_completion_tokens"] is None and run["max_prompt_tokens"] is None:
         return None
     used = _used(conn, run)

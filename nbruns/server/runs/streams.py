@@ -1,7 +1,7 @@
-"""Streams of a run's events, from any event on, for any number of readers.
+"""Streams of a run's events, starting at any event, for any number of readers.
 
-Every event is in the log before it is published, so the buffer of a reader can drop events: a reader that detects a
-gap in the numbers reads the log instead. A slow reader costs a bounded buffer and delays nobody.
+Events are logged before they are published. So a reader's buffer can drop events: if the reader detects a gap in the
+numbers, it reads the log. A slow reader only needs a bounded buffer, and doesn't delay others.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from nbruns.server.telemetry import Telemetry
 BUFFER = 256
 KEEP_ALIVE_SECONDS = 15.0
 DONE = b"event: done\ndata: [DONE]\n\n"
-# No blank line behind it: SDKs that remember the last id would take one for the end of an empty event.
+# Without a blank line, which SDKs that remember the last id would take for the end of an empty event.
 KEEP_ALIVE = b": keep-alive\n"
 
 
 class RunStreams:
-    """Hands events to the streams that are open at this server."""
+    """Passes events to the open streams of this server."""
 
     def __init__(self, db: Database, telemetry: Telemetry) -> None:
         self._db, self._telemetry = db, telemetry
@@ -31,7 +31,7 @@ class RunStreams:
         self._closed = False
 
     def connect(self) -> None:
-        """Begin to hand on what the database commits, to readers in the running loop."""
+        """Start passing committed events to readers in the running event loop."""
         loop = asyncio.get_running_loop()
 
         def publish(events: list[Event]) -> None:
@@ -42,18 +42,18 @@ class RunStreams:
 
     @property
     def count(self) -> int:
-        """How many streams are open."""
+        """Number of open streams."""
         return sum(map(len, self._feeds.values()))
 
     def catch_up(self, runs: Collection[str] | None = None) -> None:
-        """Have the streams of these runs (None: of all) read the log: another server has written there."""
+        """Make the streams of these runs (None: of all) read the log, because another server has written to it."""
         for run_id in list(self._feeds) if runs is None else runs:
             for feed in self._feeds.get(run_id, ()):
                 feed.behind = True
                 feed.wake.set()
 
     def close(self) -> None:
-        """End all streams, so that the server can stop; their readers may rejoin when it is back."""
+        """End all streams, so that the server can stop. Readers can reconnect after its restart."""
         self._closed = True
         for feed in [feed for feeds in self._feeds.values() for feed in feeds]:
             feed.wake.set()
@@ -61,7 +61,7 @@ class RunStreams:
     async def stream(self, run_id: str, after: int, until: int) -> AsyncIterator[bytes]:
         """Yield a run's events after number `after` as an event stream.
 
-        It ends with the first event, from number `until` on, after which the run waits or has ended.
+        It ends with the first event, at number `until` or later, after which the run requires action or has ended.
         """
         last = after
         with self._feed(run_id) as feed:
@@ -69,7 +69,7 @@ class RunStreams:
                 logged = feed.behind
                 events = await self._log(feed, run_id, last) if logged else feed.take()
                 new = [event for event in events if event.number > last]
-                # The log of an old run has gaps where its deltas were.
+                # The log of an old run has gaps, because its deltas were deleted.
                 if not logged and [event.number for event in new] != list(
                     range(last + 1, last + 1 + len(new))
                 ):
@@ -84,12 +84,12 @@ class RunStreams:
                 elif not feed.behind and not await feed.more():
                     yield KEEP_ALIVE
                     if not await self._db.read(store.last_event, run_id):
-                        return  # the thread has been deleted, and the run with it
+                        return  # the thread was deleted, and its runs with it
         if not self._closed:
             yield DONE
 
     async def _log(self, feed: _Subscription, run_id: str, number: int) -> list[Event]:
-        feed.behind = False  # before reading: a write during the read sets it again
+        feed.behind = False  # reset it before reading, because a write during the read sets it again
         events = await self._db.read(store.events_after, run_id, number, BUFFER)
         feed.behind = feed.behind or bool(events)  # there may be more
         return events
@@ -113,12 +113,12 @@ class RunStreams:
 
 
 class _Subscription:
-    """What has come for one reader since it last looked."""
+    """The events for one reader since it last took some."""
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque(maxlen=BUFFER)
         self.wake = asyncio.Event()
-        #: What comes next is in the log, not here.
+        #: Whether the next events must be read from the log.
         self.behind = True
 
     def take(self) -> list[Event]:
@@ -128,8 +128,8 @@ class _Subscription:
         return events
 
     async def more(self) -> bool:
-        """Wait for something to do; return False after a long silence."""
-        # asyncio.timeout would cost more than all else that is done for an event.
+        """Wait for events. Return False if there is none for KEEP_ALIVE_SECONDS."""
+        # asyncio.timeout would take more time than everything else for an event.
         timer = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, self.wake.set)
         await self.wake.wait()
         timer.cancel()
@@ -137,7 +137,7 @@ class _Subscription:
 
 
 def frame(event: Event) -> bytes:
-    """An event as it goes over the wire. The id comes last: some readers look for the name in the first line."""
+    """Return an event as bytes. The id comes last, because some clients expect the name in the first line."""
     return f"event: {event.name}\ndata: {event.data}\nid: {event.number}\n\n".encode()
 
 

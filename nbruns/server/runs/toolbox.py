@@ -1,4 +1,4 @@
-"""What runs use of the server beside the database: files, vector stores, and what hosted tools may do with them."""
+"""The services that runs use in addition to the database: files, vector stores, and the context of hosted tools."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from nbruns.server.storage.blobs import Blobs, NoSpace
 from nbruns.server.storage.database import Database
 from nbruns.text import JSON
 
-#: So long a search waits for files that are being ingested: programs attach a file and ask about it at once.
+#: Maximum number of seconds that a search waits for ingestion: programs attach a file and ask about it immediately.
 WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Toolbox:
-    """What the server has for runs."""
+    """The services of the server for runs."""
 
     index: Index
     ingester: Ingester
@@ -42,15 +42,15 @@ class Toolbox:
 
 @dataclass(frozen=True)
 class HostedContext:
-    """What a call of a hosted tool may use."""
+    """The services that a call of a hosted tool can use."""
 
     db: Database
     toolbox: Toolbox | None
     run: JSON
-    #: Of the tool.
+    #: Type of the tool.
     type: str
     number: int = 0
-    #: What the step's entry of the call shows.
+    #: The details of the call in the run step.
     details: JSON = field(default_factory=dict)
 
     async def search(self, queries: Sequence[str], limit: int, ranking: JSON) -> list[Result]:
@@ -68,7 +68,7 @@ class HostedContext:
         return found
 
     def warm(self) -> None:
-        """Prepare for code to be executed soon."""
+        """Prepare a session for code that will be executed soon."""
         if self.toolbox is not None and self.toolbox.interpreter is not None:
             self.toolbox.interpreter.warm(self._session)
 
@@ -126,7 +126,7 @@ class HostedContext:
         return Input(id, path, read)
 
     async def _stored(self, name: str, content: IO[bytes]) -> JSON:
-        """Store the bytes of a file, and return its object, which is to be stored with the call's result."""
+        """Store the bytes of a file. Return its object, which is stored later, together with the call's result."""
         assert self.toolbox is not None
         id = objects.new_id("file", "-")
         size, _ = await self.toolbox.blobs.write(id, [content])
@@ -135,7 +135,7 @@ class HostedContext:
         )
 
     async def _ingested(self, ids: Sequence[str]) -> None:
-        """Wait for files that are being ingested, but not for ever."""
+        """Wait for files that are being ingested, for at most WAIT_SECONDS."""
         deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
         while await self.db.read(_is_ingesting, ids) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.1)
@@ -152,8 +152,8 @@ def _store_ids(conn: sa.Connection, run: JSON) -> list[str]:
 
 
 def resource_files(conn: sa.Connection, run: JSON) -> dict[str, list[str]]:
-    """Return the ids of the files in the `tool_resources` of a run, or of its assistant, and of its thread, by the
-    type of the tool that they are for."""
+    """Return the ids of the files in the `tool_resources` of a run (or its assistant) and of its thread, by type of
+    tool."""
     thread = store.get(conn, store.threads, run["thread_id"]) or {}
     found: dict[str, list[str]] = {}
     for resources in (run["tool_resources"], thread.get("tool_resources")):
@@ -164,7 +164,7 @@ def resource_files(conn: sa.Connection, run: JSON) -> dict[str, list[str]]:
 
 
 def _names(conn: sa.Connection, run: JSON, type: str, more: Sequence[str]) -> dict[str, str]:
-    """Return the names of a tool's files, and of `more`, that still exist, by id."""
+    """Return the names of a tool's existing files, and of `more` files, by id."""
     ids = dict.fromkeys([*resource_files(conn, run).get(type, ()), *more])
     gone = files.unknown_files(conn, ids)
     known = files.filenames(conn, ids)

@@ -1,6 +1,6 @@
 """The transitions of a run.
 
-Each function is one write: new states and their events are committed together or not at all, also with concurrent
+Each function is one write. New states and their events are committed together or not at all, even with concurrent
 writers.
 """
 
@@ -24,14 +24,14 @@ Ending = Literal["completed", "incomplete", "failed", "cancelled", "expired"]
 
 
 class _Open(NamedTuple):
-    """What happens to unfinished objects when a run ends."""
+    """The statuses of unfinished steps and messages after a run has ended."""
 
     step: str
     step_time: str
     message_reason: str
 
 
-#: A completed run has nothing unfinished, except what a turn began that was cut off and then went another way.
+#: By end of the run. Completed runs only have unfinished objects if a repeated turn took another path.
 _UNFINISHED: dict[Ending, _Open] = {
     "completed": _Open("failed", "failed_at", "run_failed"),
     "incomplete": _Open("completed", "completed_at", "max_tokens"),
@@ -51,7 +51,7 @@ CANCELLABLE = ("queued", "in_progress", "requires_action")
 
 
 class Unfinished(NamedTuple):
-    """A step or message to be stored, and the usage of a step."""
+    """A step or message to store, and the usage of the step."""
 
     table: sa.Table
     body: JSON
@@ -59,8 +59,8 @@ class Unfinished(NamedTuple):
 
 
 class StartedRun(NamedTuple):
-    """A run, the turn that is to begin (None: one is at work already), and the number of the event that its stream
-    comes behind."""
+    """A run, the turn to start (None if one is running already), and the number of the event after which its stream
+    begins."""
 
     run: JSON
     turn: int | None
@@ -68,7 +68,7 @@ class StartedRun(NamedTuple):
 
 
 class PlaceInBatch(NamedTuple):
-    """The batch of a run, and what names the run there."""
+    """The batch of a run, and the run's key in it."""
 
     batch_id: str
     batch_key: str
@@ -84,7 +84,7 @@ def create(
     includes_content: bool = False,
     place: PlaceInBatch | None = None,
 ) -> StartedRun:
-    """Put a run on a thread, with its additional messages. One with a place in a batch waits to be admitted."""
+    """Create a run on a thread, with its additional messages. A run in a batch waits for admission."""
     assistant = store.get(tx.conn, store.assistants, params["assistant_id"])
     if assistant is None:
         raise not_found("assistant", params["assistant_id"])
@@ -104,7 +104,7 @@ def create(
     if place is None:
         store.add(tx.conn, store.runs, run, worker=tx.worker, includes_content=includes_content)
     else:
-        run |= {"expires_at": None}  # its time begins when it does
+        run |= {"expires_at": None}  # its lifetime begins when it starts
         store.add(tx.conn, store.runs, run, **place._asdict())
     if new_thread is not None:
         tx.emit(run["id"], "thread.created", new_thread)
@@ -124,7 +124,7 @@ def create_thread(tx: Transaction, params: JSON) -> JSON:
 
 
 def _add_messages(tx: Transaction, thread: JSON, given: Sequence[JSON], now: int) -> JSON:
-    """Put messages on a thread, with what they attach; return the thread."""
+    """Add messages and their attachments to a thread, and return the thread."""
     messages = [objects.message(resources.message_params(tx.conn, each), thread["id"], now) for each in given]
     thread = resources.attach(tx, thread, messages)
     for message in messages:
@@ -135,13 +135,13 @@ def _add_messages(tx: Transaction, thread: JSON, given: Sequence[JSON], now: int
 def create_thread_and_run(
     tx: Transaction, params: JSON, lifetime: int, *, includes_content: bool = False
 ) -> StartedRun:
-    """Create a thread and put a run on it."""
+    """Create a thread and a run on it."""
     thread = create_thread(tx, params.get("thread") or {})
     return create(tx, thread["id"], params, lifetime, new_thread=thread, includes_content=includes_content)
 
 
 def add_message(tx: Transaction, thread_id: str, params: JSON) -> JSON:
-    """Put a message on a thread that no run is working on."""
+    """Add a message to a thread. Raises Refused if a run of the thread is active."""
     if (thread := store.lock_thread(tx.conn, thread_id)) is None:
         raise not_found("thread", thread_id)
     if (active := store.active_run(tx.conn, thread_id)) is not None:
@@ -153,7 +153,7 @@ def add_message(tx: Transaction, thread_id: str, params: JSON) -> JSON:
 
 
 def update(tx: Transaction, thread_id: str, run_id: str, change: JSON) -> JSON:
-    """Change fields of a run that no model is working on."""
+    """Change fields of a run. Raises Refused if the run is in progress."""
     run = store.get(tx.conn, store.runs, run_id, lock=True, thread_id=thread_id)
     if run is None:
         raise not_found("run", run_id)
@@ -165,7 +165,7 @@ def update(tx: Transaction, thread_id: str, run_id: str, change: JSON) -> JSON:
 
 
 def check_unlocked(tx: Transaction, thread_id: str) -> JSON:
-    """Return a thread; refuse what an active run on it forbids."""
+    """Return a thread. Raises Refused if it doesn't exist or has an active run."""
     if (thread := store.lock_thread(tx.conn, thread_id)) is None:
         raise not_found("thread", thread_id)
     if (active := store.active_run(tx.conn, thread_id)) is not None:
@@ -173,12 +173,12 @@ def check_unlocked(tx: Transaction, thread_id: str) -> JSON:
     return thread
 
 
-#: A turn that was cut off so often ends its run.
+#: Number of interrupted attempts of a turn after which its run fails.
 MAX_ATTEMPTS = 3
 
 
 def begin_turn(tx: Transaction, run_id: str, turn: int) -> JSON | None:
-    """Set a run to work on this server; None if this turn has nothing left to do."""
+    """Start a turn of a run on this server, and return the run; None if there is nothing left to do in this turn."""
     state = store.lock_run(tx.conn, run_id)
     if state is None or state.body["status"] not in WORKING or state.turn != turn:
         return None
@@ -194,7 +194,7 @@ def begin_turn(tx: Transaction, run_id: str, turn: int) -> JSON | None:
 
 
 def leave_turn(tx: Transaction, run_id: str, turn: int) -> None:
-    """Record that a turn was left gracefully, so that this attempt doesn't count."""
+    """Record that a turn was stopped gracefully, so that this attempt doesn't count."""
     if store.turn_of(tx.conn, run_id) == turn:
         store.count_attempt(tx.conn, run_id, -1)
 
@@ -202,7 +202,7 @@ def leave_turn(tx: Transaction, run_id: str, turn: int) -> None:
 def take_over(tx: Transaction, work: store.Work) -> bool:
     """Make this server the worker of a run.
 
-    Returns False if the other worker is alive or another server was faster.
+    Returns False if the previous worker is alive or another server was faster.
     """
     run = store.get(tx.conn, store.runs, work.run_id, lock=True)
     if run is None or store.worker_of(tx.conn, work.run_id) != work.worker:
@@ -214,7 +214,7 @@ def take_over(tx: Transaction, work: store.Work) -> bool:
 
 
 def save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str) -> None:
-    """Store an object of a turn, with an event for each name, if this server still works on the run."""
+    """Store objects of a turn, with an event for each name, if this server is still the worker of the run."""
     if _working(tx, run_id) is not None:
         _save(tx, run_id, made, *names)
 
@@ -229,14 +229,14 @@ def _save(tx: Transaction, run_id: str, made: Sequence[Unfinished], *names: str)
 
 
 def _shown(tx: Transaction, step: JSON) -> JSON:
-    """Return a step as the stream of its run shows it."""
+    """Return a step as the stream of its run contains it."""
     if step["type"] == "message_creation":
         return step
     return step if store.includes_content(tx.conn, step["run_id"]) else hosted.without_content(step)
 
 
 def complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
-    """Complete a message and the step that made it."""
+    """Complete a message and the step that created it."""
     if _working(tx, run_id) is not None:
         _complete_message(tx, run_id, message, step, usage)
 
@@ -251,7 +251,7 @@ def _complete_message(tx: Transaction, run_id: str, message: JSON, step: JSON, u
 
 
 def complete(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSON) -> None:
-    """Complete a run with its last message, in one write: a turn that has completed its message is not repeated."""
+    """Complete a run and its last message in one write, so that a turn with a complete message is not repeated."""
     run = _working(tx, run_id)
     if run is None:
         return
@@ -260,7 +260,7 @@ def complete(tx: Transaction, run_id: str, message: JSON, step: JSON, usage: JSO
 
 
 def require_action(tx: Transaction, run_id: str, step: JSON, usage: JSON) -> None:
-    """Let a run wait for the outputs of the tool calls in `step`."""
+    """Set a run to `requires_action`, for the outputs of the tool calls in `step`."""
     run = _working(tx, run_id)
     if run is None:
         return
@@ -282,7 +282,7 @@ def _require_action(tx: Transaction, run: JSON, type: str, calls: list[JSON]) ->
 
 
 def require_approval(tx: Transaction, run_id: str, calls: list[JSON]) -> None:
-    """Let a run wait for the approval of hosted calls."""
+    """Set a run to `requires_action`, for the approval of hosted calls."""
     run = _working(tx, run_id)
     if run is None:
         return
@@ -293,8 +293,8 @@ def require_approval(tx: Transaction, run_id: str, calls: list[JSON]) -> None:
 
 
 def call_hosted(tx: Transaction, run_id: str, step: JSON, calls: JSON, usage: JSON) -> int | None:
-    """Store the calls for hosted tools, and return the number of the next turn, which runs them; None if the run
-    doesn't continue here.
+    """Store the calls of hosted tools. Return the number of the next turn, which executes them; None if the run doesn't
+    continue on this server.
     """
     run = _working(tx, run_id)
     if run is None:
@@ -312,7 +312,7 @@ def call_hosted(tx: Transaction, run_id: str, step: JSON, calls: JSON, usage: JS
 def answer_hosted(
     tx: Transaction, run_id: str, step_id: str, call_id: str, result: hosted.Result
 ) -> JSON | None:
-    """Store the result of a hosted tool, and return the step; None if the run doesn't continue here."""
+    """Store the result of a hosted tool, and return the step; None if the run doesn't continue on this server."""
     if _working(tx, run_id) is None:
         return None
     step = store.get(tx.conn, store.steps, step_id)
@@ -354,7 +354,7 @@ def complete_hosted(tx: Transaction, run_id: str) -> bool:
 
 
 def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]) -> StartedRun:
-    """Take the outputs of a run's tool calls, and queue the run again."""
+    """Store the outputs of a run's tool calls, and queue the run again."""
     run = _waiting(tx, thread_id, run_id, "outputs", outputs)
     after = store.last_event(tx.conn, run_id)
     _complete_calls(tx, run, {output["tool_call_id"]: output.get("output") or "" for output in outputs})
@@ -362,7 +362,7 @@ def submit(tx: Transaction, thread_id: str, run_id: str, outputs: Sequence[JSON]
 
 
 def approve(tx: Transaction, thread_id: str, run_id: str, approvals: Sequence[JSON]) -> StartedRun:
-    """Take the approvals of a run's hosted calls, and queue the run again: its next turn executes them."""
+    """Store the approvals of a run's hosted calls, and queue the run again. Its next turn executes the calls."""
     run = _waiting(tx, thread_id, run_id, "approval", approvals)
     after = store.last_event(tx.conn, run_id)
     of_call = {approval["tool_call_id"]: approval for approval in approvals}
@@ -381,7 +381,7 @@ def approve(tx: Transaction, thread_id: str, run_id: str, approvals: Sequence[JS
 
 
 def _waiting(tx: Transaction, thread_id: str, run_id: str, what: str, answers: Sequence[JSON]) -> JSON:
-    """Return the run that these answers are for. Raises Refused if it doesn't wait for just them."""
+    """Return the run for these outputs or approvals. Raises Refused if it doesn't wait for exactly these."""
     run = _existing(tx, thread_id, run_id)
     plural = what.removesuffix("s") + "s"
     if run["status"] != "requires_action" or run["expires_at"] <= store.now():
@@ -410,11 +410,11 @@ def _resumed(tx: Transaction, run: JSON, after: int) -> StartedRun:
 
 
 def cancel(tx: Transaction, thread_id: str, run_id: str) -> StartedRun:
-    """Ask a run to stop. Where it waits for outputs nothing runs, so another turn is begun that ends it."""
+    """Cancel a run. If it waits for outputs, no turn is running, so a new turn is started to end it."""
     run = _existing(tx, thread_id, run_id)
     if run["status"] not in CANCELLABLE:
         raise Refused(f"Cannot cancel run with status '{run['status']}'.")
-    if store.worker_of(tx.conn, run_id) is None:  # it waits in a batch
+    if store.worker_of(tx.conn, run_id) is None:  # the run is waiting in a batch
         return StartedRun(cancel_unbegun(tx, run), None, 0)
     turn = None
     if run["status"] == "requires_action":
@@ -425,12 +425,12 @@ def cancel(tx: Transaction, thread_id: str, run_id: str) -> StartedRun:
 
 
 def cancel_unbegun(tx: Transaction, run: JSON) -> JSON:
-    """Cancel a run that waits in a batch: nothing works on it that would have to stop first."""
+    """Cancel a run that is waiting in a batch, and therefore has no worker to stop."""
     return _end(tx, run, "cancelled", {})
 
 
 def expire(tx: Transaction, run_id: str) -> None:
-    """End a run whose time is up."""
+    """End an overdue run as expired."""
     run = store.get(tx.conn, store.runs, run_id, lock=True)
     if run is not None and run["status"] in ACTIVE and run["expires_at"] <= store.now():
         _end(tx, run, "expired", {})
@@ -445,8 +445,10 @@ def end(
     message_reason: str | None = None,
     **why: Any,
 ) -> None:
-    """End a run that is being worked on. `unfinished` is what its turn had begun, `message_reason` why a message of
-    it stays incomplete, `why` the run's `last_error` or `incomplete_details`."""
+    """End an active run of this server.
+
+    `unfinished` contains the unfinished objects of its turn. `message_reason` is the reason for an incomplete message.
+    `why` contains the run's `last_error` or `incomplete_details`."""
     run = _working(tx, run_id)
     if run is None:
         return
@@ -464,7 +466,7 @@ def _existing(tx: Transaction, thread_id: str, run_id: str) -> JSON:
 
 
 def _working(tx: Transaction, run_id: str) -> JSON | None:
-    """The run, if it is being worked on, and by this server."""
+    """Return the run if it is active and this server is its worker, otherwise None."""
     state = store.lock_run(tx.conn, run_id)
     if state is None or state.worker != tx.worker:
         return None
@@ -472,7 +474,7 @@ def _working(tx: Transaction, run_id: str) -> JSON | None:
 
 
 def _set(tx: Transaction, run: JSON, **change: Any) -> JSON:
-    """Change fields of a run that this transaction has read and holds."""
+    """Change fields of a run that this transaction has locked."""
     run = run | change
     store.put(tx.conn, store.runs, run)
     tx.emit(run["id"], f"thread.run.{run['status']}", run)
@@ -519,7 +521,7 @@ def _end(
 def _close_unfinished(
     tx: Transaction, run: JSON, become: _Open, *, error: JSON | None = None, spared: str | None = None
 ) -> list[JSON]:
-    """Close what is unfinished. Return the usage of the steps, as far as it is known."""
+    """Close unfinished steps and messages. Return the known usage of the steps."""
     now = store.now()
     for message in store.of_run(tx.conn, store.messages, run["id"]):
         if message["status"] == "in_progress":
@@ -543,5 +545,5 @@ def _close_unfinished(
 
 
 def _of_step(error: JSON) -> JSON:
-    # A step's last_error has one code fewer than a run's.
+    # The code invalid_prompt exists only for runs, not for steps.
     return error | {"code": "server_error"} if error["code"] == "invalid_prompt" else error

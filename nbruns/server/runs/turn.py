@@ -1,7 +1,7 @@
-"""One turn of a run: the model is asked once, and its answer becomes steps, messages and events.
+"""One turn of a run: ask the model once, and convert its answer to steps, messages and events.
 
-A turn that was cut off is repeated from its start. Its steps and messages have the same ids as before, so unfinished
-objects are replaced, and `created` events tell streams to start them again.
+An interrupted turn is repeated from its start. Its steps and messages have the same ids as before, so unfinished
+objects are replaced. New `created` events tell readers of the stream to start these objects again.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from nbruns.text import JSON
 
 _CREATED = ("thread.run.step.created", "thread.run.step.in_progress")
 _MESSAGE_CREATED = (*_CREATED, "thread.message.created", "thread.message.in_progress")
-#: Number of deltas after which a model that is faster than the database waits for it.
+#: Number of deltas after which the turn waits for the database, in case the model is faster.
 _FLUSH_EVERY = 64
-#: The most that is kept of one answer, about twice what the longest models write, and of its tool calls.
+#: Maximum number of characters of an answer, about twice the length that any model writes, and of its tool calls.
 MAX_ANSWER_CHARS, MAX_CALLS = 1_000_000, 128
-#: So many calls of a run are taken from the text of a model that can't call tools. Such models often write code again
-#: that they have only been asked to explain.
+#: Maximum number of calls of a run that are taken from the text of a model that can't call tools. Such models often
+#: repeat code that they should only explain.
 MAX_CALLS_IN_TEXT = 4
-#: Larger images are named to the model instead of shown. The original's limit.
+#: Maximum size of an image in bytes, as in OpenAI's API. Larger images are replaced by a note.
 MAX_IMAGE_BYTES = 20 * 1024**2
-#: Number of pieces after which a text is joined: small strings take four times their size.
+#: Number of pieces after which a text is joined, because small strings take four times their size in memory.
 _MAX_PIECES = 256
 
 
 class Turn:
-    """What the model has produced so far in one turn of a run."""
+    """One turn of a run, with the answer of the model so far."""
 
     def __init__(
         self,
@@ -73,16 +73,18 @@ class Turn:
         self._tool_step: JSON | None = None
         self._calls: dict[int, JSON] = {}
         self._declared = hosted.Declared([], {}, [])
-        #: The calls of hosted tools, by id: what the model wrote.
+        #: The calls of hosted tools as the model wrote them, by id.
         self._hosted: dict[str, JSON] = {}
-        #: The hosted tools that the model uses in its text, because it can't call tools; types by name.
+        #: Types of the hosted tools that the model uses in its text because it can't call tools, by name.
         self._in_text: dict[str, str] = {}
         self._images: list[JSON] = []
         self._deltas = self._length = 0
 
     async def work(self, models: Models) -> int | None:
-        """Run the hosted calls that the last turn left, then ask the model. Return the number of the next turn where
-        the model has called hosted tools; otherwise the run has ended or requires action."""
+        """Execute the hosted calls of the last turn, then ask the model.
+
+        Returns the number of the next turn if the model has called hosted tools; otherwise None, because the run has
+        ended or requires action."""
         if not await self._run_hosted():
             return None
         if (reason := await self._db.read(prompt.exhausted, self._run)) is not None:
@@ -98,7 +100,7 @@ class Turn:
         )
         for type in set(self._types.values()):
             hosted.TOOLS[type].prepare(self._context(type))
-        # In a thread: the first question to a model may import what takes a second, and others stream meanwhile.
+        # In a thread, because the first use of a model can import packages for a second while other runs stream.
         model = await asyncio.to_thread(models.resolve, question.model)
         if isinstance(model, ToolUser) and not model.calls_tools:
             question = self._used_in_text(question)
@@ -124,7 +126,7 @@ class Turn:
             )
 
     def _up_front(self, model: Model, question: Prompt) -> AsyncIterator[Delta] | None:
-        """Return the call of a hosted tool for a model that can't call it, if that is the only tool that is due."""
+        """Return the call of a hosted tool on behalf of a model that can't call tools, if it is the only tool due."""
         if not isinstance(model, ToolUser) or model.calls_tools:
             return None
         names = [function["name"] for function in functions_due(question)]
@@ -135,7 +137,7 @@ class Turn:
         return None if arguments is None else _calling(names[0], arguments)
 
     def unfinished(self, usage: JSON | None = None) -> list[Unfinished]:
-        """What has been begun and not completed, as far as it has come."""
+        """Return the unfinished step and message with their content so far."""
         made = []
         if self._message is not None:
             made += [
@@ -147,13 +149,13 @@ class Turn:
         return made
 
     async def _run_hosted(self) -> bool:
-        """Run the hosted calls of the last turn that have no stored output. Returns whether the turn continues."""
+        """Execute the hosted calls of the last turn without a stored output. Return whether the turn continues."""
         if self._number == 1:
             return True
         run_id = self._run["id"]
         asked = await self._db.read(store.hosted_calls, run_id)
         steps = await self._db.read(store.of_run, store.steps, run_id)
-        # What a turn has begun that was cut off has no calls yet.
+        # Steps without calls belong to an interrupted attempt of this turn.
         started = [step for step in steps if step["status"] == "in_progress" and _hosted_calls(step, asked)]
         if not started:
             return True
@@ -190,7 +192,7 @@ class Turn:
         return HostedContext(self._db, self._toolbox, self._run, type, number, details or {})
 
     def _used_in_text(self, question: Prompt) -> Prompt:
-        """Return the prompt for a model that can't call tools: how to use hosted ones is in its instructions."""
+        """Return the prompt for a model that can't call tools, with instructions to use hosted tools in its text."""
         said = {type: hosted.TOOLS[type].instructions() for type in self._types.values()}
         self._in_text = {name: type for name, type in self._types.items() if said[type]}
         if not self._in_text:
@@ -204,7 +206,7 @@ class Turn:
         return replace(question, tools=tools, tool_choice=choice, messages=[system, *question.messages])
 
     async def _call_from_text(self) -> None:
-        """Take the call of a hosted tool that the model has written in its text."""
+        """Add the call of a hosted tool that the model wrote in its text."""
         text = "".join(self._said.get("text", ()))
         for name, type in self._in_text.items():
             arguments = hosted.TOOLS[type].from_text(text)
@@ -212,7 +214,7 @@ class Turn:
                 return await self._append_call(ToolCallDelta(0, None, name, arguments))
 
     async def _with_images(self, message: JSON) -> JSON:
-        """Return a message with the bytes of its image files, which models take as URLs."""
+        """Return a message with its image files as data URLs, which models accept."""
         if not isinstance(message["content"], list):
             return message
         parts = [
@@ -239,7 +241,7 @@ class Turn:
             await self._append_call(delta)
 
     def _count(self, characters: int) -> None:
-        """Limit the length of an answer: an endless one would fill the database."""
+        """Limit the length of an answer, because an endless one would fill the database."""
         self._length += characters
         if self._length > MAX_ANSWER_CHARS:
             raise ModelError(
@@ -294,7 +296,7 @@ class Turn:
     async def _finish(self, finish: Finish) -> int | None:
         used = objects.UNKNOWN_USAGE if finish.usage is None else finish.usage
         if finish.reason == "length" and self._run["max_completion_tokens"] is None:
-            # The model's own limit, such as its context. The run has none, so none is reported.
+            # The model reached its own limit, such as its context. The run has no limit, so it isn't `incomplete`.
             counted = used.get("completion_tokens")
             after = f" after {counted:,} tokens" if counted else ""
             why = f"The model {self._run['model']!r} cut its answer off{after}, at a limit of its own."
@@ -324,14 +326,14 @@ class Turn:
         return None
 
     async def _answered(self, type: str) -> int:
-        """Return how many calls of a hosted tool have been answered in this run."""
+        """Return the number of answered calls of a hosted tool in this run."""
         asked = await self._db.read(store.hosted_calls, self._run["id"])
         steps = await self._db.read(store.of_run, store.steps, self._run["id"])
         calls = [call for step in steps for call in _hosted_calls(step, asked) if call["type"] == type]
         return sum(asked[call["id"]]["output"] is not None for call in calls)
 
     async def _cited(self, message: JSON) -> JSON:
-        """The message with the marks that the run's hosted tools make to its text."""
+        """Return the message with the annotations of the run's hosted tools."""
         if not self._types:
             return message
         details: dict[str, list[JSON]] = {}
@@ -367,7 +369,7 @@ class Turn:
         return message
 
     async def _new_images(self) -> list[JSON]:
-        """Return parts for the images that the run's hosted tools have made and no message shows yet."""
+        """Return content parts for images that the run's hosted tools created and that no message contains yet."""
         run_id = self._run["id"]
         steps = await self._db.read(store.of_run, store.steps, run_id)
         messages = await self._db.read(store.of_run, store.messages, run_id)
@@ -388,7 +390,7 @@ class Turn:
             await self._db.write(transitions.complete_message, run_id, message, step, usage)
 
     async def _open_tool_step(self) -> JSON:
-        # The text before the calls is complete; the usage of both is that of the calls.
+        # The text before the calls is complete. The usage is reported with the calls.
         await self._complete_message(objects.NO_USAGE)
         id = objects.derived_id("step", self._run["id"], self._number, "tool_calls")
         self._tool_step = objects.step(self._run, id, {"type": "tool_calls", "tool_calls": []}, store.now())
@@ -434,9 +436,9 @@ async def _calling(name: str, arguments: str) -> AsyncIterator[Delta]:
 
 
 def _hosted_calls(step: JSON, asked: JSON) -> list[JSON]:
-    """Return the calls of hosted tools in a step; `asked` are those of the run, by id."""
+    """Return the calls of hosted tools in a step. `asked` contains those of the run, by id."""
     return [call for call in step["step_details"].get("tool_calls", []) if call["id"] in asked]
 
 
 def _nothing(tx: Transaction) -> None:
-    """Waiting for this write waits for all earlier ones."""
+    """Do nothing. Waiting for this write waits for all earlier ones."""

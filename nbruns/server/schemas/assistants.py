@@ -26,13 +26,13 @@ class ModifyAssistantRequest(Sampling):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_resources: ToolResources | None = None
     metadata: Metadata | None = None
-    #: As in the first version of the API: the files of the tools that take some.
+    #: From version 1 of the API: the files of the tools that use files.
     file_ids: Annotated[list[Id], Field(max_length=10_000)] | None = None
 
 
 class CreateAssistantRequest(ModifyAssistantRequest):
     model: Id
-    #: Beyond the original: programs hold the ids of assistants that were made elsewhere.
+    #: An extension of the API, for programs that contain the ids of assistants created on other servers.
     id: Annotated[str, Chars(64, 6, "asst_[0-9A-Za-z_-]+", "asst_ and letters, digits, _ and -")] | None = (
         None
     )

@@ -1,8 +1,8 @@
-"""What all schemas are made of: the base class, the field types, and how pydantic's errors become refusals.
+"""The basis of all schemas: the base classes, the field types, and the conversion of pydantic's errors to API errors.
 
-Each object and each request of the API is one pydantic model: requests are validated with it, objects are created
-with it, and /openapi.json describes it. Limits are those of the OpenAPI description of the Assistants API, messages
-and codes those of the original.
+Each object and each request of the API is one pydantic model, which validates requests, creates objects, and is
+described in /openapi.json. Limits are those of the OpenAPI description of the Assistants API; messages and codes are
+those of OpenAI's server.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from nbruns.text import JSON
 T = TypeVar("T")
 
 MAX_TEXT = 256_000
-#: How many objects and lists may be inside one another where any object is accepted.
+#: Maximum nesting depth of fields that accept any object.
 MAX_DEPTH = 100
-#: The largest integer that JavaScript counts to, which every database stores.
+#: The largest integer that JavaScript represents exactly. All databases can store it.
 MAX_NUMBER = 2**53 - 1
 
 
@@ -68,7 +68,7 @@ class Object(Schema):
 
 @cache
 def _defaults(schema: type[Object]) -> dict[str, Callable[[], Any]]:
-    """What makes each default. pydantic's own way inspects the factory each time, which took most of a new object."""
+    """Return a factory for each default. pydantic's own method inspects the factory each time, which is slow."""
     fields = {name: field for name, field in schema.model_fields.items() if not field.is_required()}
     return {
         name: cast(Callable[[], Any], field.default_factory or partial(copy.deepcopy, field.default))
@@ -88,19 +88,18 @@ def empty() -> Any:
 
 def plain(part: BaseModel) -> JSON:
     """Return a validated part of a request as JSON, without nulls."""
-    # Some fields hold JSON already, which a validator of their own has made of the model that is declared. pydantic
-    # takes it as it is, but would warn of it.
+    # The validators of some fields convert the declared model to JSON. pydantic accepts that, but would warn.
     return part.model_dump(exclude_none=True, by_alias=True, warnings=False)
 
 
 def parse(schema: type[Schema], body: Any) -> JSON:
-    """Return the fields of a request that were given. A null stays a null and means what leaving it out means."""
+    """Return the fields of a request that were given. A null is kept, and means the same as omitting the field."""
     return given(_validated(schema, body))
 
 
 def parse_query(schema: type[Schema], given: Iterable[tuple[str, str]]) -> JSON:
-    """Return the parameters of a query string, with defaults. Unknown ones are ignored, empty ones count as left out:
-    programs write after=… with whatever they have."""
+    """Return the parameters of a query string, with defaults. Unknown parameters are ignored. Empty ones count as
+    omitted, because programs send `after=` without a value."""
     values: JSON = {}
     for name, value in given:
         if name.endswith("[]"):
@@ -150,7 +149,7 @@ class Chars:
 
 
 def wrong(what: str, expected: str, got: str, code: str) -> PydanticCustomError:
-    """Return the error for a value of the right type that is out of bounds, to be raised in a validator."""
+    """Return the error for a value of the right type that is out of bounds. Raise it in a validator."""
     return PydanticCustomError("wrong", "", {"wrong": what, "expected": expected, "got": got, "code": code})
 
 
@@ -174,12 +173,12 @@ def _at_most_16(pairs: dict[str, str]) -> dict[str, str]:
 
 
 def whole_number(text: Any) -> Any:
-    """Return the number that a query or a form spells; anything else stays as it is, to be refused."""
-    # Longer numbers are beyond every limit; reading them would take its time.
+    """Return the number in a text of a query or a form. Other values are unchanged, to be refused later."""
+    # Longer numbers exceed every limit, and would take long to parse.
     return int(text) if isinstance(text, str) and re.fullmatch("-?[0-9]{1,4000}", text) else text
 
 
-# Neither a database nor a line of a log takes control characters or halves of characters.
+# Databases and log lines can't contain control characters and lone surrogates.
 _PRINTABLE, _PRINTABLE_SAID = r"[^\u0000-\u001f\u007f-\u009f\ud800-\udfff]", "printable characters only"
 
 Text = Annotated[str, Chars()]
@@ -189,7 +188,7 @@ Id = Annotated[str, Chars(256, 1, f"{_PRINTABLE}+", _PRINTABLE_SAID)]
 Filter = Annotated[str, Chars(256, 0, f"{_PRINTABLE}*", _PRINTABLE_SAID)]
 #: The name of a function.
 Name = Annotated[str, Chars(64, 1, "[A-Za-z0-9_-]+", "letters, digits, _ and - only")]
-#: An object that is kept as it is.
+#: An object that is stored unchanged.
 AnyObject = Annotated[
     JSON,
     AfterValidator(_not_too_deep),
@@ -261,8 +260,8 @@ class NoQuery(Schema):
 
 
 def tag_of(value: Any) -> str | None:
-    """The tag of a member of a union: `(str)` of a string, else the object's `type` in angle brackets. No field's name
-    has brackets, so the path of an error shows which of its parts are tags."""
+    """Return the tag of a member of a union: `(str)` for a string, else the object's `type` in angle brackets. Names of
+    fields contain no brackets, so tags can be recognized in the path of an error."""
     if isinstance(value, str):
         return "(str)"
     kind = value.get("type") if isinstance(value, dict) else None
@@ -272,7 +271,7 @@ def tag_of(value: Any) -> str | None:
 BY_TYPE = Discriminator(tag_of)
 
 
-# In this order: True is an int to Python, and is not one here.
+# The order matters: in Python, True is also an int.
 _WORDS: list[tuple[type, str]] = [
     (bool, "a boolean"),
     (int, "an integer"),
@@ -282,7 +281,7 @@ _WORDS: list[tuple[type, str]] = [
     (dict, "an object"),
     (type(None), "null"),
 ]
-#: What pydantic expected, by the type of its error.
+#: Names of the types that pydantic expected, by the type of its error.
 _EXPECTED = {
     "string_type": "a string",
     "literal_error": "a string",
@@ -297,13 +296,13 @@ _EXPECTED = {
 
 
 def refusal(error: ValidationError) -> Refused:
-    """Return the refusal for one of pydantic's errors: the first of the most basic ones."""
+    """Return the API error for pydantic's errors. It is about the first of the most basic ones."""
     details = min(error.errors(include_url=False), key=_rank)
     name = ""
     for part in details["loc"]:
         if isinstance(part, int):
             name += f"[{part}]"
-        elif part == "[key]":  # behind the key itself, in a dict
+        elif part == "[key]":  # follows the key itself, in a dict
             name = f"{name.rpartition('.')[0]} key"
         elif not part.startswith(("<", "(")):
             name += f".{part}" if name else part
@@ -344,7 +343,7 @@ def _in_words(details: ErrorDetails, name: str) -> Refused:
 
 
 def missing(name: str) -> Refused:
-    """The refusal of a request that lacks a parameter."""
+    """Return the error for a request that lacks a parameter."""
     message = f"Missing required parameter: '{name}'."
     return Refused(message, param=name, code="missing_required_parameter")
 
@@ -378,7 +377,7 @@ def _out_of_bounds(kind: str, name: str, value: Any, context: JSON) -> Refused:
         "less_than_equal": ("above maximum", "<=", "le"),
     }[kind]
     number = "integer" if isinstance(context[limit], int) else "decimal"
-    # Python writes no int of more than 4300 digits.
+    # Python can't convert an int of more than 4,300 digits to text.
     got = str(value) if abs(value) <= MAX_NUMBER else "a number of many digits"
     code = f"{number}_{side.split()[0]}_{side.split()[1][:3]}_value"
     return _invalid(name, f"{number} {side} value", f"a value {sign} {int(context[limit])}", got, code)

@@ -1,4 +1,4 @@
-"""Batches of runs, and reading many objects at once. Both are beyond the original."""
+"""Batches of runs, and reading many objects at once. Both are extensions of the API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from nbruns.server.schemas.base import Chars, Count, Id, Object, Schema, Time, given
 from nbruns.server.schemas.runs import CreateThreadAndRunRequest, RunStatus
 
-#: The most that one request adds or reads.
+#: Maximum number of runs that a request adds, and of ids that a request reads.
 MAX_RUNS, MAX_IDS = 1_000, 1_000
 
 _Key = Annotated[str, Chars(64, 1, "[A-Za-z0-9_-]+", "letters, digits, _ and - only")]
@@ -48,7 +48,7 @@ class RunOfBatch(Object):
     id: str
     thread_id: str
     status: RunStatus
-    #: Number of times that the run has begun or continued.
+    #: Number of times that the run has started or continued.
     turn: Count
 
 

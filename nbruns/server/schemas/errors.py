@@ -1,4 +1,4 @@
-"""Refusals: errors with which the server answers a request."""
+"""Errors that the server returns for a request."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Refused(Exception):
 
     @property
     def body(self) -> JSON:
-        """The error object as it goes over the wire."""
+        """Return the response body with the error object."""
         return {"error": self.error}
 
 
 def not_found(noun: str, id: str) -> Refused:
-    """The refusal for an id that nothing has."""
+    """Return the error for an unknown id."""
     return Refused(f"No {noun} found with id '{id}'.", status=404)

@@ -1,4 +1,4 @@
-"""What the data of each event is, by the event's name; the stream's end aside."""
+"""The schema of each event's data, by the event's name, except for `done`."""
 
 from __future__ import annotations
 

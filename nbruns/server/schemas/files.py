@@ -21,7 +21,7 @@ from nbruns.server.schemas.base import (
     whole_number,
 )
 
-#: What programs upload files for, and what the server creates files for.
+#: Purposes of uploaded files, and of files that the server creates.
 UploadPurpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
 Purpose = Literal[UploadPurpose, "assistants_output", "batch_output", "fine-tune-results"]
 #: Maximum size of a file that is sent in one request, of a part of an upload, and of an upload, in bytes.

@@ -1,4 +1,4 @@
-"""The objects as they go over the wire: every field, in the order and with the defaults of the original."""
+"""Create objects as the API returns them: every field, in the order and with the defaults of OpenAI's server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nbruns.text import JSON
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 24
-#: Set by the run, never by who creates it.
+#: Usage of zero tokens.
 NO_USAGE: JSON = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 _USAGE_DETAILS: dict[str, JSON] = {
     "prompt_token_details": {"cached_tokens": 0},
@@ -21,12 +21,12 @@ _USAGE_DETAILS: dict[str, JSON] = {
 
 
 def new_id(prefix: str, separator: str = "_") -> str:
-    """Return a new id that can't be guessed: about 143 random bits."""
+    """Return a new id with about 143 random bits, so that it can't be guessed."""
     return prefix + separator + _letters(secrets.randbits(256))
 
 
 def derived_id(prefix: str, *path: object) -> str:
-    """The same id for the same path: a turn of a run that is done again makes the same objects."""
+    """Return the id for a path, always the same, so that a repeated turn creates objects with the same ids."""
     return prefix + "_" + _letters(int.from_bytes(hashlib.sha256("/".join(map(str, path)).encode()).digest()))
 
 
@@ -39,25 +39,25 @@ def _letters(number: int) -> str:
 
 
 def assistant(params: JSON, now: int) -> JSON:
-    """A new assistant."""
+    """Return a new assistant."""
     given = {name: value for name, value in params.items() if value is not None}
     return AssistantObject.new(**{"id": new_id("asst"), "created_at": now, **given})
 
 
 def thread(params: JSON, now: int) -> JSON:
-    """A new thread."""
+    """Return a new thread."""
     given = {name: params.get(name) or {} for name in ("metadata", "tool_resources")}
     return ThreadObject.new(id=new_id("thread"), created_at=now, **given)
 
 
 def message(params: JSON, thread_id: str, now: int) -> JSON:
-    """A message that a user put on a thread."""
+    """Return a message that a request adds to a thread."""
     given = {name: value for name, value in params.items() if value is not None}
     return MessageObject.new(id=new_id("msg"), created_at=now, thread_id=thread_id, completed_at=now, **given)
 
 
 def answer(run: JSON, id: str, now: int) -> JSON:
-    """A message that a run has begun to write."""
+    """Return a new message that a run writes."""
     owner = {name: run[name] for name in ("assistant_id", "thread_id")}
     return MessageObject.new(
         id=id, created_at=now, run_id=run["id"], status="in_progress", role="assistant", content=[], **owner
@@ -65,7 +65,7 @@ def answer(run: JSON, id: str, now: int) -> JSON:
 
 
 def run(assistant: JSON, params: JSON, thread_id: str, now: int, lifetime: int) -> JSON:
-    """A new run: the assistant's settings, as far as `params` doesn't override them."""
+    """Return a new run, with the settings of `params`, otherwise those of the assistant."""
     given = {name: value for name, value in params.items() if value is not None}
     instructions = [
         given.get("instructions", assistant["instructions"]),
@@ -87,7 +87,7 @@ def run(assistant: JSON, params: JSON, thread_id: str, now: int, lifetime: int) 
 
 
 def step(run: JSON, id: str, details: JSON, now: int) -> JSON:
-    """A step that a run has begun; `details` is its `step_details`."""
+    """Return a new step of a run; `details` is its `step_details`."""
     owner = {name: run[name] for name in ("assistant_id", "thread_id", "expires_at")}
     kind = details["type"]
     return RunStepObject.new(
@@ -100,19 +100,19 @@ def content_part(kind: str, text: str) -> JSON:
     return text_content(text) if kind == "text" else {"type": "refusal", "refusal": text}
 
 
-#: Stored if the model didn't report its usage.
+#: Usage that is stored if the model didn't report it.
 UNKNOWN_USAGE: JSON = {}
 
 
 def usage(counts: JSON) -> JSON | None:
-    """Return usage with the details that the original adds, or None if it is unknown."""
+    """Return usage with the details that OpenAI's server adds, or None if it is unknown."""
     if not counts:
         return None
     return {**NO_USAGE, **_USAGE_DETAILS, **counts}
 
 
 def total_usage(parts: list[JSON]) -> JSON | None:
-    """Return the total usage of a run's steps, or None if that of a step is unknown."""
+    """Return the total usage of a run's steps, or None if the usage of a step is unknown."""
     if not all(parts):
         return None
     total = {name: sum(part.get(name, 0) for part in parts) for name in NO_USAGE}
@@ -124,7 +124,7 @@ def total_usage(parts: list[JSON]) -> JSON | None:
 
 
 def content_delta(message_id: str, index: int, kind: str, text: str, *, first: bool) -> JSON:
-    """More of a part of a message: of a `text`, or of a `refusal`."""
+    """Return a delta that appends to a `text` or a `refusal` of a message."""
     part = content_part(kind, text)
     if kind == "text" and not first:
         part = {"type": "text", "text": {"value": text}}
@@ -132,13 +132,13 @@ def content_delta(message_id: str, index: int, kind: str, text: str, *, first: b
 
 
 def part_delta(message_id: str, index: int, part: JSON) -> JSON:
-    """A part of a message, or more of one."""
+    """Return a delta with a part of a message."""
     content = [{"index": index, **part}]
     return {"id": message_id, "object": "thread.message.delta", "delta": {"content": content}}
 
 
 def tool_call_delta(step_id: str, call: JSON) -> JSON:
-    """More of a tool call: its id and name first, then its arguments piece by piece."""
+    """Return a delta of a tool call: first its id and name, then its arguments piece by piece."""
     details = {"type": "tool_calls", "tool_calls": [call]}
     return {"id": step_id, "object": "thread.run.step.delta", "delta": {"step_details": details}}
 

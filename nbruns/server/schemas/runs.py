@@ -40,7 +40,7 @@ ActiveStatus = Literal["queued", "in_progress", "requires_action", "cancelling"]
 EndedStatus = Literal["cancelled", "failed", "completed", "incomplete", "expired"]
 RunStatus = Literal[ActiveStatus, EndedStatus]
 StepStatus = Literal["in_progress", "cancelled", "failed", "completed", "expired"]
-#: The statuses of runs that go on, and of those that have ended.
+#: The statuses of active runs, and of runs that have ended.
 ACTIVE: tuple[str, ...] = get_args(ActiveStatus)
 ENDED: tuple[str, ...] = get_args(EndedStatus)
 
@@ -59,7 +59,7 @@ class _RunSettings(Sampling):
     parallel_tool_calls: bool | None = Field(None, json_schema_extra={"default": True})
     #: Beyond the reference, as Azure's clients send it.
     tool_resources: ToolResources | None = None
-    #: Accepted and without effect: a run's usage comes with its last event in any case.
+    #: Accepted without effect, because a run's last event always contains its usage.
     stream_options: AnyObject | None = None
 
 
@@ -177,7 +177,7 @@ class RunIncompleteDetails(Schema):
 
 
 def untruncated() -> Any:
-    """The truncation strategy of a run that names none."""
+    """Return the default truncation strategy of a run."""
     return {"type": "auto", "last_messages": None}
 
 

@@ -29,7 +29,7 @@ MessageStatus = Literal["in_progress", "incomplete", "completed"]
 
 
 def text_content(text: str) -> JSON:
-    """A part of a message's content."""
+    """Return a content part with a text."""
     return {"type": "text", "text": {"value": text, "annotations": []}}
 
 
@@ -99,11 +99,11 @@ class CreateMessageRequest(Schema):
         Annotated[list[Annotated[Attachment, AfterValidator(plain)]], Field(max_length=10_000)] | None
     ) = None
     metadata: Metadata | None = None
-    #: As in the first version of the API: attachments for every tool that takes files.
+    #: From version 1 of the API: attachments for all tools that use files.
     file_ids: Annotated[list[Id], Field(max_length=10_000)] | None = None
 
 
-#: A message that is given with a thread or a run.
+#: A message in a request for a thread or a run.
 GivenMessage = Annotated[CreateMessageRequest, AfterValidator(given)]
 Messages = Annotated[list[GivenMessage], Field(max_length=10_000)]
 
@@ -127,7 +127,7 @@ class ListMessagesQuery(ListQuery):
 
 
 class SearchMessagesQuery(ListQuery):
-    #: Words: a message fits if its text contains all of them.
+    #: Words. A message matches if its text contains all of them.
     query: Filter
     thread_id: Filter | None = None
     run_id: Filter | None = None

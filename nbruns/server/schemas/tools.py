@@ -28,7 +28,7 @@ from nbruns.text import JSON
 
 
 def _tag_of_tool(value: Any) -> str | None:
-    # Whatever is no function is a hosted tool, of which those that this server doesn't offer are refused.
+    # Tools other than functions are hosted tools. Those that this server doesn't offer are refused later.
     tag = tag_of(value)
     return tag if tag in (None, "(str)", "<function>") else "(hosted)"
 
@@ -56,7 +56,7 @@ def _checked(tool: HostedTool) -> JSON:
 
 
 def _today(tool: Any) -> Any:
-    """The first version of the API called file_search retrieval."""
+    """Convert the tool `retrieval` of version 1 of the API to `file_search`."""
     return (
         {**tool, "type": "file_search"}
         if isinstance(tool, dict) and tool.get("type") == "retrieval"
@@ -96,7 +96,7 @@ Tool = Annotated[
     _BY_TOOL,
     BeforeValidator(_today),
 ]
-#: A tool of a message's attachment: hosted, without settings.
+#: A tool of an attachment: a hosted tool without settings.
 AttachmentTool = Annotated[
     HostedTool, BeforeValidator(_today), AfterValidator(_offered), AfterValidator(_named)
 ]

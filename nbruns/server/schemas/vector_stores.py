@@ -25,7 +25,7 @@ from nbruns.server.schemas.base import (
 from nbruns.text import JSON
 
 FileStatus = Literal["in_progress", "completed", "cancelled", "failed"]
-#: The original's chunks: at most 800 tokens, of which 400 are those of the chunk before.
+#: OpenAI's default: chunks of at most 800 tokens, which overlap by 400.
 AUTO_CHUNKING: JSON = {
     "type": "static",
     "static": {"max_chunk_size_tokens": 800, "chunk_overlap_tokens": 400},
@@ -243,7 +243,7 @@ class SearchRequest(Schema):
         None, json_schema_extra={"default": 10}
     )
     ranking_options: Annotated[RankingOptions, AfterValidator(plain)] | None = None
-    #: Accepted and without effect: models that search write their queries themselves.
+    #: Accepted without effect, because models write their queries themselves.
     rewrite_query: bool | None = Field(None, json_schema_extra={"default": False})
 
 

@@ -1,7 +1,7 @@
-"""Blobs: the bytes of files, in a folder or at any URL that fsspec knows, such as s3://bucket/prefix.
+"""Blobs: the bytes of files, in a folder or at any URL that fsspec supports, such as s3://bucket/prefix.
 
-A blob is written under a name of its own before its row is stored, and deleted after its row. So a row always has its
-blob; a blob that a kill left without a row is removed at the next start.
+A blob is written under a new name before its row is stored, and deleted after its row, so each row has a blob. If the
+server is killed in between, the blob without a row is removed at a later start.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
-#: Blobs without a row are removed when they are older than this many seconds: younger ones may get theirs.
+#: Seconds after which blobs without a row are removed. The rows of younger blobs may not be stored yet.
 ORPHAN_SECONDS = 24 * 3600
-#: Numbers of errors that say that there is no space.
+#: Error numbers for a lack of disk space.
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class NoSpace(Exception):
-    """There is no space left for a file."""
+    """There is no disk space left for a file."""
 
 
 class Blobs:
-    """The bytes of files by id. `url` is a folder or a URL of fsspec; it is opened when it is first used."""
+    """The bytes of files, by id. `url` is a folder or a URL of fsspec, which is opened at its first use."""
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url)
         self._opened: tuple[Any, str] | None = None
-        # Threads of its own: a slow upload doesn't hold back what else runs in threads.
+        # A separate thread pool, so that slow uploads don't block other work in threads.
         self._threads = ThreadPoolExecutor(8, "nbruns-blobs")
 
     async def check(self) -> None:
         """Create the folder. Raises SetupError if that is not possible."""
         try:
             await self._run(lambda: self._fs[0].makedirs(self._fs[1], exist_ok=True))
-        except Exception as error:  # each kind of storage has errors of its own
+        except Exception as error:  # each kind of storage raises different errors
             raise SetupError(
                 f"Files can't be stored at {self.url.rpartition('@')[2]} ({type(error).__name__}: {excerpt(error)}). "
                 "Pass a folder that you may write to, or a URL of fsspec, with --blobs."
             ) from None
 
     async def write(self, id: str, sources: Iterable[IO[bytes]]) -> tuple[int, str]:
-        """Store a blob that consists of these files; return its size in bytes and its MD5. Raises NoSpace."""
+        """Store the concatenation of these files. Return its size in bytes and its MD5. Raises NoSpace."""
         return await self._run(self._write, id, sources)
 
     async def read(self, id: str) -> AsyncIterator[bytes]:
-        """Yield the bytes of a blob, piece by piece. Raises FileNotFoundError."""
+        """Yield the bytes of a blob in pieces. Raises FileNotFoundError."""
         file = await self._run(self.open, id)
         try:
             while piece := await self._run(file.read, CHUNK_BYTES):
@@ -67,7 +67,7 @@ class Blobs:
             await self._run(file.close)
 
     async def copy(self, id: str, path: Path) -> None:
-        """Copy a blob to a file of this machine. Raises FileNotFoundError, NoSpace."""
+        """Copy a blob to a file on this machine. Raises FileNotFoundError, NoSpace."""
 
         def copied() -> None:
             try:
@@ -87,7 +87,7 @@ class Blobs:
         return opened
 
     async def delete(self, ids: Collection[str]) -> None:
-        """Delete blobs. Those that are gone already are no error."""
+        """Delete blobs. Missing blobs are ignored."""
         if ids:
             await self._run(self._delete, ids)
 
@@ -107,7 +107,7 @@ class Blobs:
             await self.delete(set(ids) - set(await has_row(ids)))
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for pending writes."""
         self._threads.shutdown()
 
     @property
@@ -147,7 +147,7 @@ class Blobs:
 
 
 def _seconds(entry: Any) -> float:
-    """Return when a blob was written; file systems differ in where they say so."""
+    """Return the Unix time at which a blob was written. File systems store it in different fields."""
     known = (entry.get(name) for name in ("mtime", "LastModified", "created"))
     made: Any = next((each for each in known if each is not None), time.time())
     return float(made.timestamp() if hasattr(made, "timestamp") else made)

@@ -1,8 +1,9 @@
 """The connection to the database: concurrent reads, grouped writes.
 
-All writes of the process go through one thread, which commits whatever has arrived while it was committing. So writers
-never wait for each other's locks, a thousand small writes cost a few commits, and the writes of one caller keep their
-order. Events are published after their commit: no client ever sees one that a crash could undo.
+All writes of the process go through one thread, which commits together all writes that arrived during its last commit.
+So writers never wait for each other's locks, a thousand small writes need only a few commits, and the writes of each
+caller keep their order. Events are published after their commit, so clients never receive events that a crash could
+undo.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from nbruns.text import JSON
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: At most this many writes are committed together, so that none waits long for its commit.
+#: Maximum number of writes per commit, so that no write waits long.
 GROUP = 500
 READERS = 4
-#: Seconds for which events are gathered if nobody waits for them: a commit costs as much as a dozen events.
+#: Seconds to collect events if no caller waits, because a commit takes as long as a dozen events.
 GATHER_SECONDS = 0.004
 
 log = logging.getLogger(__name__)
 
 
 class Event(NamedTuple):
-    """An event of a run as it is logged and streamed; numbers count from 1 in each run."""
+    """An event of a run, as it is logged and streamed. Numbers start at 1 in each run."""
 
     run_id: str
     number: int
@@ -46,48 +47,48 @@ class Event(NamedTuple):
 
 @dataclass
 class Transaction:
-    """What a write is given: the connection, and the events that are to be logged with it."""
+    """The argument of a write: the connection, and the events to log in the same transaction."""
 
     conn: sa.Connection
     #: The name of the server that writes.
     worker: str
     emitted: list[tuple[str, str, str]] = field(default_factory=list)
-    #: Runs that have been deleted; nothing of them is logged any more.
+    #: Deleted runs, whose events are no longer logged.
     gone: set[str] = field(default_factory=set)
-    #: Runs whose worker has to stop.
+    #: Runs whose worker must stop.
     to_stop: set[str] = field(default_factory=set)
 
     def emit(self, run_id: str, name: str, payload: JSON) -> None:
-        """Log an event, and publish it when the transaction has been committed."""
+        """Log an event, and publish it after the commit of the transaction."""
         self.emitted.append((run_id, name, encode(payload)))
 
 
 class Log(Protocol):
-    """Numbers a transaction's events and writes them down."""
+    """Numbers the events of a transaction, and stores them."""
 
     def write(self, transaction: Transaction) -> list[Event]: ...
 
     def forget(self) -> None:
-        """Whatever has been remembered may be wrong: the transaction was undone."""
+        """Clear cached numbers, which may be wrong because the transaction was rolled back."""
 
 
 @dataclass
 class _Job:
     work: Callable[[Transaction], Any]
-    #: Who waits for it; work that nobody waits for only emits, and can't fail half-way.
+    #: The caller's future. Jobs without one only emit events.
     done: Future[Any] | None = None
 
 
 class Database:
-    """An open database. `log` writes events down; `on_events` is called with them from the writing thread."""
+    """An open database. `log` stores events. `on_events` is called with committed events in the writing thread."""
 
     def __init__(self, url: str, log: Log) -> None:
         self.engine = _engine(url)
         self.shared = self.engine.dialect.name == "postgresql"
-        #: What this server is known by in the database. A SQLite file has one server at a time.
+        #: The name of this server in the database. A SQLite file has only one server at a time.
         self.worker = f"server-{secrets.token_hex(8)}" if self.shared else "local"
         self.on_events: Callable[[list[Event]], None] = lambda events: None
-        #: Called with the seconds that each transaction took, by the writing thread.
+        #: Called in the writing thread with the duration of each transaction in seconds.
         self.on_commit: Callable[[float], None] = lambda seconds: None
         self._log = log
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -98,7 +99,7 @@ class Database:
     async def read(
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `query` on a connection of its own, and return its result."""
+        """Run `query` on a separate connection, and return its result."""
 
         def work() -> T:
             with self.engine.begin() as conn:
@@ -109,7 +110,7 @@ class Database:
     async def write(
         self, change: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """What `change` returns, when it has been committed; if it raises, nothing of it has been."""
+        """Run `change`, and return its result after the commit. If it raises, its changes are rolled back."""
         job = _Job(lambda transaction: change(transaction, *args, **kwargs), Future())
         self._jobs.put(job)
         result: T = await asyncio.wrap_future(cast("Future[T]", job.done))
@@ -140,7 +141,7 @@ class Database:
         deadline = time.monotonic() + GATHER_SECONDS
         while len(jobs) < GROUP and (last := jobs[-1]) is not None:
             if last.done is not None:
-                deadline = 0.0  # a caller waits
+                deadline = 0.0  # a caller waits for the commit
             try:
                 jobs.append(self._jobs.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:
@@ -154,7 +155,7 @@ class Database:
         except Exception as error:
             self._log.forget()
             results, events = [(job, None, error) for job in jobs], []
-            if any(job.done is None for job in jobs):  # of the others, whoever waits for them tells
+            if any(job.done is None for job in jobs):  # for other jobs, the caller gets the error
                 log.error("Events could not be written down: %s", getattr(error, "orig", error))
         self.on_commit(time.monotonic() - began)
         if events:
@@ -176,8 +177,7 @@ class Database:
                     peers.tell(conn, self.worker, changed, transaction.to_stop)
                 return results, events
         except sa.exc.DBAPIError as error:
-            # Another server has logged an event of the same run at the same moment, or holds what we want and wants
-            # what we hold; ours comes behind.
+            # Another server logged an event of the same run at the same time, or there was a deadlock: retry.
             if attempts == 1 or not (isinstance(error, sa.exc.IntegrityError) or _is_deadlock(error)):
                 raise
             self._log.forget()
@@ -191,7 +191,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def encode(payload: object) -> str:
-    """Compact JSON in ASCII: whatever characters a text has, it fits into a line of an event stream."""
+    """Return compact JSON in ASCII, which always fits into one line of an event stream."""
     return _ENCODER.encode(payload)
 
 
@@ -204,7 +204,7 @@ def _attempt(job: _Job, transaction: Transaction) -> _Result:
             return job, job.work(transaction), None
     except Exception as error:
         if _is_deadlock(error) or _is_undone(transaction.conn):
-            raise  # the transaction as a whole, and what others had written in it
+            raise  # the whole transaction failed, including the writes of other jobs
         del transaction.emitted[emitted:]
         return job, None, error
 
@@ -214,7 +214,7 @@ def _is_deadlock(error: Exception) -> bool:
 
 
 def _is_undone(conn: sa.Connection) -> bool:
-    """Whether the transaction is over: the connection was lost, or it is SQLite's and the disk is full."""
+    """Whether the transaction was rolled back: the connection was lost, or SQLite's disk is full."""
     return conn.invalidated or not getattr(conn.connection.dbapi_connection, "in_transaction", True)
 
 
@@ -231,7 +231,7 @@ def _engine(url: str) -> sa.Engine:
     address = sa.make_url(url)
     if address.drivername in ("postgresql", "postgres"):
         address = address.set(drivername="postgresql+psycopg")
-    # PostgreSQL may have been restarted since a connection was used last.
+    # PostgreSQL may have been restarted since a connection was last used.
     pinged = address.get_backend_name() == "postgresql"
     engine = sa.create_engine(address, json_serializer=encode, hide_parameters=True, pool_pre_ping=pinged)
     if engine.dialect.name == "sqlite":
@@ -241,11 +241,11 @@ def _engine(url: str) -> sa.Engine:
 
 
 def _set_up_sqlite(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # transactions are begun below, not by the driver's guesses
+    connection.isolation_level = None  # transactions are started explicitly below, not by the driver
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(conn: sa.Connection) -> None:
-    # A transaction that reads first and then writes can fail half-way; one that is to write says so at once.
+    # In SQLite, a transaction that reads before it writes can fail at the first write, so lock for writing immediately.
     conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writes") else "BEGIN")

@@ -1,8 +1,7 @@
-"""Reads exported objects from files: JSON and JSON lines of whatever made them, and the Parquet files of
-`client.runs.export`.
+"""Read exported objects from files: JSON and JSON lines of any program, and the Parquet files of `client.runs.export`.
 
-Nothing is assumed about what is around the objects: lists, pages, events and recorded exchanges are looked through.
-Only one value of a file is in memory at a time, and its size is bounded.
+Objects can be in lists, pages, events and recorded exchanges, which are searched. Only one value of a file is in memory
+at a time, and its size is limited.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from nbruns.server.schemas.runs import RunObject, RunStepObject
 from nbruns.server.schemas.threads import MessageObject, ThreadObject
 from nbruns.text import JSON, excerpt
 
-#: What is read, by the `object` of its JSON.
+#: Schemas of the objects to read, by the `object` of their JSON.
 SCHEMAS: dict[str, type[Object]] = {
     "assistant": AssistantObject,
     "thread": ThreadObject,
@@ -30,32 +29,32 @@ SCHEMAS: dict[str, type[Object]] = {
     "thread.message": MessageObject,
     "thread.run.step": RunStepObject,
 }
-#: The most characters of one value: of a line, of an element of a list, or of a page.
+#: Maximum number of characters of a value: a line, an element of a list, or a page.
 MAX_VALUE_CHARS = 32 * 1024**2
 _PIECE_CHARS = 256 * 1024
 _ROWS = 1000
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
 
-#: What may be between two values; lists at the top are read element by element.
+#: Separators of values. The elements of top-level lists are read one by one.
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")
 
 
 class Found(NamedTuple):
-    """An object, and the line of its file (or the row) that it begins in."""
+    """An object, and the line or row of its file at which it begins."""
 
     line: int
     object: JSON
 
 
 class Unreadable(NamedTuple):
-    """What can't be read of a file, and why."""
+    """A part of a file that can't be read, and the reason."""
 
     line: int
     why: str
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the file, or the files of a folder that can be read. Names that begin with _ or . are passed over."""
+    """Return the file, or the supported files in a folder. Names that begin with _ or . are skipped."""
     if not path.is_dir():
         return [path]
     found = (each for each in path.rglob("*") if each.suffix in _SUFFIXES and each.is_file())
@@ -63,9 +62,9 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read(file: Path) -> Iterator[Found | Unreadable]:
-    """Yield the objects of a file in their order, and what can't be read.
+    """Yield the objects of a file in order, and an Unreadable for each part that can't be read.
 
-    Raises SetupError for a Parquet file without pyarrow.
+    Raises SetupError for a Parquet file if pyarrow is missing.
     """
     try:
         if file.suffix == ".parquet":
@@ -84,10 +83,10 @@ def read(file: Path) -> Iterator[Found | Unreadable]:
 
 
 def _values(file: TextIO) -> Iterator[tuple[int, Any]]:
-    """Yield each value of a text, with the line that it begins in; an Unreadable for one that is none."""
+    """Yield each JSON value of a text with the line at which it begins; an Unreadable for invalid JSON."""
     text, at, line, is_over = "", 0, 1, False
     while True:
-        begin = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches the empty text, too
+        begin = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # the pattern always matches
         line += text.count("\n", at, begin)
         at = begin
         if at == len(text):
@@ -112,7 +111,7 @@ def _values(file: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def _is_cut(error: Exception, text: str) -> bool:
-    """Whether a value is wrong only because the rest of it has not been read."""
+    """Whether a value is only invalid because the rest of it has not been read yet."""
     if not isinstance(error, json.JSONDecodeError):
         return False
     return error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
@@ -155,7 +154,7 @@ def _found(line: int, value: Any) -> Iterator[Found | Unreadable]:
             if isinstance(kind, str) and kind in SCHEMAS:
                 yield Found(line, each)
                 is_empty = False
-                # Some exports put a thread's messages into the thread.
+                # Some exports contain a thread's messages inside the thread.
                 inside += [
                     more for name, more in reversed(each.items()) if name not in SCHEMAS[kind].model_fields
                 ]
@@ -163,7 +162,7 @@ def _found(line: int, value: Any) -> Iterator[Found | Unreadable]:
             if isinstance(kind, str):
                 others.append(kind)
             inside += reversed(each.values())
-    # Events of a stream tell of objects that its other events have whole.
+    # Ignore deltas and similar events of a stream. Its other events contain the complete objects.
     if is_empty and not all(kind.endswith((".delta", ".deleted", "list")) for kind in others or [""]):
         kinds = ", ".join(sorted({excerpt(repr(kind), 40) for kind in others}))
         yield Unreadable(
@@ -195,7 +194,7 @@ def _read_parquet(file: Path) -> Iterator[Found | Unreadable]:
 
 
 def _run_of(row: JSON) -> JSON:
-    """Return the run of a row as JSON: its instructions and tools are not in the export."""
+    """Return the run of a row as JSON. Its instructions and tools are not in the export."""
     run = {
         name: row.get(name) for name in RunObject.model_fields if name in row and name != "required_action"
     }

@@ -22,7 +22,7 @@ files = kind(
 uploads = kind(
     "uploads",
     sa.Column("expires_at", sa.BigInteger),
-    # Seconds that the file is to be kept.
+    # Seconds after which the file expires.
     sa.Column("file_lifetime", sa.BigInteger),
 )
 upload_parts = kind(
@@ -34,9 +34,9 @@ upload_parts = kind(
 vector_stores = kind(
     "vector_stores",
     sa.Column("expires_at", sa.BigInteger),
-    # The embedding model that the store was built with, and the length of its vectors; null: no passage yet.
+    # The embedding model of the store, and the length of its vectors. Null: no passages yet.
     sa.Column("embedding", sa.String(256)),
-    # Increases with each change of the passages, so that every server knows when its copy of the vectors is old.
+    # Increases with each change of the passages, so that servers detect outdated copies of the vectors.
     sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
 )
 file_batches = kind("file_batches", sa.Column("vector_store_id", sa.String(64), nullable=False))
@@ -47,7 +47,7 @@ vector_store_files = kind(
     sa.Column("batch_id", sa.String(64)),
     sa.Column("status", sa.String(20), nullable=False),
     sa.Column("usage_bytes", sa.BigInteger, nullable=False, server_default="0"),
-    # The server that ingests the file, and how often one has begun.
+    # The server that ingests the file, and the number of attempts.
     sa.Column("worker", sa.String(64)),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Index("files_of_vector_store", "vector_store_id", "status", "seq"),
@@ -65,7 +65,7 @@ passages = sa.Table(
     sa.Column("file_id", sa.String(64), nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
-    #: float32 in the byte order of most machines, little-endian.
+    #: float32, little-endian.
     sa.Column("vector", sa.LargeBinary),
     #: See `retrieval.words`.
     sa.Column("words", sa.LargeBinary, nullable=False),
@@ -75,7 +75,7 @@ passages = sa.Table(
 
 
 class Ingestion(NamedTuple):
-    """A file that is to become passages of a vector store."""
+    """A file to ingest into a vector store."""
 
     vector_store_id: str
     file_id: str
@@ -84,7 +84,7 @@ class Ingestion(NamedTuple):
 
 
 def file_counts(conn: sa.Connection, column: sa.Column[Any], ids: Collection[str]) -> dict[str, JSON]:
-    """Return the counts of files by status, and their `usage_bytes`, of vector stores or of batches."""
+    """Return the file counts by status, and the `usage_bytes`, of vector stores or of batches."""
     counts: dict[str, JSON] = {
         id: {"in_progress": 0, "completed": 0, "failed": 0, "cancelled": 0, "total": 0, "usage_bytes": 0}
         for id in ids
@@ -103,7 +103,7 @@ def file_counts(conn: sa.Connection, column: sa.Column[Any], ids: Collection[str
 
 
 def unknown_files(conn: sa.Connection, ids: Iterable[str]) -> list[str]:
-    """Return those of the ids that no file has, or only one that has expired."""
+    """Return the ids of files that don't exist or have expired."""
     wanted = list(dict.fromkeys(ids))
     alive = sa.or_(files.c.expires_at.is_(None), files.c.expires_at > now())
     known = set[str]()
@@ -115,7 +115,7 @@ def unknown_files(conn: sa.Connection, ids: Iterable[str]) -> list[str]:
 
 
 def files_of(conn: sa.Connection, store_id: str, ids: Collection[str]) -> set[str]:
-    """Return those of the ids that are files of a vector store and have not failed."""
+    """Return the ids that belong to files of a vector store and have not failed."""
     table = vector_store_files.c
     query = sa.select(table.id).where(
         table.vector_store_id == store_id, table.id.in_(ids), table.status.in_(("in_progress", "completed"))
@@ -145,13 +145,13 @@ def parts_of(conn: sa.Connection, upload_id: str) -> dict[str, int]:
 
 
 def file_lifetime(conn: sa.Connection, upload_id: str) -> int | None:
-    """Return for how many seconds the file of an upload is to be kept; None for ever."""
+    """Return the seconds after which the file of an upload expires; None if it doesn't expire."""
     seconds: int | None = conn.scalar(sa.select(uploads.c.file_lifetime).where(uploads.c.id == upload_id))
     return seconds
 
 
 def rows_of_blobs(conn: sa.Connection, ids: Sequence[str]) -> list[str]:
-    """Return those of the ids that are files or parts of uploads."""
+    """Return the ids that belong to files or to parts of uploads."""
     known: list[str] = []
     for start in range(0, len(ids), 500):
         some = ids[start : start + 500]
@@ -161,12 +161,12 @@ def rows_of_blobs(conn: sa.Connection, ids: Sequence[str]) -> list[str]:
 
 
 def expired(conn: sa.Connection, table: sa.Table) -> list[str]:
-    """Return the ids of objects whose time is over."""
+    """Return the ids of expired objects."""
     return list(conn.scalars(sa.select(table.c.id).where(table.c.expires_at <= now())))
 
 
 def delete_file(tx: Transaction, id: str) -> bool:
-    """Delete a file, also from all vector stores; whether it was there."""
+    """Delete a file, also from all vector stores. Return whether it existed."""
     of_file = vector_store_files.c.id == id
     for store_id in list(tx.conn.scalars(sa.select(vector_store_files.c.vector_store_id).where(of_file))):
         remove(tx, store_id, id)
@@ -181,17 +181,17 @@ def delete_upload(tx: Transaction, id: str) -> list[str]:
 
 
 def delete_vector_store(tx: Transaction, id: str) -> bool:
-    """Delete a vector store with its passages; the files stay."""
-    # First what a server that ingests a file holds while it adds passages: none are added behind the deletion.
+    """Delete a vector store with its passages. The files are kept. Return whether it existed."""
+    # Delete its files first. A server locks the row of a file while it adds passages, so none are added afterwards.
     for table in (vector_store_files, passages, file_batches):
         tx.conn.execute(sa.delete(table).where(table.c.vector_store_id == id))
     return tx.conn.execute(sa.delete(vector_stores).where(vector_stores.c.id == id)).rowcount > 0
 
 
 def remove(tx: Transaction, store_id: str, file_id: str) -> bool:
-    """Remove a file from a vector store; whether it was there."""
+    """Remove a file from a vector store. Return whether it existed."""
     owner = matches(vector_store_files, {"vector_store_id": store_id, "id": file_id})
-    # Before its passages: a server that ingests it holds it while it adds some.
+    # Before its passages, because a server that ingests the file locks its row while it adds passages.
     was_there = tx.conn.execute(sa.delete(vector_store_files).where(*owner)).rowcount > 0
     delete_passages(tx, store_id, file_id)
     return was_there
@@ -205,13 +205,13 @@ def delete_passages(tx: Transaction, store_id: str, file_id: str) -> None:
 
 
 def count_change(tx: Transaction, store_id: str) -> None:
-    """Tell all servers that the passages of a vector store have changed."""
+    """Increase the version of a vector store, because its passages have changed."""
     change = {"version": vector_stores.c.version + 1}
     tx.conn.execute(sa.update(vector_stores).where(vector_stores.c.id == store_id).values(change))
 
 
 def waiting(conn: sa.Connection, worker: str) -> list[Ingestion]:
-    """Return the files that are to be ingested and that no other living server is at, oldest first."""
+    """Return the files to ingest that no other live server is ingesting, oldest first."""
     table = vector_store_files.c
     columns = (table.vector_store_id, table.id, table.worker, table.attempts)
     query = sa.select(*columns).where(table.status == "in_progress").order_by(table.seq).limit(100)
@@ -223,13 +223,13 @@ def waiting(conn: sa.Connection, worker: str) -> list[Ingestion]:
 
 
 def count_in_progress(conn: sa.Connection) -> int:
-    """How many files are being ingested, or are to be."""
+    """Return the number of files that are being ingested or are waiting."""
     table = vector_store_files.c
     return conn.scalar(sa.select(sa.func.count(table.seq)).where(table.status == "in_progress")) or 0
 
 
 def claim(tx: Transaction, work: Ingestion) -> bool:
-    """Make this server the one that ingests a file; False if another was faster, or nothing is to be done."""
+    """Make this server the worker of a file. Return False if another was faster, or there is nothing to do."""
     table = vector_store_files
     owner = matches(
         table, {"vector_store_id": work.vector_store_id, "id": work.file_id, "status": "in_progress"}
@@ -240,7 +240,7 @@ def claim(tx: Transaction, work: Ingestion) -> bool:
 
 
 def is_mine(conn: sa.Connection, tx_worker: str, store_id: str, file_id: str, *, lock: bool = False) -> bool:
-    """Whether a server still ingests a file: it may have been removed, cancelled, or taken over."""
+    """Whether a server is still the worker of a file, which may have been removed, cancelled, or taken over."""
     table = vector_store_files
     owner = {"vector_store_id": store_id, "id": file_id, "status": "in_progress", "worker": tx_worker}
     query = sa.select(table.c.seq).where(*matches(table, owner))
@@ -248,7 +248,7 @@ def is_mine(conn: sa.Connection, tx_worker: str, store_id: str, file_id: str, *,
 
 
 def unclaim(tx: Transaction, store_id: str, file_id: str) -> None:
-    """Leave a file for the next start, in good order: this attempt doesn't count."""
+    """Release a file gracefully for the next start, so that this attempt doesn't count."""
     table = vector_store_files
     owner = {"vector_store_id": store_id, "id": file_id, "status": "in_progress", "worker": tx.worker}
     change = {"worker": None, "attempts": table.c.attempts - 1}

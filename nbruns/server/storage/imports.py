@@ -1,8 +1,8 @@
-"""Objects that were made on other servers, written into the database of this one: see `import_files`.
+"""Import objects of other servers into the database of this one: see `import_files`.
 
-All objects are first written to a temporary file: an export may be larger than the memory, and its pages may come
-newest first, whereas lists are in the order in which objects are stored. Then they are stored in groups, each in one
-transaction, so that a server that uses the database meanwhile waits for none of them long.
+All objects are first written to a temporary file, because an export can be larger than the memory and its pages can be
+newest first, while lists are in the order in which objects are stored. Then they are stored in groups, each in one
+transaction, so that a server that is using the database never waits long.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from nbruns.server.storage.database import Database, Transaction, encode
 from nbruns.server.storage.exports import SCHEMAS, Unreadable, files_of, read
 from nbruns.text import JSON, excerpt
 
-#: Objects, and characters of their JSON, that are stored in one transaction.
+#: Maximum number of objects, and of characters of their JSON, per transaction.
 _GROUP, _GROUP_CHARS = 500, 4 * 1024**2
-#: In this order: a step needs its run, and a message its thread.
+#: In the order of import, because a step requires its run, and a message its thread.
 _TABLES: dict[str, sa.Table] = {
     "assistant": store.assistants,
     "thread": store.threads,
@@ -43,14 +43,14 @@ _TABLES: dict[str, sa.Table] = {
 }
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
-#: Called with a file, a line in it (0: none), and what there is to say about it.
+#: Called with a file, a line in it (0: the whole file), and a message about it.
 Say = Callable[[Path, int, str], None]
 
 
 @dataclass
 class Imported:
-    """What an import has done: objects by kind that are new, and that were there; threads that were made because the
-    files name them; and how often something could not be imported."""
+    """The result of an import: numbers of new and of existing objects by kind, of threads created because the files
+    refer to them, and of failures."""
 
     new: Counter[str] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
@@ -59,12 +59,12 @@ class Imported:
 
 
 def import_files(database_url: str, paths: Iterable[Path], say: Say) -> Imported:
-    """Import the objects of files and folders into a database. Those whose ids are there already stay as they are.
+    """Import the objects of files and folders into a database. Objects with existing ids are not changed.
 
     Args:
-        database_url: As in `serve`. A server may be using the database.
+        database_url: As in `serve`. A server can be using the database.
         paths: Files of JSON, JSON lines or Parquet, or folders of them.
-        say: Called with what can't be imported, and with what is imported in another form.
+        say: Called for each object that can't be imported, or that is changed by the import.
 
     Raises:
         SetupError: The database can't be used, or a package is missing.
@@ -98,14 +98,14 @@ PRAGMA synchronous = OFF;
 CREATE TABLE staged (position INTEGER PRIMARY KEY, kind TEXT, id TEXT, owner TEXT, thread TEXT, created_at INTEGER,
     ended INTEGER, file TEXT, line INTEGER, notes TEXT, body TEXT, UNIQUE (kind, id));
 """
-#: Of an object that is there more than once, as in the events of a stream, the last that has ended counts.
+#: If an object occurs several times, as in the events of a stream, the last ended state is used.
 _PUT = """
 INSERT INTO staged (kind, id, owner, thread, created_at, ended, file, line, notes, body)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET ended = excluded.ended,
 file = excluded.file, line = excluded.line, notes = excluded.notes, body = excluded.body WHERE excluded.ended >= ended
 """
-#: Whether the objects of a list come oldest first, so that those of the same second keep their order. A list that is
-#: all of the same second is taken for one like the others.
+#: Whether the objects of each list are oldest first, so that those of the same second keep their order. Lists within a
+#: single second are assumed to have the same order as the others.
 _DIRECTIONS = """
 CREATE TABLE directions AS SELECT kind, owner, sum((created_at > before) - (created_at < before)) AS up FROM
     (SELECT kind, owner, created_at, lag(created_at, 1, created_at) OVER (PARTITION BY kind, owner ORDER BY position)
@@ -170,7 +170,7 @@ class _Import:
             self._staged.execute(_PUT, (*row, str(file), found.line, encode(notes), encode(body)))
 
     def _make_threads(self) -> None:
-        """Make the threads that messages, runs and steps name and no file has: few exports have the threads."""
+        """Create the threads of messages, runs and steps that no file contains, because few exports include threads."""
         for group in _groups(self._staged.execute(_UNTOLD_THREADS)):
             with self._engine.connect().execution_options(writes=True) as conn, conn.begin():
                 known = _known(conn, store.threads, [id for id, _ in group])
@@ -202,7 +202,7 @@ class _Import:
             store.add(conn, table, kept)
             self._done.new[kind] += 1
             if kind == "thread.run":
-                # Whoever joins its stream gets its end.
+                # Streams of the run then contain its end.
                 tx.emit(body["id"], f"thread.run.{body['status']}", kept)
         store.EventLog().write(tx)
 
@@ -212,7 +212,7 @@ def _noun(kind: str) -> str:
 
 
 def _groups(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the rows in groups; the last column of each is its JSON, if it has some."""
+    """Yield the rows in groups. The last column of a row is its JSON, if it has any."""
     group: list[tuple[Any, ...]] = []
     size = 0
     for row in rows:
@@ -235,7 +235,7 @@ def _threads_of_runs(conn: sa.Connection, ids: set[str]) -> dict[str, str]:
 
 
 def _with_what_is_here(conn: sa.Connection, body: JSON) -> JSON:
-    """Return an object without the files and vector stores that don't exist here."""
+    """Return an object without references to files and vector stores that don't exist on this server."""
     resources = {
         tool: {name: _existing(conn, name, given) for name, given in of_tool.items()}
         for tool, of_tool in (body.get("tool_resources") or {}).items()
@@ -258,9 +258,9 @@ def _existing(conn: sa.Connection, name: str, given: Any) -> Any:
 
 
 def normalized(given: JSON) -> tuple[JSON, list[str]]:
-    """Return an object of another server as this one stores it, and notes about what that changed.
+    """Return an object of another server in the form in which this one stores it, and notes about the changes.
 
-    Raises ValueError with why it can't be stored.
+    Raises ValueError with the reason if it can't be stored.
     """
     kind = given["object"]
     schema = SCHEMAS[kind]
@@ -269,7 +269,7 @@ def normalized(given: JSON) -> tuple[JSON, list[str]]:
         if (moment := utc(body[name])) is None:
             raise ValueError(f"{excerpt(body[name], 50)} in '{name}' is no time.")
         body[name] = int(moment.timestamp())
-    if isinstance(resources := body.get("tool_resources"), dict):  # SDKs write nulls for what is not there
+    if isinstance(resources := body.get("tool_resources"), dict):  # SDKs write nulls for missing fields
         body["tool_resources"] = {tool: given for tool, given in resources.items() if given is not None}
     notes = _FORMS[kind](body)
     if given.get("file_ids"):
@@ -342,7 +342,7 @@ def _step(body: JSON) -> list[str]:
 
 
 def _error(body: JSON, schema: type[RunError | RunStepError]) -> None:
-    """Codes that the API doesn't have become part of the message."""
+    """Move an error code that the API doesn't have into the message."""
     error = body.get("last_error")
     known = get_args(schema.model_fields["code"].annotation)
     if isinstance(error, dict) and (code := error.get("code")) not in known:

@@ -1,8 +1,8 @@
-"""The tables of a database, brought to the version that this nbruns works with.
+"""Create the tables of a database, or upgrade them to the current version.
 
-A new database gets today's tables. An old one is copied, and then taken through the numbered steps from its version to
-today's, all in one transaction: it is upgraded or as it was. A step is never changed once it has been released;
-whatever changes next gets the next number.
+A new database gets the current tables. An old one is copied, and then upgraded by the numbered steps from its version
+to the current one, in one transaction: if it fails, nothing changes. Released steps are never changed; add a new step
+instead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from nbruns.errors import SetupError
 from nbruns.server.storage import files, store  # noqa: F401  # their tables
 
-#: What takes the tables to each version, in SQL that SQLite and PostgreSQL both understand; `{key}`, `{bytes}` and
-#: `{double}` are types that they name differently.
+#: Statements that upgrade the tables to each version, in SQL for both SQLite and PostgreSQL. `{key}`, `{bytes}` and
+#: `{double}` are types with different names.
 STEPS: dict[int, tuple[str, ...]] = {
     2: (
         "ALTER TABLE runs ADD COLUMN worker VARCHAR(64)",
@@ -80,7 +80,7 @@ _TYPES = {
 }
 VERSION = max(STEPS)
 
-#: Advisory lock on PostgreSQL while tables are created or upgraded: servers may start at the same time.
+#: Advisory lock on PostgreSQL while tables are created or upgraded, because several servers can start together.
 _LOCK = 0x6E6272756E73  # "nbruns"
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _upgrade(conn: sa.Connection, version: int) -> None:
 
 
 def _copy_file(conn: sa.Connection, name: str) -> str:
-    """Copy a SQLite file next to itself, as it was before this transaction."""
+    """Copy a SQLite file, in its state before this transaction, to the same folder. Return the path of the copy."""
     file = Path(str(conn.engine.url.database))
     copy = file.with_name(f"{file.name}.{name}")
     copy.touch(mode=0o600)
@@ -142,7 +142,7 @@ def _copy_file(conn: sa.Connection, name: str) -> str:
 
 
 def _copy_schema(conn: sa.Connection, name: str) -> str:
-    """Copy the tables of a PostgreSQL database into a schema of their own."""
+    """Copy the tables of a PostgreSQL database into a new schema. Return a text with its name."""
     schema = conn.dialect.identifier_preparer.quote(f"nbruns {name}")
     conn.exec_driver_sql(f"CREATE SCHEMA {schema}")
     existing = set(sa.inspect(conn).get_table_names())

@@ -1,7 +1,7 @@
-"""Other servers on the same PostgreSQL: which of them are alive, and what they have committed.
+"""Other servers on the same PostgreSQL: detect which are alive, and receive notifications of their commits.
 
-Each server holds an advisory lock for its name, on the connection on which it also listens. When the server dies, for
-whatever reason, its connection ends and the lock is released. No clocks are involved.
+Each server holds an advisory lock for its name, on the connection on which it also listens. When the server dies for
+any reason, its connection ends and the lock is released. This doesn't depend on clocks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # imported only for PostgreSQL: it takes a tenth of a second
     import psycopg
 
 _CHANNEL = "nbruns"
-#: A notification has at most 8000 bytes.
+#: Number of runs per notification, which can have at most 8,000 bytes.
 _RUNS_TOLD_AT_ONCE = 100
 _RECONNECT_SECONDS = 1.0
-#: A connection over a network that has gone away is noticed within a minute, on both sides.
+#: Settings with which both sides detect a lost connection within a minute.
 _KEEPALIVES: JSON = {
     "keepalives_idle": 20,
     "keepalives_interval": 10,
@@ -38,28 +38,28 @@ log = logging.getLogger(__name__)
 
 
 class PeerUpdate(NamedTuple):
-    """What another server has committed: the runs that have new events, and those of them that are to stop."""
+    """A commit of another server: the runs with new events, and those that must stop."""
 
     runs: list[str]
     to_stop: list[str]
 
 
 class Peers:
-    """Listens to the other servers, and shows them that this one is alive, until it is closed."""
+    """Receives notifications of other servers, and holds the lock that shows that this one is alive."""
 
     def __init__(self, url: sa.URL, name: str, on_update: Callable[[PeerUpdate | None], None]) -> None:
-        """`on_update` is called with None when update may have been missed."""
+        """`on_update` is called with None if updates may have been missed."""
         self._url = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._name, self._on_news = name, on_update
         self._listening: asyncio.Task[None] | None = None
 
     async def join(self) -> None:
-        """Show the other servers that this one is alive."""
+        """Connect, and acquire the lock that shows that this server is alive."""
         connection = await self._connect()
         self._listening = asyncio.create_task(self._listen(connection))
 
     async def leave(self) -> None:
-        """Let the others carry on with what this server leaves behind."""
+        """Release the lock, so that other servers can take over the runs of this one."""
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
@@ -102,7 +102,7 @@ class Peers:
 
 
 def tell(conn: sa.Connection, name: str, runs: set[str], to_stop: set[str]) -> None:
-    """Tell the other servers, when the transaction is committed, which runs have new events or are to stop."""
+    """Notify the other servers, after the commit of the transaction, of runs with new events and runs to stop."""
     left = iter(sorted(runs | to_stop))
     while part := list(islice(left, _RUNS_TOLD_AT_ONCE)):
         payload = json.dumps([name, part, sorted(to_stop.intersection(part))])
@@ -110,7 +110,7 @@ def tell(conn: sa.Connection, name: str, runs: set[str], to_stop: set[str]) -> N
 
 
 def is_dead(conn: sa.Connection, name: str) -> bool:
-    """Whether the server of that name has died. On SQLite there is never another."""
+    """Whether the server with this name has died. SQLite has no other servers."""
     if conn.dialect.name == "sqlite":
         return True
     return cast(bool, conn.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_key(name)))))

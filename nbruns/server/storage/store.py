@@ -1,7 +1,7 @@
 """The tables and every query. Each function takes a connection and does one thing.
 
-An object is stored as the JSON of the API (`body`), beside the few columns that queries need. Lists are ordered by
-`seq`, which increases with each new object, so a cursor is one step in an index however many objects there are.
+An object is stored as the JSON of the API (`body`), in addition to the few columns that queries need. Lists are ordered
+by `seq`, which increases with each new object, so finding a cursor takes one index lookup for any number of objects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nbruns.server.schemas.runs import ACTIVE, ENDED
 from nbruns.server.storage.database import Event, Transaction, encode
 from nbruns.text import JSON
 
-#: Events after which a run waits or has ended: streams end with them.
+#: Events at which streams end, because the run requires action or has ended.
 LAST_EVENTS = frozenset(f"thread.run.{status}" for status in ("requires_action", *ENDED))
 
 #: A change of the tables below needs a step in `migrations` for existing databases.
@@ -67,11 +67,11 @@ runs = kind(
     sa.Column("leg", sa.Integer, key="turn", nullable=False, server_default="1"),
     # Number of unfinished attempts of the turn, so that a turn that crashes its server is not repeated forever.
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
-    # The server that works on the run, or did so last.
+    # The current or last worker of the run.
     sa.Column("worker", sa.String(64)),
-    # Whether its stream shows the content of what hosted tools have found.
+    # Whether its stream contains the content of hosted tools' results.
     sa.Column("includes_content", sa.Boolean, nullable=False, server_default=sa.false()),
-    # The batch that the run belongs to, and what names it there.
+    # The batch of the run, and the run's key in it.
     _owner("batch_id"),
     sa.Column("batch_key", sa.String(64)),
     # Whether the deltas of its stream have been deleted.
@@ -84,7 +84,7 @@ runs = kind(
     sa.Index("runs_of_model_with_status", "model", "status", "seq"),
 )
 _is_active = runs.c.status.in_([sa.literal_column(f"'{status}'") for status in ACTIVE])
-# What locks a thread: the database itself allows one active run on it, whoever asks.
+# Locks a thread: the database itself allows only one active run per thread.
 sa.Index(
     "one_active_run", runs.c.thread_id, unique=True, sqlite_where=_is_active, postgresql_where=_is_active
 )
@@ -92,7 +92,7 @@ sa.Index("runs_to_expire", runs.c.expires_at, sqlite_where=_is_active, postgresq
 _is_unpruned = sa.and_(sa.text("NOT pruned"), ~_is_active)
 sa.Index("runs_to_prune", runs.c.seq, sqlite_where=_is_unpruned, postgresql_where=_is_unpruned)
 _in_batch = runs.c.batch_id.is_not(None)
-#: A run of a batch waits until a server begins it; then it has a worker.
+#: A run of a batch waits until a server starts it. Then it has a worker.
 is_waiting = sa.and_(runs.c.worker.is_(None), _in_batch, _is_active)
 sa.Index(
     "runs_of_batch",
@@ -106,16 +106,16 @@ run_batches = kind(
     "run_batches",
     sa.Column("concurrency", sa.Integer, nullable=False),
     sa.Column("runs_per_minute", sa.Integer),
-    # Unix time before which no further run may begin.
+    # Unix time before which no further run can start.
     sa.Column("next_start", sa.Double, nullable=False, server_default="0"),
 )
 steps = kind(
     "steps",
     _owner("thread_id"),
     _owner("run_id"),
-    # Known when the model has finished; shown in the body only when the step has.
+    # Set when the model has finished. The body contains it when the step has ended.
     sa.Column("usage", sa.JSON(none_as_null=True)),
-    # The calls of hosted tools, by id: name and arguments as the model wrote them, and the output that it reads.
+    # The calls of hosted tools, by id: name and arguments as the model wrote them, and the output for the model.
     sa.Column("hosted", sa.JSON(none_as_null=True)),
     sa.Index("steps_of_run", "run_id", "seq"),
     sa.Index("steps_of_thread", "thread_id"),
@@ -136,7 +136,7 @@ meta = sa.Table(
 
 @dataclass(frozen=True)
 class Page:
-    """Which part of a list is wanted."""
+    """The requested part of a list."""
 
     limit: int = 20
     order: Literal["asc", "desc"] = "desc"
@@ -145,7 +145,7 @@ class Page:
 
 
 class Work(NamedTuple):
-    """A run that is to be worked on, and who does or did so last."""
+    """A run to execute, and its current or last worker."""
 
     run_id: str
     status: str
@@ -154,9 +154,9 @@ class Work(NamedTuple):
 
 
 def get(conn: sa.Connection, /, table: sa.Table, id: str, *, lock: bool = False, **owner: str) -> JSON | None:
-    """The object with that id, if it is there and `owner` (thread_id=…, run_id=…) is right.
+    """Return the object with this id and `owner` (thread_id=…, run_id=…), or None.
 
-    With `lock` it is held against other servers until the transaction ends."""
+    With `lock`, it is locked against other servers until the transaction ends."""
     query = sa.select(table.c.body).where(table.c.id == id, *matches(table, owner))
     if lock:
         query = query.with_for_update()
@@ -165,11 +165,11 @@ def get(conn: sa.Connection, /, table: sa.Table, id: str, *, lock: bool = False,
 
 
 def add(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
-    """Store a new object. Columns that the body has too are taken from it."""
+    """Store a new object. Columns that are also fields of the body are taken from it."""
     conn.execute(_insert(table), _row(table, body, columns))
 
 
-# Statements that are made once: making one takes as long as running it.
+# Statements are cached, because creating one takes as long as executing it.
 
 
 @cache
@@ -192,7 +192,7 @@ def _insert_or_replace(table: sa.Table, columns: tuple[str, ...], dialect: str) 
 
 
 def save(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> None:
-    """Store a whole object, new or in the place of the one with the same id."""
+    """Store an object, which can be new or replace the one with the same id."""
     row = _row(table, body, columns)
     conn.execute(_insert_or_replace(table, tuple(row), conn.dialect.name), row)
 
@@ -209,7 +209,7 @@ def put(conn: sa.Connection, table: sa.Table, body: JSON, **columns: Any) -> Non
 def patch(
     conn: sa.Connection, table: sa.Table, id: str, change: Mapping[str, Any], **owner: str
 ) -> JSON | None:
-    """Change fields of an object and return it; None if it is not there."""
+    """Change fields of an object and return it; None if it doesn't exist."""
     query = sa.select(table.c.body).where(table.c.id == id, *matches(table, owner)).with_for_update()
     body: JSON | None = conn.scalar(query)
     if body is not None:
@@ -221,7 +221,7 @@ def patch(
 
 
 def delete(conn: sa.Connection, table: sa.Table, id: str, **owner: str) -> bool:
-    """Delete an object; whether it was there."""
+    """Delete an object. Return whether it existed."""
     return conn.execute(sa.delete(table).where(table.c.id == id, *matches(table, owner))).rowcount > 0
 
 
@@ -250,10 +250,10 @@ def listed(
 def messages_with(
     conn: sa.Connection, page: Page, words: Sequence[str], where: Mapping[str, str]
 ) -> tuple[list[JSON], bool]:
-    """Return a page of the messages whose text contains all words, whatever their case, and whether more follow."""
+    """Return a page of messages whose text contains all words, ignoring case, and whether more follow."""
     query, backwards = _on_page(conn, messages, page, where)
     body = sa.cast(messages.c.body, sa.Text)
-    # The database compares what is ASCII, and so passes over most messages without parsing them.
+    # The database compares the ASCII parts of the words, which excludes most messages without parsing them.
     pieces = {piece for word in words for piece in re.findall(r"[A-Za-z0-9]+", word)}
     query = query.where(*(body.ilike(f"%{piece}%") for piece in sorted(pieces)))
     found: list[JSON] = []
@@ -283,7 +283,7 @@ def _on_page(
         query = query.where(_beyond(conn, table, page.after, "after", where, older=newest_first))
     if page.before:
         query = query.where(_beyond(conn, table, page.before, "before", where, older=not newest_first))
-    # With `before` alone, the page is the one that ends there, so it is read backwards.
+    # With only `before`, the page ends there, so it is read backwards.
     backwards = page.before is not None and page.after is None
     return query.order_by(table.c.seq.desc() if newest_first != backwards else table.c.seq.asc()), backwards
 
@@ -296,9 +296,10 @@ def bodies(
     after: str | int | None,
     limit: int,
 ) -> tuple[list[str], int | None]:
-    """Return the next objects of a list as JSON texts, and what `after` is for those behind them; None at the end.
+    """Return the next objects of a list as JSON texts, and the value of `after` for the next call; None at the end.
 
-    `after` is the id of an object, or what an earlier call returned. Together they have about MAX_BODIES characters.
+    `after` is the id of an object, or the value that an earlier call returned. The texts have about MAX_BODIES
+    characters in total.
     """
     newest_first = order == "desc"
     query = sa.select(table.c.seq, sa.cast(table.c.body, sa.Text)).where(*matches(table, where))
@@ -318,19 +319,19 @@ def bodies(
     return texts, (seq if len(texts) == limit else None)
 
 
-#: Characters after which a list is read on in another query.
+#: Number of characters after which the rest of a list is read in another query.
 MAX_BODIES = 1024 * 1024
 
 
 def present(conn: sa.Connection, table: sa.Table, ids: Collection[str]) -> set[str]:
-    """Those of the ids that are there."""
+    """Return the ids that exist."""
     return set(conn.scalars(sa.select(table.c.id).where(table.c.id.in_(ids))))
 
 
 def bodies_of(
     conn: sa.Connection, table: sa.Table, owner: str, ids: Collection[str], after: int | None
 ) -> tuple[list[str], int | None]:
-    """The same for the objects whose column `owner` is one of these ids, oldest first."""
+    """Like `bodies`, for the objects whose column `owner` is one of these ids, oldest first."""
     query = sa.select(table.c.seq, sa.cast(table.c.body, sa.Text)).where(table.c[owner].in_(ids))
     if after is not None:
         query = query.where(table.c.seq > after)
@@ -354,7 +355,7 @@ def _beyond(
     *,
     older: bool,
 ) -> sa.ColumnElement[bool]:
-    # Ids are unique, but for those of files in vector stores; other filters may have ceased to hold for the cursor.
+    # Ids are unique, except those of files in vector stores. The cursor may no longer match the other filters.
     owner = {name: value for name, value in (where or {}).items() if name == "vector_store_id"}
     seq = conn.scalar(sa.select(table.c.seq).where(table.c.id == id, *matches(table, owner)))
     if seq is None:
@@ -365,26 +366,26 @@ def _beyond(
 
 
 def active_run(conn: sa.Connection, thread_id: str) -> JSON | None:
-    """The run that locks a thread."""
+    """Return the active run of a thread, or None."""
     body: JSON | None = conn.scalar(sa.select(runs.c.body).where(runs.c.thread_id == thread_id, _is_active))
     return body
 
 
 def lock_thread(conn: sa.Connection, thread_id: str) -> JSON | None:
-    """The thread, held against others until the transaction ends."""
+    """Return the thread, locked until the transaction ends; None if it doesn't exist."""
     query = sa.select(threads.c.body).where(threads.c.id == thread_id).with_for_update()
     body: JSON | None = conn.scalar(query)
     return body
 
 
 def count_active(conn: sa.Connection) -> dict[str, int]:
-    """How many runs have not ended, by each status that such runs have."""
+    """Return the number of active runs, by status."""
     query = sa.select(runs.c.status, sa.func.count()).where(_is_active).group_by(runs.c.status)
     return dict.fromkeys(ACTIVE, 0) | {status: count for status, count in conn.execute(query)}
 
 
 def at_work(conn: sa.Connection, statuses: Collection[str]) -> list[Work]:
-    """The runs with these statuses that a server has begun, oldest first."""
+    """Return the runs with these statuses that have a worker, oldest first."""
     columns = (runs.c.id, runs.c.status, runs.c.turn, runs.c.worker)
     begun = sa.or_(runs.c.worker.is_not(None), runs.c.batch_id.is_(None))
     rows = conn.execute(sa.select(*columns).where(runs.c.status.in_(statuses), begun).order_by(runs.c.seq))
@@ -392,30 +393,30 @@ def at_work(conn: sa.Connection, statuses: Collection[str]) -> list[Work]:
 
 
 def overdue(conn: sa.Connection, now: int) -> list[JSON]:
-    """Active runs whose time is up."""
+    """Return active runs that should have expired."""
     return list(conn.scalars(sa.select(runs.c.body).where(_is_active, runs.c.expires_at <= now)))
 
 
 def turn_of(conn: sa.Connection, run_id: str) -> int:
-    """The number of a run's current turn."""
+    """Return the number of a run's current turn."""
     return conn.scalar(sa.select(runs.c.turn).where(runs.c.id == run_id)) or 0
 
 
 def worker_of(conn: sa.Connection, run_id: str) -> str | None:
-    """The server that works on a run, or did so last."""
+    """Return the current or last worker of a run; None if no server has started it."""
     worker: str | None = conn.scalar(sa.select(runs.c.worker).where(runs.c.id == run_id))
     return worker
 
 
 def assign(tx: Transaction, run_id: str, turn: int) -> None:
-    """Give a run's turn to the server that writes this."""
+    """Assign a run's turn to this server."""
     attempts = sa.case((runs.c.turn == turn, runs.c.attempts), else_=0)
     change = {"turn": turn, "worker": tx.worker, "attempts": attempts}
     tx.conn.execute(sa.update(runs).where(runs.c.id == run_id).values(change))
 
 
 class LockedRun(NamedTuple):
-    """A run that is held against other servers until the transaction ends."""
+    """A run that is locked until the transaction ends."""
 
     body: JSON
     turn: int
@@ -431,31 +432,32 @@ _LOCKED_RUN = (
 
 
 def lock_run(conn: sa.Connection, run_id: str) -> LockedRun | None:
-    """The run with what its row says beside the object."""
+    """Lock a run, and return it with the other columns of its row; None if it doesn't exist."""
     row = conn.execute(_LOCKED_RUN, {"of_id": run_id}).first()
     return None if row is None else LockedRun(*row)
 
 
 def begin(tx: Transaction, run_id: str, attempts: int) -> None:
-    """Give a run to the server that writes this, with the number of attempts of its turn."""
+    """Assign a run to this server, with the number of attempts of its turn."""
     change = {"worker": tx.worker, "attempts": attempts}
     tx.conn.execute(sa.update(runs).where(runs.c.id == run_id).values(change))
 
 
 def count_attempt(conn: sa.Connection, run_id: str, change: int = 1) -> int:
-    """Count a run's turn as begun (1), or as left in good order (-1); return how often it has been begun so far."""
+    """Count an attempt of a run's turn as started (1), or as stopped gracefully (-1). Return the number of attempts
+    so far."""
     attempts = runs.c.attempts + change
     conn.execute(sa.update(runs).where(runs.c.id == run_id).values(attempts=attempts))
     return conn.scalar(sa.select(runs.c.attempts).where(runs.c.id == run_id)) or 0
 
 
 def includes_content(conn: sa.Connection, run_id: str) -> bool:
-    """Whether a run's stream shows the content of what hosted tools have found."""
+    """Whether a run's stream contains the content of hosted tools' results."""
     return bool(conn.scalar(sa.select(runs.c.includes_content).where(runs.c.id == run_id)))
 
 
 def of_run(conn: sa.Connection, table: sa.Table, run_id: str) -> list[JSON]:
-    """A run's steps or messages, oldest first."""
+    """Return a run's steps or messages, oldest first."""
     return list(conn.scalars(_of_run(table), {"of_id": run_id}))
 
 
@@ -465,19 +467,19 @@ def _of_run(table: sa.Table) -> sa.Select[Any]:
 
 
 def steps_with_usage(conn: sa.Connection, run_id: str) -> list[tuple[JSON, JSON | None]]:
-    """A run's steps, oldest first, each with its usage if its model has finished."""
+    """Return a run's steps, oldest first, each with its usage, or None if the model has not finished."""
     query = sa.select(steps.c.body, steps.c.usage).where(steps.c.run_id == run_id).order_by(steps.c.seq)
     return [(row.body, row.usage) for row in conn.execute(query)]
 
 
 def step_usages(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
-    """Return the usage of a run's steps, of those whose model has finished; empty if unknown."""
+    """Return the usage of a run's steps for which the model has finished, by id; empty objects if it is unknown."""
     rows = conn.execute(sa.select(steps.c.id, steps.c.usage).where(steps.c.run_id == run_id))
     return {row.id: row.usage for row in rows if row.usage is not None}
 
 
 def hosted_calls(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
-    """The calls of hosted tools in a run, by id."""
+    """Return the calls of hosted tools in a run, by id."""
     rows = conn.scalars(
         sa.select(steps.c.hosted).where(steps.c.run_id == run_id, steps.c.hosted.is_not(None))
     )
@@ -485,7 +487,7 @@ def hosted_calls(conn: sa.Connection, run_id: str) -> dict[str, JSON]:
 
 
 def hosted_calls_of(conn: sa.Connection, run: JSON, type: str) -> list[JSON]:
-    """The answered calls of a hosted tool by the run's assistant in its thread, oldest first."""
+    """Return the answered calls of a hosted tool by the run's assistant in its thread, oldest first."""
     rows = conn.scalars(
         sa.select(steps.c.hosted)
         .where(
@@ -500,7 +502,7 @@ def hosted_calls_of(conn: sa.Connection, run: JSON, type: str) -> list[JSON]:
 
 
 def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]:
-    """Return the thread's messages from before the run's own, or the last ones of them."""
+    """Return the thread's messages before those of the run; only the last ones if `last` is given."""
     of_thread = messages.c.thread_id == run["thread_id"]
     others = sa.or_(messages.c.run_id.is_(None), messages.c.run_id != run["id"])
     query = sa.select(messages.c.body).where(of_thread, others).order_by(messages.c.seq.desc())
@@ -508,16 +510,15 @@ def conversation(conn: sa.Connection, run: JSON, last: int | None) -> list[JSON]
 
 
 def has_question(conn: sa.Connection, thread_id: str) -> bool:
-    """Whether a thread has a message of a user."""
+    """Whether a thread has a message of the user."""
     role = messages.c.body["role"].as_string()
     query = sa.select(messages.c.seq).where(messages.c.thread_id == thread_id, role == "user")
     return conn.scalar(query.limit(1)) is not None
 
 
 def earliest_time(conn: sa.Connection, run: JSON) -> int:
-    """The earliest creation time that a run's next message may have: after its question's, and not before those of its
-    own other messages. Programs sort messages by it, clocks differ between servers, and models answer within the
-    second."""
+    """Return the earliest creation time for a run's next message: after its question, and not before its other
+    messages. Programs sort messages by this time, but clocks of servers differ, and models answer within a second."""
     query = sa.select(messages.c.body).where(messages.c.thread_id == run["thread_id"])
     newest: JSON | None = conn.scalar(query.order_by(messages.c.seq.desc()).limit(1))
     if newest is None:
@@ -527,12 +528,12 @@ def earliest_time(conn: sa.Connection, run: JSON) -> int:
 
 
 def last_event(conn: sa.Connection, run_id: str) -> int:
-    """The number of a run's latest event; 0 if it has none."""
+    """Return the number of a run's latest event; 0 if it has none."""
     return conn.scalar(sa.select(sa.func.max(events.c.number)).where(events.c.run_id == run_id)) or 0
 
 
 def events_after(conn: sa.Connection, run_id: str, number: int, limit: int) -> list[Event]:
-    """Up to `limit` of a run's events that follow the one of that number."""
+    """Return up to `limit` events of a run after the event with this number."""
     query = sa.select(events).where(events.c.run_id == run_id, events.c.number > number)
     return [Event(*row) for row in conn.execute(query.order_by(events.c.number).limit(limit))]
 
@@ -546,7 +547,7 @@ def to_prune(conn: sa.Connection, ended_before: int, limit: int) -> list[str]:
 def prune(tx: Transaction, ids: Collection[str]) -> None:
     """Delete the deltas in the logs of ended runs.
 
-    The other events stay. They contain every message and step as a whole, so the stream leads to the same end."""
+    Other events are kept. They contain all complete messages and steps, so the stream has the same final snapshot."""
     is_delta = events.c.name.in_(("thread.message.delta", "thread.run.step.delta"))
     tx.conn.execute(sa.delete(events).where(events.c.run_id.in_(ids), is_delta))
     tx.conn.execute(sa.update(runs).where(runs.c.id.in_(ids)).values(pruned=True))
@@ -560,16 +561,16 @@ def _ended_at(run: JSON) -> int:
 
 
 class EventLog:
-    """The log of all runs' events. It remembers the last number of the runs that are being worked on."""
+    """The log of all runs' events. It caches the last event numbers of active runs."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
 
-    #: More than this are not remembered: runs that other servers end would be for ever.
+    #: Maximum number of cached numbers, because runs that other servers end are not removed.
     LIMIT = 10_000
 
     def write(self, tx: Transaction) -> list[Event]:
-        """Number a transaction's events and write them down, but for those of runs that are gone."""
+        """Number and store a transaction's events, except those of deleted runs. Return the stored events."""
         for run_id in tx.gone:
             self._last.pop(run_id, None)
         logged = []
@@ -587,17 +588,17 @@ class EventLog:
         return logged
 
     def forget(self) -> None:
-        """Ask the database for the numbers again."""
+        """Clear the cached numbers."""
         self._last.clear()
 
     def _last_number(self, tx: Transaction, run_id: str, name: str) -> int | None:
         last = self._last.get(run_id)
         if last is None and run_id not in tx.gone:
-            # What a turn says without waiting is dropped when another server works on the run, or it is over.
+            # Drop deltas of a turn if another server has taken over the run, or it has ended.
             if name.endswith(".delta") and not _is_at_work(tx, run_id):
                 return None
             last = last_event(tx.conn, run_id)
-            # A run's first event is written with it. None yet, and no run: it has been deleted meanwhile.
+            # A run's first event is stored together with the run. If neither exists, the run was deleted meanwhile.
             return last if last or get(tx.conn, runs, run_id) is not None else None
         return last
 
@@ -609,7 +610,7 @@ def _is_at_work(tx: Transaction, run_id: str) -> bool:
 
 def _insert_events(conn: sa.Connection, logged: list[Event]) -> None:
     if conn.dialect.name == "sqlite":
-        # In one step: between two, the driver gives the interpreter to another thread, and waits for it again.
+        # In one statement, because between two, the driver releases the interpreter lock and waits for it again.
         conn.exec_driver_sql(_INSERT_EVENTS, (encode(logged),))
     else:
         conn.execute(sa.insert(events), [event._asdict() for event in logged])
@@ -624,19 +625,19 @@ _INSERT_EVENTS = """
 
 
 def upsert(conn: sa.Connection, table: sa.Table, row: JSON) -> None:
-    """Write a row in the place of the one with its primary key."""
+    """Insert a row, or replace the one with the same primary key."""
     keys = [column == row[column.name] for column in table.primary_key]
     if conn.execute(sa.update(table).where(*keys).values(row)).rowcount == 0:
         conn.execute(sa.insert(table).values(row))
 
 
 def now() -> int:
-    """The time as the API states it."""
+    """Return the current Unix time in seconds."""
     return int(time.time())
 
 
 def matches(table: sa.Table, owner: Mapping[str, str | list[str]]) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions that columns have these values, or one of those in a list."""
+    """Return the conditions that columns have these values, or one of the values in a list."""
     return [
         table.c[name].in_(value) if isinstance(value, list) else table.c[name] == value
         for name, value in owner.items()

@@ -1,7 +1,7 @@
-// The composer below a run. It keeps what is typed until Python has accepted it.
+// The composer below a run. It keeps the typed message until Python has accepted it.
 // To Python: { file: key } with a buffer (one slice of a file), { remove: key }, { send: { text, files, edits, model } },
 // { stop: true }, { models: true }, { download: id of a file },
-// { output: id of a call }. From Python: { edit: id of a call, text, name }, its output to be edited;
+// { output: id of a call }. From Python: { edit: id of a call, text, name } to edit its output;
 // { slice: id, ended, name } with a slice of a file as its buffer; a file that is refused has no name.
 
 const SLICE = 1 << 20;
@@ -23,7 +23,7 @@ class Composer {
     this.model = model;
     this.el = el;
     this.files = [];
-    this.coming = {}; // by the id of a file: its slices so far, and the button that asked for it
+    this.coming = {}; // by file id: the slices received so far, and the button that requested the file
     this.edits = "";
     el.classList.add("nbruns-composer");
     el.setAttribute("data-lm-suppress-shortcuts", "");
@@ -91,7 +91,7 @@ class Composer {
     requestAnimationFrame(() => this.listenAbove(60));
   }
 
-  // The transcript above is in another output once the run has ended: its buttons need this page, which is drawn
+  // After the run has ended, the transcript above is in another output. Its buttons need this element, which is rendered
   // before it is in the document.
   listenAbove(frames) {
     if (this.ended) return;
@@ -111,9 +111,9 @@ class Composer {
   }
 
   clicked({ target, detail }) {
-    if (detail instanceof Element) target = detail; // passed on by the transcript
+    if (detail instanceof Element) target = detail; // forwarded by the transcript
 
-    // The view moves to another output when its run has ended; not every front end says that this one is gone.
+    // The view moves to another output when its run has ended. Some front ends don't report that this one was removed.
     if (!this.el.isConnected) return this.area.removeEventListener("click", this.act);
     const insert = target.closest?.("[data-nbruns-insert]");
     if (insert) return insertCell(insert, insert.parentNode.nextElementSibling.innerText);
@@ -138,7 +138,7 @@ class Composer {
     this.model.send({ download: id });
   }
 
-  // Other pages of the same view receive it too: only the one that asked for it saves it.
+  // Other pages of the same view receive the file too. Only the one that requested it saves it.
   save({ slice: id, name, ended }, buffers) {
     const file = this.coming[id];
     if (!file) return;
@@ -146,7 +146,7 @@ class Composer {
     if (!ended) return;
     delete this.coming[id];
     file.button.classList.remove("nbruns-coming");
-    if (name === undefined) return; // it was refused
+    if (name === undefined) return; // the file was refused
     const address = URL.createObjectURL(new Blob(file.slices));
     element("a", "", { href: address, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
@@ -208,7 +208,7 @@ class Composer {
     this.show();
     try {
       for (const { file, key, done } of this.files) {
-        if (done) continue; // it is there since an attempt that was refused
+        if (done) continue; // already uploaded by an attempt that was refused
         for (let at = 0; at < Math.max(file.size, 1); at += SLICE)
           this.model.send({ file: key }, undefined, [await file.slice(at, at + SLICE).arrayBuffer()]);
       }
@@ -264,15 +264,15 @@ class Composer {
   }
 }
 
-// Where transcript and composer of a view meet, in hosts that render each apart: it has the classes, and hears the
-// clicks, of the area around both. The same function is in transcript.js.
+// Connects the transcript and the composer of a view in hosts that render them separately. It replaces the area around
+// both, for its classes and click events. The same function is in transcript.js.
 function meeting(view) {
   document.nbrunsMeetings ??= {};
   return (document.nbrunsMeetings[view] ??= document.createElement("div"));
 }
 
-// Put code into a new cell below, by what a user would do: JupyterLab and Notebook 7 give pages no other way. Elsewhere,
-// copy it.
+// Insert code into a new cell below by simulating user input, because JupyterLab and Notebook 7 have no other interface
+// for pages. In other front ends, copy the code.
 async function insertCell(button, code) {
   const words = button.textContent;
   const say = (said) => {
@@ -282,7 +282,7 @@ async function insertCell(button, code) {
   const cell = button.closest(".jp-CodeCell");
   const notebook = cell?.closest(".jp-Notebook");
   if (notebook) {
-    // Select the cell, then press b in it: JupyterLab listens to what has the focus.
+    // Select the cell, then press b in it, because JupyterLab handles keys of the focused element.
     const prompt = cell.querySelector(".jp-InputPrompt") ?? cell;
     for (const type of ["mousedown", "mouseup", "click"]) prompt.dispatchEvent(new MouseEvent(type, { bubbles: true, cancelable: true, button: 0 }));
     if (!cell.hasAttribute("tabindex")) cell.setAttribute("tabindex", "-1");

@@ -1,4 +1,4 @@
-// The line at the end of a form: how many calls are left, and for how long. Also what ipywidgets has no support for:
+// The line at the end of a form: the number of calls left, and the time left. Also features that ipywidgets lacks:
 // the ARIA attributes that link texts to controls, groups, pressed and invalid states, focus, and Ctrl+Enter.
 
 let made = 0;
@@ -60,12 +60,12 @@ function bindCard(card) {
 function focusEditor(card) {
   const controls = card.querySelectorAll(":scope > .nbruns-output :is(input, textarea, .nbruns-field select, .nbruns-add)");
   const control = [...controls].find((control) => control.offsetParent);
-  if (!control) return; // not yet open: bindCard comes back
+  if (!control) return; // not open yet: bindCard runs again later
   card.wantsFocus = false;
   control.focus();
 }
 
-// The text grows with what is entered; browsers without `field-sizing` need help.
+// Grow the text area with its content, for browsers without `field-sizing`.
 function grow(text) {
   if (CSS.supports("field-sizing", "content") || text.scrollHeight <= text.clientHeight) return;
   text.style.height = `${text.scrollHeight + 2}px`;
@@ -76,12 +76,12 @@ function bind(form) {
   form.querySelectorAll(".nbruns-card").forEach(bindCard);
   form.querySelectorAll(".nbruns-output textarea").forEach(grow);
   for (const button of form.querySelectorAll(".widget-toggle-button")) set(button, "aria-pressed", String(button.matches(".mod-active")));
-  // Buttons of one word say what they are for.
+  // The accessible names of one-word buttons include what the button is for.
   for (const button of form.querySelectorAll("button:is(.nbruns-add, .nbruns-remove, .nbruns-run, .nbruns-quiet)"))
     if (!button.textContent.includes("…")) set(button, "aria-label", button.title);
 }
 
-// The first control to correct, in each card the invalid ones first.
+// The first control to correct. In each card, invalid controls come first.
 function firstWrong(form) {
   const visible = (control) => control.offsetParent;
   for (const card of form.querySelectorAll(".nbruns-card")) {
@@ -93,8 +93,8 @@ function firstWrong(form) {
   }
 }
 
-// Tell the kernel once it has handled all that was entered. The two counters are those with which ipywidgets holds
-// back changes; a front end that has none holds nothing back.
+// Notify the kernel when it has handled all input. The two counters are those with which ipywidgets delays changes. A
+// front end without them doesn't delay any.
 async function settle(model, { settle, form }) {
   const all = (model) => [model, ...(model.get("children") ?? []).flatMap(all)];
   const controls = all(await model.widget_manager.get_model(form));
@@ -137,9 +137,9 @@ export default {
       if (!form) return void (frame = requestAnimationFrame(find)); // not yet in the page
       set(form, "role", "group");
       set(form, "aria-label", model.get("label"));
-      // Keys that are JupyterLab's shortcuts elsewhere: Ctrl+Enter, and arrows, Space and letters at buttons.
+      // Keys that JupyterLab would handle as shortcuts: Ctrl+Enter, and arrows, Space and letters on buttons.
       set(form, "data-lm-suppress-shortcuts", "true");
-      form.addEventListener("keydown", onKey, true); // text controls of ipywidgets let no key through
+      form.addEventListener("keydown", onKey, true); // capture, because text controls of ipywidgets stop all key events
       form.addEventListener("click", onClick, true);
       bind(form);
       const attributes = { attributes: true, attributeFilter: ["class", "style"] };

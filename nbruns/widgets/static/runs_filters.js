@@ -105,12 +105,12 @@ class Filters {
     this.to.setAttribute("aria-label", `Created until, ${of}`);
   }
 
-  // What an input says, in UTC.
+  // Convert the value of an input to UTC.
   utcOf(input) {
     return this.isLocal && input.value ? new Date(input.value).toISOString().slice(0, 19) : input.value;
   }
 
-  // What an input has to say for a time in UTC.
+  // Convert a time in UTC to the value of an input.
   inputOf(text) {
     if (!/^\d{4}-\d\d-\d\dT/.test(text)) return "";
     if (!this.isLocal) return text.slice(0, 16);
@@ -156,7 +156,7 @@ class Filters {
   }
 }
 
-// Options of a filter that has a list of names: [value, count, label].
+// Update the options of a filter with a list of names: [value, count, label].
 function updateNames(select, kind, found, chosen) {
   const options = [["", `All ${kind}`], ...found.map(([value, count, label]) => [value, `${label ?? value} (${number(count)})`])];
   if (chosen.length > 1) options.push(["\0", `${chosen.length} ${kind}`]);

@@ -4,7 +4,7 @@ const ROW = 30; // pixels, as in runs_table.css
 const MARGIN = 8; // rows rendered beyond the visible ones
 const EM = 12.5; // pixels, as in runs_table.css
 const GAP = 14;
-const SIDES = 12 + 34; // the padding of a row; on the right is the button that chooses columns
+const SIDES = 12 + 34; // the horizontal padding of a row, in pixels; the button for columns is on the right
 const KINDS_DOWN = new Set(["time", "number"]); // sorted in descending order first
 
 class Grid {
@@ -15,7 +15,7 @@ class Grid {
     this.anchor = 0;
     this.top = 0;
     this.lines = new Map();
-    this.shown = []; // the places of the columns that there is space for
+    this.shown = []; // indexes of the columns that fit
     this.head = element("div", "nbruns-line nbruns-heads", { role: "row", "aria-rowindex": "1" });
     this.body = element("div", "nbruns-body", { role: "rowgroup" });
     this.scroll = element("div", "nbruns-grid", { role: "grid", tabindex: "0", "aria-label": "Runs", "aria-multiselectable": "true" }, element("div", "nbruns-headgroup", { role: "rowgroup" }, this.head), this.body);
@@ -55,7 +55,7 @@ class Grid {
     });
   }
 
-  // The columns that fit, without those that matter least, and their widths.
+  // Determine the columns that fit, leaving out the least important ones, and their widths.
   arrange(columns) {
     if (!columns.length) return;
     const space = (this.root.clientWidth || 900) - SIDES;
@@ -142,7 +142,7 @@ class Grid {
   fill(line, cells) {
     line.cells = cells;
     const { columns } = this.store.facts;
-    // The elements stay: a click whose element is replaced between its press and its release is lost.
+    // Keep the elements. If an element is replaced between press and release, the click is lost.
     if (!line.firstChild) line.append(...this.shown.map((column, place) => cellOf(columns[column], place)));
     this.shown.forEach((column, place) => write(line.children[place], cells[column], columns[column]));
   }
@@ -234,7 +234,7 @@ class Chooser {
     this.menu.addEventListener("beforetoggle", (event) => event.newState === "open" && this.fill());
     this.menu.addEventListener("toggle", (event) => {
       this.open = event.newState === "open";
-      // It is above the page, which may be scrolled meanwhile.
+      // The menu is in the top layer, while the page below can scroll.
       for (const name of ["scroll", "resize"]) window[this.open ? "addEventListener" : "removeEventListener"](name, this.follow, true);
       if (!this.open) return;
       this.place();
@@ -243,7 +243,7 @@ class Chooser {
     this.menu.addEventListener("keydown", (event) => event.key !== "Escape" && event.stopPropagation());
   }
 
-  // Open the menu again where it has been moved: that closes it, without an event.
+  // Reopen the menu after its element was moved in the page, which closes it without an event.
   reopen() {
     if (this.open && !this.menu.matches(":popover-open")) this.menu.showPopover();
   }

@@ -1,7 +1,8 @@
 // The page's state of a runs table. The kernel filters and sorts. The page requests missing rows with
 // {rows: [version, start, stop]} and receives {version, start, rows}; a row ends with the run's id. Questions and
 // answers that are not loaded yet are null: the page requests those in view with {texts: [version, first, last]} and
-// receives {texts: {id: [question, answer]}}. {renamed: true} says that assistants have names by now. `_facts` holds the row count and the columns.
+// receives {texts: {id: [question, answer]}}. {renamed: true} means that names of assistants have been loaded. `_facts`
+// contains the row count and the columns.
 
 const PAGE = 100; // rows per request
 const SETTLED = 150; // ms without scrolling until questions and answers are requested
@@ -15,7 +16,7 @@ function element(tag, name = "", attributes = {}, ...children) {
   return node;
 }
 
-const TEXTS = ["question", "answer"]; // as they are received
+const TEXTS = ["question", "answer"]; // in the order in which they are received
 const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 const words = (status) => status.replaceAll("_", " ");
 const number = (n) => n.toLocaleString("en-US");

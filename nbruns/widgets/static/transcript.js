@@ -147,9 +147,9 @@ class View {
   show(ids) {
     ids.forEach((id) => this.draw(id, this.store.blocks.get(id)));
     if (this.nodes.size !== this.store.order.length || ids === this.store.order) this.arrange();
-    this.el.hidden = !this.store.order.length; // nothing has been asked yet
+    this.el.hidden = !this.store.order.length; // no message has been sent yet
     const asked = this.store.order.filter((id) => this.store.blocks.get(id)?.[1] === "user").length;
-    if (asked > (this.asked ?? 0)) this.follows = true; // whoever asks wants to see the answer
+    if (asked > (this.asked ?? 0)) this.follows = true; // after sending a message, the user wants to see the answer
     this.asked = asked;
     this.tick();
   }
@@ -202,8 +202,8 @@ class View {
   }
 }
 
-// A footnote unfolds its source in the same transcript, also in saved HTML, where JupyterLab would only scroll to it.
-// Without this script, browsers unfold what a link leads into.
+// A footnote expands its source in the same transcript, also in saved HTML, where JupyterLab would only scroll to it.
+// Without this script, browsers expand the target of a link themselves.
 function openSource(event) {
   const link = event.composedPath()[0].closest?.('.nbruns a[href^="#nbruns-"]'); // also in a shadow root
   const id = link && CSS.escape(link.getAttribute("href").slice(1));
@@ -216,7 +216,7 @@ function openSource(event) {
   (details ?? source).scrollIntoView({ block: "nearest" });
 }
 
-// See composer.js: it hears the clicks here also if the host renders the two apart.
+// See composer.js: it receives clicks from here even if the host renders the two separately.
 function meetComposer(view, el) {
   document.nbrunsMeetings ??= {};
   const place = (document.nbrunsMeetings[view] ??= document.createElement("div"));
@@ -232,7 +232,7 @@ function meetComposer(view, el) {
   };
 }
 
-// Each view loads this file anew, and the page needs one listener.
+// Each view loads this file again, but the page needs only one listener.
 function openSources() {
   if (document.nbrunsOpensSources) return;
   document.nbrunsOpensSources = true;
@@ -284,7 +284,7 @@ function hideCopies(mark) {
   return () => style.remove();
 }
 
-// When the form is removed, the page shrinks: scroll the view into sight for the reader who has just submitted.
+// When the form is removed, the page shrinks. Scroll the view into sight if the user has just submitted the form.
 function stayWhenFormGoes(model, view) {
   const { el } = view;
   const stay = () => {
