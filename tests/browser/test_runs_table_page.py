@@ -244,20 +244,6 @@ def test_what_runs_say_is_only_ever_text(lab: Lab, notebook_page: OpenNotebook) 
     assert page.page.evaluate("'hacked' in window") is False
 
 
-def test_a_click_is_not_lost_when_its_row_changes_between_press_and_release(
-    opened: Callable[[int], NotebookPage],
-) -> None:
-    page = opened(50)
-    output = page.output(1)
-    before = cell(page, 0, 1).text_content() or ""
-    cell(page, 0, 1).hover()
-    page.page.mouse.down()
-    output.get_by_role("button", name="Tokens").evaluate("button => button.click()")
-    expect(cell(page, 0, 1)).not_to_have_text(before)
-    page.page.mouse.up()
-    expect(output.get_by_label("Run details")).to_be_visible()
-
-
 REASONS = """
 import nbruns.objects
 payload = {"thread_id": "thread_1", "assistant_id": "asst_1", "model": "demo", "status": "failed"}
