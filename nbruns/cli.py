@@ -46,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="nbruns", description="Runs of the Assistants API, on your own machine.", allow_abbrev=False
+        prog="nbruns",
+        description="Runs of the Assistants API, on your own machine.",
+        epilog="nbruns COMMAND --help describes a command and its options.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nbruns {__version__}")
-    commands = parser.add_subparsers(metavar=" | ".join(_COMMANDS))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, manual in _COMMANDS.items():
         command = commands.add_parser(
             name,

@@ -194,7 +194,7 @@ def test_a_kernel_that_dies_harms_no_other_run(api: Api, script: Scripts) -> Non
     )
     run, _ = run_on(api, api.thread_with(), said.assistant(tools=[TOOL]))
     first, second = calls_of(api, run)
-    assert "The Python process ended. Its variables are gone" in first["outputs"][0]["logs"]
+    assert "The Python process ended. Its variables are lost" in first["outputs"][0]["logs"]
     assert second["outputs"][0]["logs"] == "False\n"
     assert "A new session was started: variables" in said.model.prompts[-1].messages[-1]["content"]
     assert logs_of(api, api.until(beside, "completed")) == "fine\n"

@@ -236,7 +236,7 @@ def test_code_that_ignores_interrupts_is_ended(
     monkeypatch.setattr(sessions, "STOP_SECONDS", 0.5)
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
     [note] = lone(code).notes
-    assert "didn't stop, and so was ended. Its variables are gone" in note
+    assert "didn't stop, and so was ended. Its variables are lost" in note
     done = lone("print(1)")
     assert (done.is_new, done.outputs) == (True, ["1\n"])
 
@@ -246,7 +246,7 @@ def test_a_fork_bomb_is_ended(lone: Callable[..., Execution], monkeypatch: pytes
     monkeypatch.setattr(sessions, "STOP_SECONDS", 0.5)
     done = lone("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
     # On a busy machine, the time may be up before the processes have been counted.
-    assert "was ended. Its variables are gone" in said(done)
+    assert "was ended. Its variables are lost" in said(done)
     assert lone("print(1)").outputs == ["1\n"]
 
 
@@ -320,7 +320,9 @@ def test_a_kernel_that_dies_in_the_middle_is_an_error_to_read(
     lone: Callable[..., Execution], how: str
 ) -> None:
     done = lone(f"print('before', flush=True); import os, ctypes; {how}")
-    assert done.notes == ["The Python process ended. Its variables are gone; the next call starts anew."]
+    assert done.notes == [
+        "The Python process ended. Its variables are lost. The next call starts a new process."
+    ]
     assert lone("print(1)").outputs == ["1\n"]
 
 

@@ -194,7 +194,7 @@ class Interpreter:
             await session.kernel.close()
             if not isinstance(error, KernelEnded):
                 raise
-            done.notes.append(f"{error} Its variables are gone; the next call starts anew.")
+            done.notes.append(f"{error} Its variables are lost. The next call starts a new process.")
         return done
 
     async def _make_room(self) -> None:

@@ -92,7 +92,9 @@ async def list_messages(call: Call) -> JSON | Response:
 async def search_messages(call: Call) -> JSON:
     words = call.query["query"].split()
     if not words:
-        raise Refused("Say what to search for: the query has no words.", param="query", code="invalid_value")
+        raise Refused(
+            "The query contains no words. Pass the words to search for.", param="query", code="invalid_value"
+        )
     owner = {name: call.query[name] for name in ("thread_id", "run_id") if call.query[name]}
     return page_of(*await call.db.read(store.messages_with, asked_page(call), words, owner))
 
