@@ -133,8 +133,8 @@ class Composer(anywidget.AnyWidget):
 
     def refuse_download(self, id: str, problem: str) -> None:
         """Show why a file can't be downloaded."""
-        self.send({"slice": id, "ended": True})
         self.refuse(problem)
+        self.send({"slice": id, "ended": True})
 
     def refuse(self, problem: str) -> None:
         """Show why a message was not sent. The page keeps it."""
